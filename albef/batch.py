@@ -1,0 +1,67 @@
+"""What one micro-batch (a lane) brings to the training step, and what the teacher adds to it."""
+
+# B batch, L text tokens, E embedding, Q queue, N masked tokens in the batch, V vocabulary
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class PretrainBatch:
+    """One micro-batch. Everything random in the step is drawn beforehand, so the step never waits for the host."""
+
+    image: Tensor
+    """(B, 3, H, W) normalised pixels, float."""
+    input_ids: Tensor
+    """(B, L) clean token ids, int64, padded with [PAD]."""
+    attention_mask: Tensor
+    """(B, L) 1 where there is a token, 0 at padding, int64."""
+    mlm_input_ids: Tensor
+    """(B, L) ids after masking (80% [MASK], 10% random, 10% unchanged of the chosen ones)."""
+    mlm_positions: Tensor
+    """(N,) flat positions (b * L + l) of the tokens to predict, ascending, int64. N may be 0."""
+    mlm_labels: Tensor
+    """(N,) the original ids at those positions, int64."""
+    negative_draws: Tensor
+    """(2, B) uniforms in [0, 1), float64: row 0 draws a negative image for each text, row 1 a negative text for each
+    image. Kept as draws rather than indices because the weights are known only in the forward."""
+    keys: list[str] = dataclasses.field(default_factory=list)
+    """The B sample keys, for the record."""
+    captions: list[str] = dataclasses.field(default_factory=list)
+    """The B captions as drawn and cleaned, for the record."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PretrainBatch:
+        """The same batch with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PretrainBatch:
+        """The same batch in page-locked memory, so that `to(..., non_blocking=True)` overlaps with compute."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change) -> PretrainBatch:
+        values = {
+            field.name: change(value) if isinstance(value := getattr(self, field.name), Tensor) else value
+            for field in dataclasses.fields(self)
+        }
+        return PretrainBatch(**values)
+
+
+@dataclass(kw_only=True)
+class TeacherTargets:
+    """What the momentum teacher says of one micro-batch; no gradient flows into any of it."""
+
+    image_feat: Tensor
+    """(B, E) L2-normalised teacher image features, at least fp32: candidates of this batch, then of the queue."""
+    text_feat: Tensor
+    """(B, E) the same for text."""
+    itc_i2t: Tensor
+    """(B, B+Q) teacher's softmax over the texts for each image; rows sum to 1."""
+    itc_t2i: Tensor
+    """(B, B+Q) teacher's softmax over the images for each text."""
+    mlm_probs: Tensor | None
+    """(N, V) teacher's softmax over the vocabulary at the masked positions; None when it is not asked for."""

@@ -1,0 +1,109 @@
+"""The shape of an ALBEF: every width and depth, and the two named sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from albef.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlbefConfig:
+    """Widths and depths of the three encoders and the heads (paper, section 3.1). The defaults are `base`."""
+
+    image_size: int = 256
+    """Side of the square input image, pixels."""
+    patch_size: int = 16
+    """Side of one patch, pixels; divides image_size."""
+    vision_width: int = 768
+    """Width of the image encoder."""
+    vision_depth: int = 12
+    """Layers of the image encoder."""
+    vision_heads: int = 12
+    """Attention heads of the image encoder; divides vision_width."""
+    vocab_size: int = 30_522
+    """Entries of the word-piece vocabulary."""
+    text_width: int = 768
+    """Width of the text encoder and of the multimodal encoder."""
+    text_depth: int = 6
+    """Layers of the text encoder (BERT's first half)."""
+    fusion_depth: int = 6
+    """Layers of the multimodal encoder (BERT's second half, with cross-attention)."""
+    text_heads: int = 12
+    """Attention heads of the text and multimodal layers; divides text_width."""
+    text_ffn_width: int = 3_072
+    """Width of the feed-forward layers of the text and multimodal layers."""
+    max_text_positions: int = 512
+    """Rows of the text position embedding: the longest text the model can take, in tokens."""
+    hidden_dropout: float = 0.1
+    """Dropout on embeddings and on the output of attention and feed-forward, text and multimodal layers."""
+    attention_dropout: float = 0.1
+    """Dropout on attention weights, text and multimodal layers. The image encoder has none."""
+    embed_dim: int = 256
+    """Width of the joint space in which image and text features are compared."""
+    temperature: float = 0.07
+    """Initial contrastive temperature; learned, clamped to [0.001, 0.5] in the forward."""
+    pad_token_id: int = 0
+    """[PAD]; never masked, hidden from attention."""
+    cls_token_id: int = 101
+    """[CLS], first of every text; never masked."""
+    mask_token_id: int = 103
+    """[MASK]."""
+
+    def __post_init__(self) -> None:
+        for whole, part in (
+            ("image_size", "patch_size"),
+            ("vision_width", "vision_heads"),
+            ("text_width", "text_heads"),
+        ):
+            if getattr(self, whole) % getattr(self, part):
+                raise ConfigError(
+                    f"model: {whole} {getattr(self, whole)} is not a multiple of {part} {getattr(self, part)}",
+                    f"choose a {whole} that {getattr(self, part)} divides, or another {part}",
+                )
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one image, without the class token."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @classmethod
+    def base(cls, **changes: Any) -> AlbefConfig:
+        """ViT-B/16 and BERT-base, the paper's model: 209,937,725 trainable parameters at 256 px."""
+        return cls(**changes)
+
+    @classmethod
+    def tiny(cls, **changes: Any) -> AlbefConfig:
+        """A model two CPU cores can train in minutes; same parts, same code, real vocabulary."""
+        small: dict[str, Any] = {
+            "image_size": 64,
+            "patch_size": 8,
+            "vision_width": 192,
+            "vision_depth": 4,
+            "vision_heads": 3,
+            "text_width": 192,
+            "text_depth": 2,
+            "fusion_depth": 2,
+            "text_heads": 3,
+            "text_ffn_width": 768,
+            "max_text_positions": 64,
+            "embed_dim": 128,
+        }
+        return cls(**(small | changes))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> AlbefConfig:
+        """The config written by `to_dict`; an unknown key is a ConfigError that names it."""
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ConfigError(
+                f"model config has unknown keys: {', '.join(unknown)}",
+                "it was written by a newer version, or it is not the config.json of an ALBEF",
+            )
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON or YAML."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,30 @@
+"""Errors that a user can cause and mend. Raised where the fault is known, printed in one place (`pipeline.cli`)."""
+
+
+class UserError(Exception):
+    """What is wrong, with the numbers in it, and the way out.
+
+    Args:
+        message: one sentence naming the thing that is wrong; printed after `error:`.
+        hint: what the user can do about it; printed after `hint:`.
+    """
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} (hint: {self.hint})"
+
+
+class ConfigError(UserError):
+    """A recipe, flag or DeepSpeed setting that cannot be run as it is."""
+
+
+class DataError(UserError):
+    """A manifest, shard, annotation or image that cannot be used as it is."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint, weight file or exported model that cannot be read, or does not fit the model."""

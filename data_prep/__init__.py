@@ -1,0 +1,1 @@
+"""From URLs and local images to verified tar shards with a manifest. Runs on download nodes: never imports torch."""
