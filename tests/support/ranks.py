@@ -1,0 +1,151 @@
+"""Run a function on several CPU ranks and return what each gave back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+PRELOADED = ["torch", "torch.distributed", "numpy", "timm", "transformers", "deepspeed", "tests.support.ranks"]
+
+
+def run_ranks(
+    function: Callable[..., Any],
+    world_size: int,
+    *args: Any,
+    timeout_s: float = 120.0,
+    process_group: bool = True,
+) -> list[Any]:
+    """Call `function(rank, world_size, *args)` in `world_size` processes joined by gloo.
+
+    `function` is a top-level function of a module that can be imported. A test module qualifies: pytest's importlib mode
+    names it by its path from the root (`tests.albef.test_queue`), the root is on `sys.path`, and the ranks inherit that path.
+    Arguments and results travel by pickle, tensors by value.
+
+    Every rank has RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment and one
+    thread. Without a GPU the ranks are forked from a server that has imported torch and deepspeed once, which saves some
+    seconds a rank; with one they are spawned, because CUDA does not survive a fork. They are not daemons: a rank may have
+    loader workers.
+
+    Args:
+        timeout_s: after it every rank is killed.
+        process_group: False leaves `torch.distributed` uninitialised, for tests of the initialisation itself.
+
+    Returns: the results, by rank.
+
+    Raises:
+        RuntimeError: a rank raised or died; the message holds the traceback of every rank that failed.
+        TimeoutError: the ranks did not finish in time.
+    """
+    context = _context()
+    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+        environment = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size), **_address()}
+        ranks = [
+            context.Process(
+                target=_run_rank, args=(function, rank, world_size, args, folder, environment, process_group, timeout_s)
+            )
+            for rank in range(world_size)
+        ]
+        try:
+            for process in ranks:
+                process.start()
+            late = _join(ranks, timeout_s)
+        finally:
+            for process in ranks:
+                if process.is_alive():
+                    process.kill()
+            for process in ranks:
+                if process.pid is not None:
+                    process.join()
+        return _collect(Path(folder), [process.exitcode for process in ranks], late, timeout_s)
+
+
+def _context() -> Any:
+    if torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)  # only the first call has an effect: the server starts once
+    return context
+
+
+def _address() -> dict[str, str]:
+    """A loopback address with a port that was free a moment ago; the group itself meets in a file and needs no port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+
+
+def _join(ranks: list[Any], timeout_s: float) -> bool:
+    """Wait for all; once one has failed the others get five seconds, since they may wait for it for ever.
+
+    Returns: True when time ran out while none had failed.
+    """
+    deadline = time.monotonic() + timeout_s
+    failed = False
+    while alive := [process for process in ranks if process.is_alive()]:
+        if not failed and any(process.exitcode not in (0, None) for process in ranks):
+            failed, deadline = True, min(deadline, time.monotonic() + 5.0)
+        remaining_s = deadline - time.monotonic()
+        if remaining_s <= 0:
+            return not failed
+        wait([process.sentinel for process in alive], timeout=remaining_s)
+    return False
+
+
+def _collect(folder: Path, exit_codes: list[int | None], late: bool, timeout_s: float) -> list[Any]:
+    world_size = len(exit_codes)
+    reports = {
+        rank: (folder / f"error_{rank}.txt").read_text()
+        for rank in range(world_size)
+        if (folder / f"error_{rank}.txt").exists()
+    }
+    silent = {r: code for r, code in enumerate(exit_codes) if code != 0 and r not in reports}
+    if late:
+        raise TimeoutError(f"ranks {sorted(silent)} of {world_size} were still running after {timeout_s:g} s")
+    if reports or silent:
+        parts = [f"rank {rank} of {world_size} raised\n{text}" for rank, text in reports.items()]
+        parts += [f"rank {rank} of {world_size} ended with exit code {code}" for rank, code in silent.items()]
+        raise RuntimeError("\n".join(parts))
+    return [pickle.loads((folder / f"result_{rank}.pickle").read_bytes()) for rank in range(world_size)]
+
+
+def _run_rank(
+    function: Callable[..., Any],
+    rank: int,
+    world_size: int,
+    args: tuple[Any, ...],
+    folder: str,
+    environment: dict[str, str],
+    process_group: bool,
+    timeout_s: float,
+) -> None:
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
+    torch.set_num_threads(1)
+    try:
+        if process_group:
+            dist.init_process_group(
+                "gloo",
+                init_method=f"file://{folder}/store",
+                rank=rank,
+                world_size=world_size,
+                timeout=timedelta(seconds=timeout_s),
+            )
+        result = pickle.dumps(function(rank, world_size, *args))
+        Path(folder, f"result_{rank}.pickle").write_bytes(result)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    except BaseException:
+        Path(folder, f"error_{rank}.txt").write_text(traceback.format_exc())
+        raise SystemExit(1) from None
