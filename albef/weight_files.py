@@ -1,0 +1,105 @@
+"""Reading weight files and loading them with nothing left over: .safetensors, and .pth through torch's safe loader."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from albef.errors import CheckpointError
+
+WRAPPERS = ("model", "state_dict")
+"""Keys under which training scripts put the weights: official ALBEF and DeiT say `model`, older timm `state_dict`."""
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pth/.bin file, wrapped (`{"model": ...}`) or bare, on the CPU.
+
+    A pickle is read with `weights_only=True`: a file from the web cannot run code here.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something other than named tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"weight file {path} does not exist", "check the path; a folder is not a weight file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"weight file {path} cannot be read: {first_line(error)}",
+            "it is damaged, incomplete, or holds more than tensors; fetch it again or save its state dict alone",
+        ) from error
+    return unwrap(content, source=str(path))
+
+
+def unwrap(content: object, *, source: str) -> dict[str, Tensor]:
+    """The state dict inside what a training script saved; `source` names it in the error."""
+    if isinstance(content, Mapping):
+        for key in WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+    if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return {str(name): tensor for name, tensor in content.items()}
+    raise CheckpointError(
+        f"{source} holds no state dict (names to tensors), bare or under {' or '.join(map(repr, WRAPPERS))}",
+        "give a file saved by torch.save(model.state_dict()) or by the official training script",
+    )
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str, but: Iterable[str] = ()) -> None:
+    """Load `state` into `module`, every name and shape; only names that begin with one of `but` may be missing.
+
+    Raises:
+        CheckpointError: names are missing or left over, or shapes differ; the message lists them.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in state and not name.startswith(tuple(but))]
+    check_names(missing=missing, unknown=[name for name in state if name not in wanted], source=source)
+    check_shapes(state, {name: tensor.shape for name, tensor in wanted.items() if name in state}, source=source)
+    module.load_state_dict(state, strict=False)
+
+
+def check_names(*, missing: Iterable[str], unknown: Iterable[str], source: str) -> None:
+    """Raise a CheckpointError that lists the names a state dict lacks and those nobody asked for, if there are any."""
+    missing, unknown = list(missing), list(unknown)
+    if missing or unknown:
+        kinds = (("missing", missing), ("unknown", unknown))
+        faults = [f"{len(names)} {kind} ({few(names)})" for kind, names in kinds if names]
+        raise CheckpointError(
+            f"{source} does not fit: {' and '.join(faults)}",
+            "the file belongs to another model or another size; nothing was loaded",
+        )
+
+
+def check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], *, source: str) -> None:
+    """Raise a CheckpointError that lists the tensors of `state` whose shape is not the one in `shapes`."""
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, the model has {tuple(shape)}"
+        for name, shape in shapes.items()
+        if state[name].shape != shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{source} does not fit: {len(wrong)} shapes differ ({few(wrong, '; ')})",
+            "choose the model size the file was made with",
+        )
+
+
+def few(items: list[str], separator: str = ", ", limit: int = 6) -> str:
+    """The first few of a list for a message, and how many more there are."""
+    shown = separator.join(items[:limit])
+    return shown if len(items) <= limit else f"{shown}{separator}and {len(items) - limit} more"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message; torch's go on for a page."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
