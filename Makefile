@@ -1,0 +1,58 @@
+# The commands of this project; `make` alone lists them.
+#
+# Each target makes .venv first, from requirements.lock. To use an environment of your own (a cluster's module, a
+# container) name its interpreter instead, and nothing is installed:  make test PY=/path/to/python
+PY = .venv/bin/python
+PYTHON = $(firstword $(foreach name,python3.11 python3.12 python3,$(if $(shell command -v $(name)),$(name))))
+SCRIPTS = $(wildcard slurm/*.sh) .ci/run
+
+ifeq ($(PY),.venv/bin/python)
+ENVIRONMENT = .venv/.stamp
+endif
+
+.PHONY: help venv demo test check fix gpu lock
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(ENVIRONMENT)  ## make .venv with the tested versions; the other targets do it by themselves
+
+# uv installs the same packages as pip in a fraction of the time; pip takes over where uv cannot be had.
+.venv/.stamp: requirements.lock setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else \
+		"error: $(PYTHON) is Python " + sys.version.split()[0] + "\nhint: install Python 3.11 or 3.12, or name it: make venv PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.lock)" \
+		&& .venv/bin/uv pip install --python $(PY) --requirement requirements.lock --editable . \
+		|| .venv/bin/pip install --disable-pip-version-check --requirement requirements.lock --editable .
+	@touch $@
+
+demo: $(ENVIRONMENT)  ## the main job, whole, on the sample images: download, shard, pretrain, evaluate, export, report
+	$(PY) -m demo
+
+test: check  ## what continuous integration runs: `check`, then every test that needs no GPU
+	$(PY) -m pytest --durations=15
+
+check: $(ENVIRONMENT)  ## ruff, mypy, import rules, shellcheck
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest --quiet tests/test_imports.py
+	$(dir $(PY))shellcheck $(SCRIPTS)
+
+fix: $(ENVIRONMENT)  ## let ruff repair and format what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benchmarks/results/DATE-DEVICE.json
+	@device=$$($(PY) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))' 2>/dev/null) \
+		|| { echo "error: torch sees no GPU"; echo "hint: nvidia-smi shows the driver; make test needs none" ; exit 2; } >&2; \
+	$(PY) -m pytest -m gpu --durations=15 \
+		&& mkdir -p benchmarks/results \
+		&& $(PY) -m pipeline bench step --device cuda --json > benchmarks/results/$$(date +%Y-%m-%d)-$$device.json \
+		&& cat benchmarks/results/$$(date +%Y-%m-%d)-$$device.json
+
+# dataclasses: a backport that img2dataset asks for; the newest version that pip accepts on this Python is 0.6.
+lock: $(ENVIRONMENT)  ## write requirements.lock anew from setup.cfg; the tests decide whether it is kept
+	echo 'dataclasses==0.6' | .venv/bin/uv pip compile setup.cfg --all-extras --upgrade --constraints - \
+		--python-version 3.11 --no-annotate --no-header --output-file requirements.lock
