@@ -1,0 +1,223 @@
+"""What there is to train on: `manifest.parquet`, read once, checked, and kept as arrays (14M samples: about 450 MB)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import braceexpand
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from albef.errors import DataError
+from pipeline.data.reader import SampleRef
+
+FILE_NAME = "manifest.parquet"
+VERSION = "1"
+VERSION_KEY = b"albef_manifest_version"
+COLUMNS = ("path", "source", "num_samples", "bytes", "sha256", "keys", "offsets", "lengths")
+"""What reading needs; the manifest holds more (yield, failures, tools), for people and for `data_prep`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One row of a manifest."""
+
+    path: str
+    source: str
+    num_samples: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Manifest:
+    """The shards in manifest order, and for each sample where it lies. Sample index i counts through all shards."""
+
+    paths: tuple[str, ...]
+    """The manifest files read."""
+    shards: tuple[Shard, ...]
+    starts: np.ndarray
+    """(S+1,) int64: shard s holds the samples starts[s] .. starts[s+1]-1."""
+    offsets: np.ndarray
+    """(N,) int64 byte offset of each sample in its tar."""
+    lengths: np.ndarray
+    """(N,) int64 bytes of each sample."""
+    keys: pa.LargeStringArray
+    """(N,) keys; unique within one manifest file."""
+    prefixes: tuple[str, ...]
+    """(S,) what goes before the key in a sample's name, `` or `source/`."""
+
+    @property
+    def num_samples(self) -> int:
+        """N, over all shards."""
+        return int(self.starts[-1])
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        """(S,) int64 samples per shard."""
+        return np.diff(self.starts)
+
+    def shard_of(self, index: int) -> int:
+        """The shard that holds sample `index`."""
+        return int(np.searchsorted(self.starts, index, side="right")) - 1
+
+    def name(self, index: int) -> str:
+        """The recorded name of sample `index`: its key, with the source before it when several manifests are read."""
+        return self.prefixes[self.shard_of(index)] + self.keys[index].as_py()
+
+    def sample(self, index: int) -> SampleRef:
+        """Where sample `index` lies."""
+        shard = self.shard_of(index)
+        key = self.keys[index].as_py()
+        return SampleRef(
+            path=self.shards[shard].path,
+            offset=int(self.offsets[index]),
+            length=int(self.lengths[index]),
+            key=key,
+            name=self.prefixes[shard] + key,
+        )
+
+
+def read_manifest(where: str | Path | Sequence[str | Path]) -> Manifest:
+    """Read and check one manifest, or several as one corpus.
+
+    Args:
+        where: a manifest.parquet, the folder that holds one, a brace pattern of either
+            (`/data/{cc3m,cc12m-{0..3}}`), or a list of those. Order matters: it fixes the sample indices.
+
+    Raises: DataError when a file is missing, of another version, lacks columns, contradicts itself, names a shard
+        that is missing or has another size, or uses a key twice.
+    """
+    patterns = [where] if isinstance(where, str | Path) else list(where)
+    paths = [path for pattern in patterns for path in _expand(str(pattern))]
+    if not paths:
+        raise DataError("no manifest was named", "set data.manifests to the folder that `data_prep verify` wrote")
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise DataError(f"manifest {twice} is named twice", "name each manifest once in data.manifests")
+    tables = [_read_table(path) for path in paths]
+    return _concatenate(paths, tables)
+
+
+def _expand(pattern: str) -> list[Path]:
+    try:
+        names = list(braceexpand.braceexpand(pattern))
+    except ValueError as error:  # unbalanced braces
+        raise DataError(f"brace pattern {pattern!r}: {error}", "close every { with a }") from error
+    return [_manifest_file(Path(name)) for name in names]
+
+
+def _manifest_file(path: Path) -> Path:
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        what = f"no {FILE_NAME} in {path}" if path.is_dir() else f"no manifest at {path}"
+        hint = "`python -m data_prep verify DIR` writes it once the shards are complete"
+        raise DataError(what, hint if path.exists() else f"{path.parent} is what was looked in; {hint}")
+    return Path(os.path.abspath(file))
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        file = pq.ParquetFile(path)
+        version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode()
+        if version != VERSION:
+            raise DataError(
+                f"{path} is a manifest of version {version or 'none'}, this program reads version {VERSION}",
+                "write it again with the data_prep of the same checkout: `python -m data_prep verify DIR`",
+            )
+        missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+        if missing:
+            raise DataError(f"{path} lacks the columns {', '.join(missing)}", "write it again with `data_prep verify`")
+        table = file.read(columns=list(COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}", "write it again with `data_prep verify`") from error
+    _check_rows(path, table)
+    return table
+
+
+def _check_rows(path: Path, table: pa.Table) -> None:
+    sizes = table["num_samples"].to_numpy()
+    if not sizes.sum():
+        raise DataError(f"{path} lists no sample", "had every download failed? `data_prep report DIR` tells")
+    for name in ("keys", "offsets", "lengths"):
+        wrong = np.flatnonzero(pc.list_value_length(table[name]).to_numpy() != sizes)
+        if len(wrong):
+            shard = table["path"][int(wrong[0])].as_py()
+            raise DataError(
+                f"{path}: shard {shard} has {sizes[wrong[0]]} samples but another number of {name}",
+                "the manifest was edited or damaged: write it again with `data_prep verify`",
+            )
+    keys = pc.list_flatten(table["keys"])
+    num_distinct = pc.count_distinct(keys, mode="all").as_py()
+    if num_distinct < len(keys):
+        counts = pc.value_counts(keys)
+        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        raise DataError(
+            f"{path}: {len(keys) - num_distinct} keys are used twice, {twice[0].as_py()!r} first",
+            "keys name samples and seed their augmentation: pack the shards again with distinct keys",
+        )
+    _check_files(path, table)
+
+
+def _check_files(path: Path, table: pa.Table) -> None:
+    """Every shard is there and has its size; a range never leaves its tar. Opens nothing: one stat a shard."""
+    missing: list[str] = []
+    resized: list[str] = []
+    for name, num_bytes in zip(table["path"].to_pylist(), table["bytes"].to_pylist(), strict=True):
+        try:
+            found = os.stat(path.parent / name).st_size
+        except OSError:
+            missing.append(name)
+            continue
+        if found != num_bytes:
+            resized.append(f"{name} ({found} bytes, the manifest says {num_bytes})")
+    for files, what in ((missing, "missing"), (resized, "of another size")):
+        if files:
+            shown = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+            raise DataError(
+                f"{path}: {len(files)} of {len(table)} shards are {what}: {shown}",
+                "copy them again beside the manifest, or run `data_prep verify` to list what is there now",
+            )
+    offsets, lengths = _flat([table], "offsets"), _flat([table], "lengths")
+    room = np.repeat(table["bytes"].to_numpy(), table["num_samples"].to_numpy())
+    if (offsets < 0).any() or (lengths <= 0).any() or (offsets + lengths > room).any():
+        raise DataError(f"{path}: samples lie outside their shard", "write it again with `data_prep verify`")
+
+
+def _concatenate(paths: Sequence[Path], tables: Sequence[pa.Table]) -> Manifest:
+    shards: list[Shard] = []
+    prefixes: list[str] = []
+    for path, table, prefix in zip(paths, tables, _name_prefixes(tables), strict=True):
+        columns = (table[name].to_pylist() for name in ("path", "source", "num_samples", "bytes", "sha256"))
+        shards += [Shard(os.path.join(path.parent, name), *rest) for name, *rest in zip(*columns, strict=True)]
+        prefixes += [prefix] * len(table)
+    return Manifest(
+        paths=tuple(str(path) for path in paths),
+        shards=tuple(shards),
+        starts=np.concatenate([[0], np.cumsum([shard.num_samples for shard in shards], dtype=np.int64)]),
+        offsets=_flat(tables, "offsets"),
+        lengths=_flat(tables, "lengths"),
+        keys=pa.concat_arrays(
+            [chunk.cast(pa.large_string()) for table in tables for chunk in pc.list_flatten(table["keys"]).chunks]
+        ),
+        prefixes=tuple(prefixes),
+    )
+
+
+def _flat(tables: Sequence[pa.Table], column: str) -> np.ndarray:
+    return np.concatenate([pc.list_flatten(table[column]).to_numpy() for table in tables])
+
+
+def _name_prefixes(tables: Sequence[pa.Table]) -> list[str]:
+    """Nothing for one manifest; for several the source where that tells them apart, else their number in the list."""
+    if len(tables) == 1:
+        return [""]
+    sources = ["+".join(sorted(set(table["source"].to_pylist()))) for table in tables]
+    if all(sources) and len(set(sources)) == len(sources):
+        return [f"{source}/" for source in sources]
+    return [f"{number}/" for number in range(len(tables))]
