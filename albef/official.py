@@ -38,7 +38,7 @@ class OfficialWeights:
     teacher: dict[str, Tensor] | None
     """For `MomentumTeacher.load_state_dict`; None when the checkpoint holds no `_m` keys."""
     queue: dict[str, Tensor] | None
-    """For `FeatureQueue.load_state_dict`: image (Q, E), text (Q, E), pointer (1,); in the retrieval layout ids (1, Q) too.
+    """For `FeatureQueue.load_state_dict`: image (Q, E), text (Q, E), pointer (1,); for retrieval ids (1, Q) too.
     None when the checkpoint holds no queue."""
 
 
