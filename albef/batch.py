@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,12 +45,10 @@ class PretrainBatch:
         """The same batch in page-locked memory, so that `to(..., non_blocking=True)` overlaps with compute."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, change) -> PretrainBatch:
-        values = {
-            field.name: change(value) if isinstance(value := getattr(self, field.name), Tensor) else value
-            for field in dataclasses.fields(self)
-        }
-        return PretrainBatch(**values)
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PretrainBatch:
+        values = vars(self).items()
+        changed: dict[str, Any] = {name: change(value) for name, value in values if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **changed)
 
 
 @dataclass(kw_only=True)
@@ -59,9 +59,9 @@ class TeacherTargets:
     """(B, E) L2-normalised teacher image features, at least fp32: candidates of this batch, then of the queue."""
     text_feat: Tensor
     """(B, E) the same for text."""
-    itc_i2t: Tensor
-    """(B, B+Q) teacher's softmax over the texts for each image; rows sum to 1."""
-    itc_t2i: Tensor
-    """(B, B+Q) teacher's softmax over the images for each text."""
-    mlm_probs: Tensor | None
-    """(N, V) teacher's softmax over the vocabulary at the masked positions; None when it is not asked for."""
+    itc_i2t: Tensor | None = None
+    """(B, B+Q) teacher's softmax over the texts for each image; rows sum to 1. None when ITC does not distill."""
+    itc_t2i: Tensor | None = None
+    """(B, B+Q) teacher's softmax over the images for each text; None when ITC does not distill."""
+    mlm_probs: Tensor | None = None
+    """(N, V) teacher's softmax over the vocabulary at the masked positions; None when MLM does not distill."""

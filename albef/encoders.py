@@ -1,0 +1,63 @@
+"""What student and momentum teacher share: the three encoders, the projections and the MLM head."""
+
+# B batch, P image patches, L text tokens, D image width, H text width, E embedding, N masked tokens, V vocabulary
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albef.batch import PretrainBatch
+from albef.config import AlbefConfig
+from albef.fusion import MultimodalEncoder
+from albef.heads import MlmHead
+from albef.precision import at_least_fp32
+from albef.text import TextEncoder
+from albef.vision import ImageEncoder
+
+
+class AlbefEncoders(nn.Module):
+    """The parts whose weights the momentum teacher averages (paper, section 3.1)."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = ImageEncoder(config)
+        self.text_encoder = TextEncoder(config)
+        self.multimodal_encoder = MultimodalEncoder(config)
+        self.image_proj = nn.Linear(config.vision_width, config.embed_dim)
+        self.text_proj = nn.Linear(config.text_width, config.embed_dim)
+        self.mlm_head = MlmHead(config)
+
+    def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) normalised pixels to image_embeds (B, 1+P, D) and image_feat (B, E), L2-normalised, >= fp32."""
+        image_embeds = self.image_encoder(image)
+        return image_embeds, F.normalize(at_least_fp32(self.image_proj(image_embeds[:, 0])), dim=-1)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L) ids and 1 / 0 mask to text_embeds (B, L, H) and text_feat (B, E), L2-normalised, >= fp32."""
+        text_embeds = self.text_encoder(input_ids, attention_mask)
+        return text_embeds, self.project_text(text_embeds)
+
+    def project_text(self, text_embeds: Tensor) -> Tensor:
+        """text_feat (B, E) of text_embeds (B, L, H): the [CLS] state, projected, L2-normalised, >= fp32."""
+        return F.normalize(at_least_fp32(self.text_proj(text_embeds[:, 0])), dim=-1)
+
+    def encode_clean_and_masked(
+        self, batch: PretrainBatch, *, clean: bool = True, masked: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """text_embeds (B, L, H) of the clean and of the masked ids, as one batch through the text encoder.
+
+        What is not asked for is None and costs nothing.
+        """
+        versions = [ids for ids, asked in ((batch.input_ids, clean), (batch.mlm_input_ids, masked)) if asked]
+        if not versions:
+            return None, None
+        embeds = self.text_encoder(torch.cat(versions), batch.attention_mask.repeat(len(versions), 1))
+        chunks = list(embeds.chunk(len(versions)))
+        return chunks.pop(0) if clean else None, chunks.pop(0) if masked else None
+
+    def predict_masked(self, fused: Tensor, positions: Tensor) -> Tensor:
+        """Logits (N, V) at flat positions (N,) of multimodal states (B, L, H): only those meet the vocabulary."""
+        return self.mlm_head(fused.flatten(0, 1).index_select(0, positions), self.text_encoder.embeddings.word.weight)

@@ -1,0 +1,78 @@
+"""The multimodal encoder: BERT's second half, with cross-attention from text to image."""
+
+# B images, P patches, D image width, R rows (texts), g texts per image, X extra rows, L text tokens, H width, h heads
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from albef.config import AlbefConfig
+from albef.layers import Attention, FeedForward, initialise_bert, token_mask
+
+
+class CrossAttention(Attention):
+    """Texts look at images; an image's keys and values are projected once, however many texts look at it."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config, context_width=config.vision_width)
+
+    def forward(self, hidden: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None) -> Tensor:
+        """See `MultimodalEncoder.forward` for which row looks at which image. Images have no padding, hence no mask."""
+        num_images = image_embeds.shape[0]
+        num_extra = 0 if extra_image is None else extra_image.shape[0]
+        num_own = hidden.shape[0] - num_extra  # g * B
+        key, value = self.project_keys_values(image_embeds)  # (B, h, 1+P, d)
+        query = self.query(hidden)  # (R, L, H)
+        # the g texts of an image side by side in the query length: a view, and no copy of keys and values
+        own_query = query[:num_own].reshape(num_images, -1, query.shape[-1])  # (B, g*L, H)
+        attended = self.attend(own_query, key, value).reshape(num_own, *query.shape[1:])
+        if extra_image is not None:
+            extra = self.attend(query[num_own:], key.index_select(0, extra_image), value.index_select(0, extra_image))
+            attended = torch.cat([attended, extra])
+        return self.finish(hidden, attended)
+
+
+class MultimodalLayer(nn.Module):
+    """Self-attention over the text, cross-attention to the image, feed-forward."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.self_attention = Attention(config, context_width=config.text_width)
+        self.cross_attention = CrossAttention(config)
+        self.ffn = FeedForward(config)
+
+    def forward(self, hidden: Tensor, mask: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None) -> Tensor:
+        """(R, L, H) under a boolean mask (R, 1, 1, L)."""
+        hidden = self.self_attention(hidden, mask)
+        hidden = self.cross_attention(hidden, image_embeds, extra_image)
+        return self.ffn(hidden)
+
+
+class MultimodalEncoder(nn.Module):
+    """`fusion_depth` layers with cross-attention (paper, section 3.1: the last six of BERT-base)."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(MultimodalLayer(config) for _ in range(config.fusion_depth))
+        initialise_bert(self)
+
+    def forward(
+        self, text_embeds: Tensor, attention_mask: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None
+    ) -> Tensor:
+        """Fuse texts with images, each image's keys and values computed once per layer.
+
+        Args:
+            text_embeds: (R, L, H) from the text encoder. R = g * B + X: first g texts of image 0, then g of image 1 and
+                so on; then X extra rows.
+            attention_mask: (R, L) 1 / 0.
+            image_embeds: (B, 1+P, D).
+            extra_image: (X,) int64, the image each extra row looks at; None when there are no extra rows.
+
+        Returns: (R, L, H).
+        """
+        mask = token_mask(attention_mask)
+        hidden = text_embeds
+        for layer in self.layers:
+            hidden = layer(hidden, mask, image_embeds, extra_image)
+        return hidden

@@ -1,0 +1,102 @@
+"""The losses of pretraining as pure functions, in nats. All compute in fp32 at least, whatever comes in."""
+
+# B batch, E embedding, Q queue, N masked tokens, V vocabulary
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from albef.precision import at_least_fp32
+
+
+def contrastive_logits(feat: Tensor, keys: Tensor, queue: Tensor | None, temperature: Tensor) -> Tensor:
+    """Similarities with the candidates: this batch's, then the queue's.
+
+    Args:
+        feat: (B, E) L2-normalised features that ask.
+        keys: (B, E) L2-normalised teacher features of the other modality; row b is the partner of feat's row b.
+        queue: (Q, E) earlier ones, or None.
+        temperature: (1,), within its bounds.
+
+    Returns: (B, B+Q).
+    """
+    # bf16 would leave 8 bits of a cosine that the temperature multiplies by 14 and more
+    feat = at_least_fp32(feat)
+    logits = [feat @ other.to(feat.dtype).T for other in (keys, queue) if other is not None]
+    return torch.cat(logits, dim=1) / temperature  # concatenating logits moves fewer bytes than concatenating keys
+
+
+def itc_targets(teacher: Tensor, alpha: float) -> Tensor:
+    """Soft targets of the contrastive loss (paper, eq. 6): alpha x teacher + (1 - alpha) x one-hot.
+
+    Args:
+        teacher: (B, B+Q) the teacher's softmax; row b's partner is column b.
+        alpha: weight of the teacher, in [0, 1].
+
+    Returns: (B, B+Q), rows sum to 1.
+    """
+    targets = alpha * teacher
+    targets.diagonal().add_(1 - alpha)
+    return targets
+
+
+def itc_loss(logits: Tensor, teacher: Tensor | None = None, alpha: float = 0.0) -> Tensor:
+    """Image-text contrastive loss of one direction (paper, eq. 2; with a teacher eq. 6).
+
+    Args:
+        logits: (B, B+Q) from `contrastive_logits`; row b's partner is column b.
+        teacher: (B, B+Q) the teacher's softmax, or None for hard targets.
+        alpha: weight of the teacher, in [0, 1].
+
+    Returns: scalar, mean over the batch.
+    """
+    logits = at_least_fp32(logits)
+    if teacher is None:
+        return F.cross_entropy(logits, torch.arange(logits.shape[0], device=logits.device))
+    return -(logits.log_softmax(dim=1) * itc_targets(teacher, alpha)).sum(dim=1).mean()
+
+
+def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Image-text matching loss (paper, eq. 4): cross-entropy, class 1 = match.
+
+    Args:
+        logits: (R, 2).
+        labels: (R,) int64, 0 or 1.
+        valid: (R,) bool, rows to leave out are False; None counts all.
+
+    Returns: scalar, mean over the valid rows; 0 when there is none.
+    """
+    losses = F.cross_entropy(at_least_fp32(logits), labels, reduction="none")  # (R,)
+    if valid is None:
+        return losses.mean()
+    return losses.where(valid, 0).sum() / valid.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def itm_accuracy(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Share of the valid rows whose larger logit is the label's: scalar in [0, 1], arguments as in `itm_loss`."""
+    correct = logits.argmax(dim=1) == labels
+    if valid is None:
+        return correct.to(logits.dtype).mean()
+    return (correct & valid).sum() / valid.sum().clamp(min=1)
+
+
+def mlm_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None = None, alpha: float = 0.0) -> Tensor:
+    """Masked language modelling loss (paper, eq. 3; with a teacher eq. 7).
+
+    Args:
+        logits: (N, V) at the masked positions.
+        labels: (N,) int64, the original ids there.
+        teacher: (N, V) the teacher's softmax there, or None for hard targets.
+        alpha: weight of the teacher, in [0, 1].
+
+    Returns: scalar, mean over the N masked tokens of this batch; 0, with a gradient of zeros, when N is 0 (the original
+    gives NaN there).
+    """
+    log_probs = at_least_fp32(logits).log_softmax(dim=1)  # (N, V)
+    losses = F.nll_loss(log_probs, labels, reduction="none")  # (N,)
+    if teacher is not None:
+        losses = (1 - alpha) * losses - alpha * (log_probs * teacher).sum(dim=1)
+    return losses.sum() / max(labels.shape[0], 1)

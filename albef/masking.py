@@ -1,0 +1,68 @@
+"""Masking tokens for masked language modelling, as BERT and the original do it."""
+
+# B batch, L text tokens, N masked tokens
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from albef.config import AlbefConfig
+
+SHARE_MASKED, SHARE_RANDOM = 0.8, 0.1
+"""Of the chosen tokens; the remaining tenth keeps its word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTokens:
+    """What masking yields: three fields of `PretrainBatch`."""
+
+    mlm_input_ids: Tensor
+    """(B, L) int64."""
+    mlm_positions: Tensor
+    """(N,) int64, flat positions b * L + l of the chosen tokens, ascending; N may be 0."""
+    mlm_labels: Tensor
+    """(N,) int64, the original ids there."""
+
+
+def mask_tokens(
+    input_ids: Tensor,
+    *,
+    config: AlbefConfig,
+    probability: float,
+    generator: torch.Generator | None = None,
+    chosen: Tensor | None = None,
+    replacements: Tensor | None = None,
+) -> MaskedTokens:
+    """Choose tokens and hide them: 80% become [MASK], 10% a random word, 10% stay.
+
+    [PAD] and [CLS] are never chosen, [SEP] may be; a random word is uniform over the whole vocabulary, special tokens
+    included (the original's semantics). Call it on the host, where N is known without waiting for a device.
+
+    Args:
+        input_ids: (B, L) int64, on the CPU.
+        config: gives the special tokens and the size of the vocabulary.
+        probability: chance of each token to be chosen.
+        generator: source of every draw; None takes torch's default one. How much is drawn depends on the shape only.
+        chosen: (B, L) bool, in place of the choice.
+        replacements: (B, L) ids written at the chosen positions, in place of the 80 / 10 / 10 draw.
+
+    Returns: ids after masking, and where and what to predict.
+    """
+    shape = input_ids.shape
+    choice, kind = torch.rand(2, *shape, generator=generator)
+    random_words = torch.randint(config.vocab_size, shape, generator=generator)
+    if chosen is None:
+        special = (input_ids == config.pad_token_id) | (input_ids == config.cls_token_id)
+        chosen = (choice < probability) & ~special
+    if replacements is None:
+        replacements = input_ids.where(kind >= SHARE_MASKED + SHARE_RANDOM, random_words)
+        replacements = replacements.masked_fill(kind < SHARE_MASKED, config.mask_token_id)
+    positions = chosen.flatten().nonzero().squeeze(1)
+    return MaskedTokens(
+        mlm_input_ids=replacements.where(chosen, input_ids),
+        mlm_positions=positions,
+        mlm_labels=input_ids.flatten()[positions],
+    )

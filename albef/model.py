@@ -1,0 +1,216 @@
+"""The pretraining model: three encoders, their heads, and the forward that reads like the paper's section 3.2."""
+
+# B batch, P patches, L text tokens, D image width, H text width, E embedding, Q queue, N masked tokens, V vocabulary
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from albef.batch import PretrainBatch, TeacherTargets
+from albef.config import AlbefConfig
+from albef.encoders import AlbefEncoders
+from albef.losses import contrastive_logits, itc_loss, itm_accuracy, itm_loss, mlm_loss
+from albef.negatives import Negatives, draw_negatives
+from albef.objective import ObjectiveConfig
+from albef.precision import at_least_fp32
+from albef.queue import FeatureQueue
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
+
+
+@dataclass(kw_only=True)
+class PretrainOutput:
+    """Losses of one micro-batch, in nats and fp32 at least, and what they were made of."""
+
+    total: Tensor
+    """Scalar: itc + itm + mlm, unweighted. Backward starts here."""
+    itc: Tensor
+    """Scalar, exactly 0 when switched off; so are the next two."""
+    itm: Tensor
+    """Scalar."""
+    mlm: Tensor
+    """Scalar."""
+    itm_accuracy: Tensor
+    """Scalar in [0, 1], no gradient; 0 when ITM is off."""
+    image_feat: Tensor
+    """(B, E) L2-normalised."""
+    text_feat: Tensor | None = None
+    """(B, E) L2-normalised; None when neither ITC nor ITM reads the clean text."""
+    sim_i2t: Tensor | None = None
+    """(B, B+Q) student images against teacher texts of the batch, then of the queue, over the temperature; (B, B) when
+    only hard negatives need it, None when nothing does."""
+    sim_t2i: Tensor | None = None
+    """The same for student texts against teacher images."""
+    negative_image: Tensor | None = None
+    """(B,) the image paired with text b as a negative; None when ITM is off."""
+    negative_text: Tensor | None = None
+    """(B,) the text paired with image b as a negative; None when ITM is off."""
+    itm_logits: Tensor | None = None
+    """(3B, 2): the pairs, then text b with its negative image, then image b with its negative text. Class 1 = match."""
+    itm_labels: Tensor | None = None
+    """(3B,) 1 for the pairs, 0 for the rest."""
+    mlm_logits: Tensor | None = None
+    """(N, V) at the masked positions; None when MLM is off."""
+
+
+class AlbefForPretraining(AlbefEncoders):
+    """The student: what the optimizer trains.
+
+    A loss that is switched off is exactly zero and its work is skipped, so the parameters only it uses get no gradient
+    (`grad is None`): DeepSpeed's ZeRO stages 0 to 2 take that as it is, plain DDP wants `find_unused_parameters=True`.
+    """
+
+    def __init__(self, config: AlbefConfig, objective: ObjectiveConfig | None = None) -> None:
+        super().__init__(config)
+        self.objective = objective or ObjectiveConfig()
+        self.itm_head = nn.Linear(config.text_width, 2)
+        self.temperature = nn.Parameter(torch.full((1,), config.temperature))
+
+    def clamped_temperature(self) -> Tensor:
+        """(1,) temperature within [0.001, 0.5], >= fp32.
+
+        The gradient passes the clamp unchanged, as in the original, which clamps the parameter in place: with an
+        ordinary clamp, a temperature that stepped outside would never get the gradient to come back.
+        """
+        temperature = at_least_fp32(self.temperature)
+        return temperature + (temperature.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE) - temperature).detach()
+
+    def match(self, text_embeds: Tensor, attention_mask: Tensor, image_embeds: Tensor) -> Tensor:
+        """ITM logits, class 1 = match.
+
+        Args:
+            text_embeds: (g * B, L, H), the g texts of image 0, then those of image 1 and so on; g is mostly 1.
+            attention_mask: (g * B, L).
+            image_embeds: (B, 1+P, D); keys and values are computed once per image.
+
+        Returns: (g * B, 2), >= fp32.
+        """
+        fused = self.multimodal_encoder(text_embeds, attention_mask, image_embeds)
+        return at_least_fp32(self.itm_head(fused[:, 0]))
+
+    def forward(
+        self,
+        batch: PretrainBatch,
+        targets: TeacherTargets,
+        queue: FeatureQueue,
+        alpha: float,
+        *,
+        negative_indices: tuple[Tensor, Tensor] | None = None,
+    ) -> PretrainOutput:
+        """The three losses of one micro-batch.
+
+        Args:
+            batch: the micro-batch, on the model's device.
+            targets: `MomentumTeacher.targets` of the same batch.
+            queue: read only; as it was at the start of the step.
+            alpha: weight of the teacher's soft targets, in [0, 1].
+            negative_indices: (B,) image for each text and (B,) text for each image, in place of the draw.
+
+        Returns: the losses, and what they were made of.
+        """
+        objective = self.objective
+        image_embeds, image_feat = self.encode_image(batch.image)
+        text_embeds, masked_embeds = self.encode_clean_and_masked(
+            batch, clean=objective.itc or objective.itm, masked=objective.mlm
+        )
+        zero = image_feat.new_zeros(())
+        output = PretrainOutput(total=zero, itc=zero, itm=zero, mlm=zero, itm_accuracy=zero, image_feat=image_feat)
+
+        if text_embeds is not None:
+            output.text_feat = self.project_text(text_embeds)
+            self._compare(output, targets, queue)
+        if objective.itc:
+            output.itc = self._itc_loss(output, targets, alpha)
+
+        negatives = self._negatives(output, batch, negative_indices) if objective.itm else None
+        fused_pairs, fused_masked = self._fuse(image_embeds, batch, text_embeds, masked_embeds, negatives)
+
+        if negatives is not None and fused_pairs is not None:
+            output.negative_image, output.negative_text = negatives.image, negatives.text
+            output.itm_logits = at_least_fp32(self.itm_head(fused_pairs))  # (3B, 2)
+            output.itm_labels = negatives.labels
+            output.itm = itm_loss(output.itm_logits, negatives.labels, negatives.valid)
+            output.itm_accuracy = itm_accuracy(output.itm_logits, negatives.labels, negatives.valid)
+        if fused_masked is not None:
+            output.mlm_logits = self.predict_masked(fused_masked, batch.mlm_positions)  # (N, V)
+            teacher = targets.mlm_probs if objective.distill_mlm else None
+            output.mlm = mlm_loss(output.mlm_logits, batch.mlm_labels, teacher, alpha)
+        output.total = output.itc + output.itm + output.mlm
+        return output
+
+    def _compare(self, output: PretrainOutput, targets: TeacherTargets, queue: FeatureQueue) -> None:
+        """Similarities of student features with the teacher's; the queue only when ITC is on."""
+        assert output.text_feat is not None
+        if not (self.objective.itc or self.objective.hard_negatives):
+            return
+        temperature = self.clamped_temperature()
+        texts, images = (queue.text, queue.image) if self.objective.itc else (None, None)
+        output.sim_i2t = contrastive_logits(output.image_feat, targets.text_feat, texts, temperature)
+        output.sim_t2i = contrastive_logits(output.text_feat, targets.image_feat, images, temperature)
+
+    def _itc_loss(self, output: PretrainOutput, targets: TeacherTargets, alpha: float) -> Tensor:
+        """Mean of image-to-text and text-to-image (paper, eq. 2 and 6)."""
+        assert output.sim_i2t is not None and output.sim_t2i is not None
+        distill = self.objective.distill_itc
+        loss_i2t = itc_loss(output.sim_i2t, targets.itc_i2t if distill else None, alpha)
+        loss_t2i = itc_loss(output.sim_t2i, targets.itc_t2i if distill else None, alpha)
+        return (loss_i2t + loss_t2i) / 2
+
+    def _negatives(
+        self, output: PretrainOutput, batch: PretrainBatch, given: tuple[Tensor, Tensor] | None
+    ) -> Negatives:
+        """A negative image for each text and a negative text for each image, from this micro-batch."""
+        size = batch.image.shape[0]
+        if given is not None:
+            return Negatives(image=given[0], text=given[1])
+        if self.objective.hard_negatives:
+            assert output.sim_i2t is not None and output.sim_t2i is not None
+            images, texts = output.sim_t2i[:, :size].detach(), output.sim_i2t[:, :size].detach()
+        else:
+            images = texts = output.image_feat.new_zeros(size, size)
+        image, image_valid = draw_negatives(images, batch.negative_draws[0])
+        text, text_valid = draw_negatives(texts, batch.negative_draws[1])
+        return Negatives(image=image, text=text, image_valid=image_valid, text_valid=text_valid)
+
+    def _fuse(
+        self,
+        image_embeds: Tensor,
+        batch: PretrainBatch,
+        text_embeds: Tensor | None,
+        masked_embeds: Tensor | None,
+        negatives: Negatives | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """One pass of the multimodal encoder for everything that needs it.
+
+        Returns: the [CLS] states (3B, H) of the pairs, texts with negative images, images with negative texts (None
+        without `negatives`), and the states (B, L, H) of the masked texts (None without them).
+        """
+        size, mask = image_embeds.shape[0], batch.attention_mask
+        texts, masks = [], []  # what image b sees: (B, L, H) and (B, L) each
+        if negatives is not None:
+            assert text_embeds is not None
+            texts += [text_embeds, text_embeds.index_select(0, negatives.text)]
+            masks += [mask, mask.index_select(0, negatives.text)]
+        if masked_embeds is not None:
+            texts.append(masked_embeds)
+            masks.append(mask)
+        if not texts:
+            return None, None
+        rows = torch.stack(texts, dim=1).flatten(0, 1)  # (g * B, L, H), image-major
+        row_masks = torch.stack(masks, dim=1).flatten(0, 1)
+        other_image = None
+        if negatives is not None:
+            assert text_embeds is not None
+            rows, row_masks = torch.cat([rows, text_embeds]), torch.cat([row_masks, mask])
+            other_image = negatives.image
+        fused = self.multimodal_encoder(rows, row_masks, image_embeds, other_image)
+        own = list(fused[: size * len(texts)].unflatten(0, (size, len(texts))).unbind(1))
+        fused_masked = own.pop() if masked_embeds is not None else None
+        if negatives is None:
+            return None, fused_masked
+        positive, negative_text = own
+        negative_image = fused[size * len(texts) :]
+        return torch.cat([states[:, 0] for states in (positive, negative_image, negative_text)]), fused_masked

@@ -1,0 +1,142 @@
+"""The momentum teacher: an exponential moving average of the student, and the soft targets it gives."""
+
+# B batch, L text tokens, E embedding, Q queue, N masked tokens, V vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from albef.batch import PretrainBatch, TeacherTargets
+from albef.encoders import AlbefEncoders
+from albef.errors import CheckpointError
+from albef.losses import contrastive_logits
+from albef.model import AlbefForPretraining
+from albef.precision import at_least_fp32
+from albef.queue import FeatureQueue
+
+CHUNK_ELEMENTS = 1 << 25
+"""Student weights widened at a time in an update: 128 MiB of fp32, instead of a whole second copy."""
+
+
+class MomentumTeacher:
+    """Weights averaged in fp32, and a copy in the compute precision when that is another (paper, section 3.3).
+
+    No `nn.Module`, and no part of the student: DeepSpeed would cast it, would not broadcast it, and would export it at
+    some stages only. Make it before the engine casts the student.
+
+    Args:
+        student: gives shape, switches, momentum and the first weights; on one rank or every rank the same.
+        device: where the teacher lives.
+        compute_dtype: of its forward; None takes that of its weights (fp32, or float64 when the student is float64).
+    """
+
+    def __init__(
+        self,
+        student: AlbefForPretraining,
+        *,
+        device: torch.device | str,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
+        self.objective = student.objective
+        self.momentum = student.objective.momentum
+        # fp32: 0.005 x (p - p_m) is below half a bf16 step of p_m for most weights, so a bf16 teacher would stand still
+        dtype = at_least_fp32(torch.empty(0, dtype=next(student.parameters()).dtype)).dtype
+        self.weights = _empty_like(student, device, dtype)
+        self.model = self.weights if compute_dtype in (None, dtype) else _empty_like(student, device, compute_dtype)
+        self._averaged = dict(self.weights.named_parameters())
+        with torch.no_grad():
+            for ours, theirs in self._beside(student):
+                torch._foreach_copy_(ours, theirs)
+        self._refresh()
+
+    @torch.no_grad()
+    def targets(self, batch: PretrainBatch, queue: FeatureQueue, temperature: Tensor) -> TeacherTargets:
+        """The teacher's features and soft targets of one micro-batch; no gradient.
+
+        Args:
+            batch: the same micro-batch the student sees, masked alike.
+            queue: read only; as it was at the start of the step.
+            temperature: (1,) the student's, clamped.
+
+        Returns: features always, because they are candidates and fill the queue; the softmaxes that a switched-off loss
+        or distillation would not read are None, and their work is skipped.
+        """
+        switches, model = self.objective, self.model
+        targets_itc, targets_mlm = switches.itc and switches.distill_itc, switches.mlm and switches.distill_mlm
+        image_embeds, image_feat = model.encode_image(batch.image)
+        text_embeds, masked_embeds = model.encode_clean_and_masked(batch, masked=targets_mlm)
+        assert text_embeds is not None
+        text_feat = model.project_text(text_embeds)
+        targets = TeacherTargets(image_feat=image_feat, text_feat=text_feat)
+        if targets_itc:
+            targets.itc_i2t = contrastive_logits(image_feat, text_feat, queue.text, temperature).softmax(dim=1)
+            targets.itc_t2i = contrastive_logits(text_feat, image_feat, queue.image, temperature).softmax(dim=1)
+        if masked_embeds is not None:
+            fused = model.multimodal_encoder(masked_embeds, batch.attention_mask, image_embeds)
+            targets.mlm_probs = at_least_fp32(model.predict_masked(fused, batch.mlm_positions)).softmax(dim=1)
+        return targets
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Move the average towards the student, p_m = m p_m + (1 - m) p, in place; call it after the optimizer's step.
+
+        Args:
+            student: the student, or an engine that wraps it.
+        """
+        for averaged, current in self._beside(student):
+            torch._foreach_lerp_(averaged, current, 1 - self.momentum)
+        self._refresh()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the averaged weights, flat, named as in the student."""
+        return {name: weight.detach().clone() for name, weight in self._averaged.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """What `state_dict` gave, all of it and nothing else.
+
+        Raises:
+            CheckpointError: names or shapes are not this teacher's.
+        """
+        wrong = sorted(state.keys() ^ self._averaged.keys()) + [
+            name for name in state.keys() & self._averaged.keys() if state[name].shape != self._averaged[name].shape
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"teacher: {len(wrong)} weights are missing, unknown or of another shape, first {wrong[0]}",
+                "the checkpoint is of another model size; use the recipe it was trained with",
+            )
+        for name, weight in self._averaged.items():
+            weight.copy_(state[name])
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Bring the compute copy up to date."""
+        if self.model is not self.weights:
+            torch._foreach_copy_(list(self.model.parameters()), list(self.weights.parameters()))
+
+    def _beside(self, student: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Averaged weights and the student's, in the same order and dtype, a chunk at a time."""
+        source = dict(getattr(student, "module", student).named_parameters())
+        ours: list[Tensor] = []
+        theirs: list[Tensor] = []
+        for name, weight in self._averaged.items():
+            assert source[name].shape == weight.shape, f"{name}: {tuple(source[name].shape)} in the student"
+            ours.append(weight.data)
+            theirs.append(source[name].data.to(weight))
+            if sum(tensor.numel() for tensor in ours) >= CHUNK_ELEMENTS:
+                yield ours, theirs
+                ours, theirs = [], []
+        if ours:
+            yield ours, theirs
+
+
+def _empty_like(student: AlbefForPretraining, device: torch.device | str, dtype: torch.dtype) -> AlbefEncoders:
+    """Encoders of the student's shape, without gradients; dropout as the objective says."""
+    with torch.device("meta"):
+        model = AlbefEncoders(student.config)
+    model = model.to(dtype).to_empty(device=device).requires_grad_(False)
+    return model.train(student.objective.teacher_dropout)

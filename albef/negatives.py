@@ -1,0 +1,90 @@
+"""Drawing the matching loss's negatives from the micro-batch, harder ones more often (paper, section 3.2)."""
+
+# B batch
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from albef.precision import at_least_fp32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """The negatives of one micro-batch."""
+
+    image: Tensor
+    """(B,) int64, the image paired with text b."""
+    text: Tensor
+    """(B,) int64, the text paired with image b."""
+    image_valid: Tensor | None = None
+    """(B,) bool, False where `image` is only a stand-in, because there was nothing to draw; None: all are real."""
+    text_valid: Tensor | None = None
+    """(B,) bool, the same for `text`."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(3B,) int64: 1 for the pairs, then 0 for texts with negative images and images with negative texts."""
+        size = self.image.shape[0]
+        labels = torch.zeros(3 * size, dtype=torch.int64, device=self.image.device)
+        labels[:size] = 1
+        return labels
+
+    @property
+    def valid(self) -> Tensor | None:
+        """(3B,) bool in the order of `labels`: pairs always count; None: all count."""
+        if self.image_valid is None or self.text_valid is None:
+            return None
+        return torch.cat([torch.ones_like(self.image_valid), self.image_valid, self.text_valid])
+
+
+def negative_weights(similarity: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The distribution a negative is drawn from: softmax of the similarities without the row's own partner.
+
+    The partner is taken out before the softmax. The original zeroes it afterwards, which is the same distribution until
+    the partner takes all of the mass and the rest underflows to zero: then `torch.multinomial` raises.
+
+    Args:
+        similarity: (B, B) logits, row b's partner in column b.
+        allowed: (B, B) bool, False also excludes a column; None excludes only the diagonal.
+
+    Returns: (B, B) weights, rows sum to 1 (to 0 where nothing can be drawn), and (B,) bool, False for such rows. An
+    entry that is not finite is never drawn.
+    """
+    similarity = at_least_fp32(similarity)
+    candidates = similarity.isfinite() & ~torch.eye(similarity.shape[0], dtype=torch.bool, device=similarity.device)
+    if allowed is not None:
+        candidates &= allowed
+    weights = similarity.masked_fill(~candidates, -math.inf).softmax(dim=1)
+    valid = candidates.any(dim=1)
+    return weights.where(valid[:, None], 0), valid  # a row of -inf is NaN after the softmax
+
+
+@torch.no_grad()
+def draw_negatives(similarity: Tensor, draws: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """One negative per row, by inverting the cumulative distribution of `negative_weights` at a given uniform.
+
+    Nothing is read back to the host, and nothing raises: a batch of one, a row without candidates or with entries that
+    are not finite yields the next row of the batch as a stand-in, marked invalid.
+
+    Args:
+        similarity: (B, B) logits, row b's partner in column b.
+        draws: (B,) uniforms in [0, 1).
+        allowed: see `negative_weights`.
+
+    Returns: (B,) int64 columns and (B,) bool, False for stand-ins.
+    """
+    weights, valid = negative_weights(similarity, allowed)
+    # float64, not for precision but so that a uniform near 1 does not round up to the total and fall off the end
+    cumulative = weights.double().cumsum(dim=1)  # (B, B)
+    size = weights.shape[0]
+    uniform = draws.double() * cumulative[:, -1]
+    drawn = torch.searchsorted(cumulative, uniform[:, None], right=True).squeeze(1).clamp(max=size - 1)
+    # rounding may still land beside the last candidate, on a column of weight zero: take the likeliest instead
+    drawn = drawn.where(weights.gather(1, drawn[:, None]).squeeze(1) > 0, weights.argmax(dim=1))
+    stand_in = (torch.arange(size, device=weights.device) + 1) % size
+    return drawn.where(valid, stand_in), valid

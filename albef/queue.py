@@ -1,0 +1,155 @@
+"""The ring of earlier teacher features, and the all-gather that fills it the same on every rank."""
+
+# Q queue, E embedding, B micro-batch, n rows gathered by one rank in a step
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from albef.errors import CheckpointError
+
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class FeatureQueue:
+    """The newest `size` teacher features of each modality: further candidates of the contrastive loss.
+
+    Kept outside the engine, because DeepSpeed neither broadcasts buffers nor keeps them in fp32. Every rank holds the
+    same rows: they start from one seed and receive the same gathered features.
+
+    Args:
+        size: rows per modality, Q. Any number: the queue is a ring, and takes batches of any size.
+        embed_dim: E.
+        seed: of the first, random rows; the same on every rank.
+        device: where the rows live; the first are drawn on the CPU, so they do not depend on it.
+        dtype: of the rows; fp32, float64 for parity.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        embed_dim: int,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        rows = F.normalize(torch.randn(2, size, embed_dim, generator=generator), dim=-1)
+        self.image, self.text = rows.to(device=device, dtype=dtype, copy=True).unbind()
+        """(Q, E) each, L2-normalised rows; row i of both came from one pair."""
+        self.pointer = 0
+        """The row that is overwritten next, the oldest."""
+        self._lanes: list[Tensor] = []
+        self._gathered: Tensor | None = None
+        self._work: dist.Work | None = None
+
+    @property
+    def size(self) -> int:
+        """Q."""
+        return self.image.shape[0]
+
+    def gather(self, image_feat: Tensor, text_feat: Tensor, *, num_lanes: int = 1) -> None:
+        """Hand in the teacher features of one lane, (B, E) each; call it once per lane of this rank.
+
+        With the last of `num_lanes` one asynchronous all-gather of all lanes and both modalities starts; it runs under
+        whatever is computed until `enqueue`. Without a process group nothing is sent.
+        """
+        assert self._gathered is None, "gather() of a new step before enqueue() or discard() of the last"
+        self._lanes.append(torch.cat([image_feat.detach(), text_feat.detach()], dim=1).to(self.image))  # (B, 2E)
+        if len(self._lanes) < num_lanes:
+            return
+        mine = torch.cat(self._lanes)  # (n, 2E)
+        self._lanes = []
+        if _world_size() == 1:
+            self._gathered = mine
+            return
+        self._gathered = mine.new_empty(_world_size() * mine.shape[0], mine.shape[1])
+        self._work = dist.all_gather_into_tensor(self._gathered, mine, async_op=True)
+
+    def enqueue(self) -> None:
+        """Wait for the gathered features and write them over the oldest rows: rank-major, then the rank's lanes.
+
+        Of more rows than the queue holds, the newest stay.
+        """
+        assert self._gathered is not None, "enqueue() before the last lane was gathered"
+        rows = self._finish()
+        end = self.pointer + rows.shape[0]
+        rows = rows[max(0, rows.shape[0] - self.size) :]
+        while rows.shape[0]:  # once, or twice when it wraps
+            start = (end - rows.shape[0]) % self.size
+            count = min(rows.shape[0], self.size - start)
+            image, text = rows[:count].chunk(2, dim=1)
+            self.image[start : start + count] = image
+            self.text[start : start + count] = text
+            rows = rows[count:]
+        self.pointer = end % self.size if self.size else 0
+
+    def discard(self) -> None:
+        """Wait for what was gathered and drop it: the step was refused."""
+        self._lanes = []
+        self._finish()
+
+    def _finish(self) -> Tensor:
+        if self._work is not None:
+            self._work.wait()
+        rows = self.image.new_empty(0, 2 * self.image.shape[1]) if self._gathered is None else self._gathered
+        self._gathered, self._work = None, None
+        return rows
+
+    def checksum(self) -> Tensor:
+        """(3,) int64 of images, texts and pointer: equal for queues equal to the bit, and hardly ever for others."""
+        places = torch.arange(1, self.size + 1, device=self.image.device)
+        sums = [
+            (rows.view(BITS[rows.element_size()]).sum(dim=1, dtype=torch.int64) * places).sum()
+            for rows in (self.image, self.text)
+        ]
+        return torch.stack([*sums, torch.tensor(self.pointer, device=self.image.device)])
+
+    def assert_equal_across_ranks(self) -> None:
+        """Compare checksums. Every rank must call it; a read-back to the host, so not for every step.
+
+        Raises:
+            RuntimeError: on every rank, naming those whose queue is not like most others'.
+        """
+        if _world_size() == 1:
+            return
+        mine = self.checksum()
+        everyones = mine.new_empty(_world_size() * mine.shape[0])
+        dist.all_gather_into_tensor(everyones, mine)
+        sums = [tuple(row) for row in everyones.view(-1, mine.shape[0]).tolist()]
+        usual = Counter(sums).most_common(1)[0][0]
+        different = [rank for rank, row in enumerate(sums) if row != usual]
+        if different:
+            raise RuntimeError(f"feature queues differ: ranks {different} of {len(sums)} are not like the others")
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Copies of the rows, and the pointer. Take it between steps: what is being gathered is not in it."""
+        return {"image": self.image.clone(), "text": self.text.clone(), "pointer": self.pointer}
+
+    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+        """What `state_dict` gave, onto this queue's device and dtype.
+
+        Raises:
+            CheckpointError: the state is of another queue size or embedding width.
+        """
+        for name, mine in (("image", self.image), ("text", self.text)):
+            saved = state[name]
+            assert isinstance(saved, Tensor)
+            if saved.shape != mine.shape:
+                raise CheckpointError(
+                    f"queue: saved {name} features are {tuple(saved.shape)}, this run's are {tuple(mine.shape)}",
+                    "set objective.queue_size and model.embed_dim to what the checkpoint was trained with",
+                )
+            mine.copy_(saved)
+        self.pointer = int(state["pointer"])
+        self.discard()
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
