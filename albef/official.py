@@ -19,8 +19,9 @@ from torch import Tensor
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
+from albef.model import AlbefForPretraining
 from albef.position_embedding import resize_position_embedding
-from albef.weight_files import check_names, read_weights, unwrap
+from albef.weight_files import check_names, check_shapes, first_line, read_weights, unwrap
 
 QUEUE_NAMES = {"image_queue": "image", "text_queue": "text", "idx_queue": "ids", "queue_ptr": "pointer"}
 STUDENT_ONLY = ("temperature", "itm_head.")
@@ -87,7 +88,22 @@ def from_official(
     for name in copies:
         _check_copy(name, state, source)
 
-    config = _infer_config(state, layout, vision_heads=vision_heads, text_heads=text_heads, changes=changes)
+    try:
+        config = _infer_config(state, layout, vision_heads=vision_heads, text_heads=text_heads, changes=changes)
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"{source}: the model's size cannot be read off its shapes: {first_line(error)}",
+            "the file is damaged, or of another model with the same names",
+        ) from error
+    shapes = _shapes(config)
+    for pairs in groups.values():
+        check_shapes(state, {official: shapes[ours] for ours, official in pairs.items()}, source=source)
+    if queue_names:
+        rows = state["image_queue"].shape[-1]
+        queue_shapes = {"image_queue": (config.embed_dim, rows), "text_queue": (config.embed_dim, rows)}
+        others = {"idx_queue": (1, rows), "queue_ptr": (1,)}
+        check_shapes(state, {name: torch.Size((queue_shapes | others)[name]) for name in queue_names}, source=source)
+
     weights = {group: {ours: state[official] for ours, official in pairs.items()} for group, pairs in groups.items()}
     weights["student"]["temperature"] = weights["student"]["temperature"].reshape(1)
     if image_size is not None and image_size != config.image_size:
@@ -346,6 +362,13 @@ def _infer_config(
         "embed_dim": embed_dim,
     }
     return AlbefConfig(**(values | dict(changes)))
+
+
+def _shapes(config: AlbefConfig) -> dict[str, torch.Size]:
+    """The shape of every weight of the model, by our name; the temperature as officially, without a dimension."""
+    with torch.device("meta"):
+        model = AlbefForPretraining(config)
+    return {name: tensor.shape for name, tensor in model.state_dict().items()} | {"temperature": torch.Size(())}
 
 
 def _heads(encoder: str, width: int) -> int:

@@ -11,10 +11,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    BertTokenizerFast,  # type: ignore[attr-defined]  # transformers 5 makes this name at run time
-    PreTrainedTokenizerFast,
-)
+
+# transformers 5 makes the first name at run time
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
 
 from albef.errors import CheckpointError
 
