@@ -1,0 +1,197 @@
+"""A real Slurm on this machine alone: munged, slurmctld and one slurmd a node, all on 127.0.0.1, without systemd.
+
+Needs Debian's slurm-wlm and munge. As root each slurmd lives in a mount namespace of its own with an /etc/hosts that
+knows the node names; the machine's own file is not touched. Without root the names stay unknown, and scripts must ask
+Slurm for a node's address.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "unshare")
+
+CONFIG = """\
+ClusterName=local
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+# a requeued job waits until its credential has expired: 120 s unless said otherwise
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmdSpoolDir={folder}/spool.%n
+StateSaveLocation={folder}/state
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+MailProg=/bin/true
+SwitchType=switch/none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+# nodes may claim more processors than the machine has
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
+KillWait=10
+MinJobAge=3600
+JobRequeue=1
+NodeName=node[1-{nodes}] NodeAddr=127.0.0.1 NodeHostname=localhost Port=[{first}-{last}] CPUs={cpus} RealMemory=16000
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=00:10:00 State=UP
+"""
+
+
+def search_path() -> str:
+    """PATH with the folders where Debian puts the daemons."""
+    return os.environ["PATH"] + ":/usr/sbin:/sbin"
+
+
+def missing_programs() -> list[str]:
+    """The programs of Slurm and munge that this machine lacks."""
+    return [name for name in PROGRAMS if shutil.which(name, path=search_path()) is None]
+
+
+class LocalSlurm:
+    """Daemons in `folder`; a context manager that ends them, and every job, on leaving."""
+
+    def __init__(self, folder: Path, *, nodes: int = 1, cpus: int = 8) -> None:
+        self.folder = folder
+        self.nodes = nodes
+        self.cpus = cpus
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+        self.environment = {**clean, "PATH": search_path(), "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def __enter__(self) -> LocalSlurm:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
+    def command(self, *words: str, cwd: Path | None = None, check: bool = True) -> str:
+        """What a Slurm command prints. Raises AssertionError with its errors when it fails and `check`."""
+        done = subprocess.run(words, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=60)
+        assert not check or done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def submit(self, *words: str | Path, cwd: Path) -> int:
+        """`sbatch` with these words, in that folder. Returns: the job id."""
+        return int(self.command("sbatch", "--parsable", *map(str, words), cwd=cwd).split(";")[0])
+
+    def job(self, job_id: int) -> dict[str, str]:
+        """The fields of `scontrol show job`."""
+        return dict(re.findall(r"(\w+)=(\S*)", self.command("scontrol", "show", "job", "-o", str(job_id))))
+
+    def wait_for(self, job_id: int, *states: str, timeout_s: float = 60.0) -> dict[str, str]:
+        """Poll until the job is in one of the states; `sbatch --wait` polls too, but at growing intervals."""
+        deadline = time.monotonic() + timeout_s
+        while (fields := self.job(job_id))["JobState"] not in states:
+            assert time.monotonic() < deadline, f"job {job_id} did not reach {states} in {timeout_s:g} s: {fields}"
+            time.sleep(0.2)
+        return fields
+
+    def _start(self) -> None:
+        folder = self.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+        port = _free_ports(self.nodes + 1)
+        user = getpass.getuser()
+        text = CONFIG.format(
+            folder=folder,
+            port=port,
+            first=port + 1,
+            last=port + self.nodes,
+            user=user,
+            nodes=self.nodes,
+            cpus=self.cpus,
+        )
+        (folder / "slurm.conf").write_text(text)
+        (folder / "state").mkdir()
+        secret = folder / "munge"
+        secret.mkdir(mode=0o700)
+        (secret / "key").touch(mode=0o600)
+        (secret / "key").write_bytes(os.urandom(128))
+        options = {"key": secret / "key", "seed": secret / "seed", "log": secret / "log", "pid": folder / "munged.pid"}
+        flags = [f"--{name}-file={path}" for name, path in options.items()]
+        self.command("munged", "--force", f"--socket={folder}/munge.sock", *flags)
+        self.command("slurmctld", "-f", str(folder / "slurm.conf"))
+        for number in range(1, self.nodes + 1):
+            (folder / f"spool.node{number}").mkdir()
+            self.command(*self._own_hosts(), "slurmd", "-f", str(folder / "slurm.conf"), "-N", f"node{number}")
+        deadline = time.monotonic() + 20
+        while len(self.command("sinfo", "-h", "-N", "-t", "idle", check=False).splitlines()) < self.nodes:
+            logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("*.log"))
+            assert time.monotonic() < deadline, f"Slurm did not come up\n{logs}"
+            time.sleep(0.1)
+
+    def _own_hosts(self) -> list[str]:
+        """The words that put a command where /etc/hosts knows the nodes; none without root."""
+        if os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+            return []
+        names = "".join(f"127.0.0.1 node{number}\n" for number in range(1, self.nodes + 1))
+        hosts = self.folder / "hosts"
+        hosts.write_text(Path("/etc/hosts").read_text() + "\n" + names)
+        script = 'mount --bind "$0" /etc/hosts && exec "$@"'
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(hosts)]
+
+    def _stop(self) -> None:
+        """Cancel what runs, then signal all daemons at once: each takes about two seconds to leave."""
+        if (self.folder / "slurmctld.pid").exists():
+            self.command("scancel", "--user", getpass.getuser(), check=False)
+            deadline = time.monotonic() + 15
+            while self.command("squeue", "-h", "-t", "R,CG", check=False).strip() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        pids = [int(path.read_text()) for path in self.folder.glob("*.pid") if path.read_text().strip()]
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in pids:
+                if _alive(pid):
+                    os.kill(pid, number)
+            deadline = time.monotonic() + 6
+            while any(map(_alive, pids)) and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    """A process with that id runs; one that ended but was not collected yet does not count."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` free neighbouring ports on loopback, below those the kernel gives to clients."""
+    for _ in range(1_000):
+        first = random.randrange(15_000, 19_000)
+        sockets: list[socket.socket] = []
+        try:
+            for port in range(first, first + count):
+                sockets.append(socket.socket())
+                sockets[-1].bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
+        finally:
+            for each in sockets:
+                each.close()
+    raise AssertionError("no free ports")

@@ -1,0 +1,124 @@
+"""`bash slurm/pretrain.sh` on a machine without Slurm: launching, signals, exit codes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def environment(**settings: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return {**clean, "PYTHON": sys.executable, **settings}
+
+
+def start(project: Path, where: Path, *overrides: str, **settings: str) -> subprocess.Popen[str]:
+    words = ["bash", str(project / "slurm" / "pretrain.sh"), "recipes/toy.yaml", *overrides]
+    return subprocess.Popen(
+        words,
+        cwd=where,
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def latest(where: Path) -> str:
+    path = where / "runs" / "toy" / "checkpoints" / "latest"
+    return path.read_text() if path.exists() else "none"
+
+
+def wait_for_a_step(where: Path, launch: subprocess.Popen[str], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while latest(where) == "none":
+        assert launch.poll() is None and time.monotonic() < deadline, launch.communicate()[0]
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_a_run_ends_in_the_run_folder_of_its_recipe(project: Path, tmp_path: Path, ranks: str) -> None:
+    """From any working folder: runs/RECIPE appears where the person stands, and the exit code is 0."""
+    where = tmp_path / "elsewhere"
+    (where / "pipeline").mkdir(parents=True)  # a folder of that name must not hide the project's package
+    launch = start(project, where, "steps=3", NPROC=ranks)
+    output, _ = launch.communicate(timeout=60)
+    assert launch.returncode == 0, output
+    assert latest(where) == "step_00000003"
+    assert all(f"rank {rank} of {ranks} at step 0 recipe recipes/toy.yaml" in output for rank in range(int(ranks)))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "number"),
+    [("1", signal.SIGUSR1), ("1", signal.SIGTERM), ("1", signal.SIGINT), ("2", signal.SIGUSR1), ("2", signal.SIGINT)],
+)
+def test_a_signal_to_the_script_stops_all_ranks_and_gives_75(
+    project: Path, tmp_path: Path, ranks: str, number: signal.Signals
+) -> None:
+    """Ranks that leave at different instants are not killed by their launcher; the same command goes on to the end."""
+    launch = start(project, tmp_path, "steps=100000", NPROC=ranks)
+    wait_for_a_step(tmp_path, launch)
+    launch.send_signal(number)
+    output, _ = launch.communicate(timeout=60)
+    assert launch.returncode == 75, output
+    done = int(latest(tmp_path).removeprefix("step_"))
+    assert list((tmp_path / "runs" / "toy").glob("exits.*")) == []
+    again = start(project, tmp_path, f"steps={done + 2}", NPROC="1")
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, output
+    assert f"rank 0 of 1 at step {done} " in output
+
+
+def test_a_crash_of_one_rank_ends_the_run_with_an_error(project: Path, tmp_path: Path) -> None:
+    """The exit code is the crashed rank's, though the other was then told to stop and saved; neither lives on."""
+    launch = start(project, tmp_path, "steps=100000", "exit_rank=1", "exit_code=3", NPROC="2")
+    output, _ = launch.communicate(timeout=60)
+    assert launch.returncode == 3, output
+    alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
+    assert alive == ""
+
+
+def test_a_mistake_of_the_user_keeps_its_exit_code(project: Path, tmp_path: Path) -> None:
+    """Exit 2 from the trainer is exit 2 of the script, on one rank."""
+    launch = start(project, tmp_path, "exit_rank=0", "exit_code=2")
+    launch.communicate(timeout=60)
+    assert launch.returncode == 2
+
+
+def test_without_a_recipe_it_says_what_to_type(project: Path, tmp_path: Path) -> None:
+    """The error and the way out, nothing made."""
+    done = subprocess.run(
+        ["bash", str(project / "slurm" / "pretrain.sh")],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no recipe given\nhint: sbatch slurm/pretrain.sh RECIPE")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_script_that_left_its_project_says_so(project: Path, tmp_path: Path) -> None:
+    """A copy of the script alone cannot find the code it is to run."""
+    shutil.copytree(project / "slurm", tmp_path / "alone" / "slurm")
+    words = ["bash", str(tmp_path / "alone" / "slurm" / "pretrain.sh"), "toy"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: the project is not beside" in done.stderr
+
+
+def test_the_site_file_is_read_first(project: Path, tmp_path: Path) -> None:
+    """slurm/site.sh may choose the interpreter."""
+    (project / "slurm" / "site.sh").write_text("PYTHON=/no/such/python\n")
+    launch = start(project, tmp_path, "steps=1")
+    output, _ = launch.communicate(timeout=60)
+    assert launch.returncode == 127
+    assert "/no/such/python" in output
