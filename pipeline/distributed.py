@@ -1,0 +1,217 @@
+"""The ranks of a run: who am I, how many are we, and the few things the ranks say to each other.
+
+Started by torchrun, by srun (one task a device) or by nothing at all: then it is a world of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from albef.errors import ConfigError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(minutes=30)
+"""A collective that waits longer than this for another rank fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among its peers. Its methods are collectives: call them on every rank, in the same order."""
+
+    rank: int
+    local_rank: int
+    """Rank among the processes of this machine: the index of its device."""
+    size: int
+    """Number of ranks; WORLD_SIZE."""
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0, which writes the run folder and talks to the console."""
+        return self.rank == 0
+
+    def lanes(self, num_lanes: int) -> range:
+        """The lanes (micro-batches of the global batch) this rank takes, as accumulation steps.
+
+        Raises: ConfigError when the ranks do not divide the lanes.
+        """
+        if num_lanes % self.size:
+            raise ConfigError(
+                f"{num_lanes} lanes cannot be shared evenly by {self.size} ranks",
+                f"start {' or '.join(map(str, divisors(num_lanes)))} ranks",
+            )
+        share = num_lanes // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def agree(self, flag: bool) -> bool:
+        """True on every rank if it is True on any."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+        return bool(votes.item())
+
+    def gather_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """Every rank's (n,) vector: (size, n), in rank order, on every rank. One collective."""
+        if self.size == 1:
+            return values[None]
+        rows = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(rows, values)
+        return torch.stack(rows)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def broadcast_object(self, value: T) -> T:
+        """Rank 0's value, on every rank. For small picklable things, not in the step."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather_objects(self, value: T) -> list[T]:
+        """Every rank's value in rank order, on every rank. For small picklable things, not in the step."""
+        if self.size == 1:
+            return [value]
+        box: list[Any] = [None] * self.size
+        dist.all_gather_object(box, value)
+        return box
+
+
+def init(*, timeout: timedelta = TIMEOUT) -> World:
+    """Join the process group (NCCL on CUDA, gloo on the CPU) and take this rank's device.
+
+    `DS_ACCELERATOR=cpu` keeps a machine with a GPU on the CPU: DeepSpeed's own variable, so that both agree.
+
+    Raises: ConfigError when the launcher's variables do not fit together, or there are more ranks than GPUs.
+    """
+    os.environ.update(launch_environment(os.environ))
+    rank, local_rank, size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    device = _device(local_rank)
+    if device.type == "cpu":
+        # DeepSpeed would otherwise try to find an accelerator by what is installed, not by what is there.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    else:
+        torch.cuda.set_device(device)
+    import deepspeed  # takes seconds: not for those who only want to read this file's World
+
+    if not dist.is_initialized():
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,  # it looks for mpi4py whenever a variable is missing
+            verbose=False,
+            timeout=timeout,
+        )
+    return World(rank=rank, local_rank=local_rank, size=size, device=device)
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def launch_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables torch and DeepSpeed read (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), all five.
+
+    Taken from torchrun's where they are set, else from Slurm's (SLURM_PROCID, SLURM_LOCALID and the number of tasks of
+    the step), else those of a world of one on a free port.
+
+    Raises: ConfigError when only some of RANK, LOCAL_RANK, WORLD_SIZE are set, or they contradict each other.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    given = [name for name in names if environment.get(name)]
+    if "RANK" in given or "WORLD_SIZE" in given:
+        if missing := [name for name in names if name not in given]:
+            raise ConfigError(
+                f"the launcher set {', '.join(given)} but not {', '.join(missing)}",
+                "start with torchrun or srun, or unset them all for a single process",
+            )
+        found = {name: environment[name] for name in names}
+        address, port = "127.0.0.1", 29_500
+    elif "SLURM_PROCID" in environment:
+        tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+        found = {
+            "RANK": environment["SLURM_PROCID"],
+            "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+            "WORLD_SIZE": tasks,
+        }
+        nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+        address = first_host(nodes) if nodes else "127.0.0.1"
+        port = port_of_job(int(environment.get("SLURM_JOB_ID", "0")))
+    else:
+        found = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        address, port = "127.0.0.1", _free_port()
+    try:
+        rank, size = int(found["RANK"]), int(found["WORLD_SIZE"])
+    except ValueError:
+        rank, size = 0, 0
+    if not 0 <= rank < size:
+        raise ConfigError(
+            f"the launcher set RANK {found['RANK']} and WORLD_SIZE {found['WORLD_SIZE']}",
+            "ranks run from 0 to WORLD_SIZE - 1; start with torchrun or srun, or unset them for a single process",
+        )
+    found["MASTER_ADDR"] = environment.get("MASTER_ADDR") or address
+    found["MASTER_PORT"] = environment.get("MASTER_PORT") or str(port)
+    return found
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of Slurm's compressed list: `gpu[03-05,9],cpu1` -> `gpu03`."""
+    match = re.match(r"([^\[,]*)(?:\[([^\]]*)\])?([^\[,]*)", nodelist)
+    assert match is not None  # every part is optional
+    prefix, ranges, suffix = match.groups()
+    return prefix + (re.split(r"[-,]", ranges)[0] if ranges else "") + suffix
+
+
+def port_of_job(job_id: int) -> int:
+    """A port all tasks of a Slurm job agree on, and two jobs on one node hardly ever share: 20000 to 29999."""
+    return 20_000 + job_id % 10_000
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+
+
+def rank_of(environment: Mapping[str, str]) -> int:
+    """This process's rank as the launcher's variables tell it, before any process group; 0 without a launcher."""
+    text = environment.get("RANK") or environment.get("SLURM_PROCID") or "0"
+    return int(text) if text.isdigit() else 0
+
+
+def _device(local_rank: int) -> torch.device:
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        # srun with --gpus-per-task shows each task only its own device
+        if count == 1 and "SLURM_LOCALID" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+            return torch.device("cuda", 0)
+        raise ConfigError(
+            f"rank with LOCAL_RANK {local_rank} has no GPU: this machine shows {count}",
+            f"start at most {count} ranks a machine, or set DS_ACCELERATOR=cpu to train on the CPU",
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,274 @@
+"""Scalars: `metrics.jsonl` (one object a line), TensorBoard (the same, and images), one console line a log step.
+
+Training scalars are means over lanes, ranks and the steps since the line before, so nothing between two lines is lost.
+They stay on the device until a log step; then one collective and one copy to the host bring them all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import NonNegativeInt, PositiveInt
+
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.tensorboard import SummaryWriter
+
+    from pipeline.distributed import World
+    from pipeline.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+LOSSES = ("train/loss", "train/loss_itc", "train/loss_itm", "train/loss_mlm", "train/itm_accuracy")
+"""What the training step returns, in its order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """How often to say what."""
+
+    log_every: PositiveInt = 50
+    """Optimizer steps between two log lines; the first and the last step are always logged."""
+    images_every: NonNegativeInt = 1_000
+    """Optimizer steps between two pictures in TensorBoard (samples, pseudo-targets); 0 draws none."""
+    tensorboard: bool = True
+    """Write TensorBoard files; metrics.jsonl is always written."""
+
+
+class Metrics:
+    """The run's scalars. Every rank has one and calls `record` at every step; rank 0's writes.
+
+    Args:
+        total_steps: for percent and time left.
+        batch: pairs an optimizer step sees, over all ranks.
+        flops_per_sample: counted FLOPs of a training sample, for `speed/mfu_pct`; 0 leaves it out.
+        peak_flops: what one rank's device can do, FLOP/s.
+    """
+
+    def __init__(
+        self,
+        config: LogConfig,
+        folder: RunFolder,
+        world: World,
+        *,
+        total_steps: int,
+        batch: int,
+        flops_per_sample: float = 0.0,
+        peak_flops: float = 0.0,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.world = world
+        self.total_steps = total_steps
+        self.batch = batch
+        self.flops_per_sample = flops_per_sample
+        self.peak_flops = peak_flops
+        self._file: Any = None
+        self._board: SummaryWriter | None = None
+        self._skipped_samples = 0.0
+        self._clear(time.perf_counter())
+
+    def begin_at(self, step: int) -> None:
+        """Open the files for a run that has taken `step` steps.
+
+        Lines of later steps (taken after the checkpoint, and now taken again) are dropped from metrics.jsonl, and
+        TensorBoard is told to hide them, so that curves never fork. Raises: OSError when a file cannot be written.
+        """
+        if not self.world.is_main:
+            return
+        # A run that begins anew takes step 0's validation again too.
+        last = truncate_jsonl(self.folder.metrics, step if step else -1)
+        self._skipped_samples = float(last.get("data/skipped_samples", 0.0))
+        self._file = self.folder.metrics.open("a", encoding="utf-8")
+        if self.config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # seconds to import
+
+            self._board = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1 if step else 0)
+
+    def start(self, step: int) -> None:
+        """Start the clock: the next `record` is of step `step + 1`."""
+        self._clear(time.perf_counter())
+
+    def data_wait(self, seconds: float) -> None:
+        """Note the time a step waited for its batches. Called when they are there: the step's clock starts with it."""
+        self._wait_s += seconds
+        self._step_began = time.perf_counter() - seconds
+
+    def images_due(self, step: int) -> bool:
+        """Whether step `step` (counted from 1) is one to draw pictures of; the first always is."""
+        every = self.config.images_every
+        return bool(every) and self.config.tensorboard and (step == 1 or step % every == 0)
+
+    def record(
+        self,
+        step: int,
+        losses: torch.Tensor,
+        *,
+        epoch: int,
+        skipped: Mapping[str, int] | None = None,
+        scalars: Mapping[str, float | torch.Tensor | None] | None = None,
+    ) -> None:
+        """Take in one step; on a log step, write a line. Collective on log steps.
+
+        Args:
+            step: steps taken, this one included.
+            losses: (5,) this rank's means of LOSSES, on the device.
+            skipped: samples replaced in this step on this rank, by reason.
+            scalars: what is equal on all ranks, as of this step: `optim/lr`, `train/alpha`, `train/temperature`, ...;
+                a tensor stays on the device unless this is a log step, None is left out.
+        """
+        self._losses = losses.double() if self._losses is None else self._losses + losses
+        self._steps += 1
+        self._skipped += sum((skipped or {}).values())
+        if step % self.config.log_every and step not in (1, self.total_steps):
+            self._busy_s += time.perf_counter() - self._step_began
+            return
+        row = self._losses.new_empty(len(LOSSES) + 3)
+        row[: len(LOSSES)] = self._losses / self._steps
+        row[len(LOSSES) :] = row.new_tensor([self._skipped, self._wait_s, _peak_bytes(self.world)])
+        rows = self.world.gather_rows(row).cpu()  # (world, 8); here the host waits for the device
+        now = time.perf_counter()
+        self._busy_s += now - self._step_began
+        if self.world.is_main:
+            *means, _, wait_s, _ = rows.mean(0).tolist()
+            self._skipped_samples += rows[:, -3].sum().item()
+            samples_per_s = self._steps * self.batch / self._busy_s
+            values: dict[str, float | None] = dict(zip(LOSSES, means, strict=True))
+            values |= {name: _number(value) for name, value in (scalars or {}).items()}
+            values |= {
+                "speed/samples_per_s": samples_per_s,
+                "speed/step_s": self._busy_s / self._steps,
+                "speed/data_wait_pct": 100.0 * wait_s / self._busy_s,
+                "speed/mfu_pct": self._mfu_pct(samples_per_s),
+                "memory/peak_gib": rows[:, -1].max().item() / 2**30,
+                "data/samples_seen": step * self.batch,
+                "data/skipped_samples": self._skipped_samples,
+                "data/epoch": epoch,
+            }
+            kept = {name: value for name, value in values.items() if value is not None}
+            self.write(step, kept)
+            log.info("%s", console_line(step, self.total_steps, kept))
+        self._clear(now)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Write scalars of a step, as they are; rank 0 only, a call on another rank does nothing."""
+        if self._file is None:
+            return
+        line = {"step": step, "time": round(time.time(), 3)} | {name: _finite(v) for name, v in scalars.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+
+    def image(self, tag: str, picture: Any, step: int) -> None:
+        """Show a picture, (H, W, 3) uint8 or float in [0, 1], in TensorBoard."""
+        if self._board is not None:
+            self._board.add_image(tag, picture, step, dataformats="HWC")
+
+    def text(self, tag: str, words: str, step: int) -> None:
+        """Show text (Markdown) in TensorBoard."""
+        if self._board is not None:
+            self._board.add_text(tag, words, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _mfu_pct(self, samples_per_s: float) -> float | None:
+        if not (self.flops_per_sample and self.peak_flops):
+            return None
+        return 100.0 * samples_per_s * self.flops_per_sample / (self.peak_flops * self.world.size)
+
+    def _clear(self, now: float) -> None:
+        """Begin a new window."""
+        self._losses: torch.Tensor | None = None
+        self._steps = 0
+        self._skipped = 0
+        self._wait_s = 0.0
+        self._busy_s = 0.0
+        self._step_began = now
+
+
+def truncate_jsonl(path: Path, step: int) -> dict[str, Any]:
+    """Drop the lines of steps after `step`, and a last line that a kill cut short. Atomic.
+
+    Returns: the last training line that is left, or an empty dict.
+    """
+    if not path.is_file():
+        return {}
+    kept: list[str] = []
+    last: dict[str, Any] = {}
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(text)
+        except ValueError:
+            continue  # cut short by a kill
+        if values["step"] <= step:
+            kept.append(text)
+            last = values if "train/loss" in values else last
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+    os.replace(temporary, path)
+    return last
+
+
+def console_line(step: int, total_steps: int, scalars: Mapping[str, float]) -> str:
+    """One line of progress: step, percent, losses, rate, time left."""
+    rate = scalars["speed/samples_per_s"]
+    left_s = (total_steps - step) * scalars["speed/step_s"]
+    parts = [
+        f"step {step:,}/{total_steps:,} ({100 * step / total_steps:.1f}%)",
+        "loss {:.4f} (itc {:.4f} itm {:.4f} mlm {:.4f})".format(*(scalars[name] for name in LOSSES[:4])),
+    ]
+    if "optim/lr" in scalars:
+        parts.append(f"lr {scalars['optim/lr']:.2e}")
+    parts.append(f"{rate:,.0f} samples/s" if rate >= 10 else f"{rate:.2f} samples/s")
+    parts.append(f"data wait {scalars['speed/data_wait_pct']:.0f}%")
+    parts.append(f"{duration(left_s)} left")
+    return " | ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `12m05s`, `3h07m`, `2d04h`."""
+    whole = round(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d{hours:02d}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
+
+
+def _number(value: float | torch.Tensor | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: null."""
+    return value if abs(value) < float("inf") else None
+
+
+def _peak_bytes(world: World) -> float:
+    """Most memory this rank has held: allocated on its GPU, else resident in its process."""
+    if world.device.type == "cuda":
+        import torch
+
+        return float(torch.cuda.max_memory_allocated(world.device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,190 @@
+"""The run folder: where everything of a run lies, and whether a run may go on in it.
+
+    runs/NAME/config.yaml ds_config.json env.json metrics.jsonl tensorboard/ logs/JOB/rank_R.log checkpoints/
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from albef.errors import CheckpointError, ConfigError
+from pipeline import logs
+from pipeline.config import RunConfig, differences, load_config, to_yaml
+
+if TYPE_CHECKING:
+    from pipeline.distributed import World
+
+log = logging.getLogger(__name__)
+
+FIXED = ("model.", "batch.", "seed", "objective.queue_size", "optim.decay_groups")
+"""Keys, or beginnings of keys, that cannot change once a run has a checkpoint: shapes, and the order of the data."""
+
+PACKAGES = ("torch", "deepspeed", "timm", "transformers", "numpy", "pillow", "pyarrow", "webdataset", "safetensors")
+"""Packages whose versions env.json tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Paths of a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved recipe, which runs again as it is."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a log step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`step_*` folders and `latest`."""
+        return self.path / "checkpoints"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its existence tells the run to save and stop."""
+        return self.path / "stop"
+
+    def log_file(self, job: str, rank: int) -> Path:
+        """This rank's log of one start."""
+        return self.path / "logs" / job / f"rank_{rank}.log"
+
+    @classmethod
+    def open(cls, run_dir: Path, run: RunConfig, ds_config: dict[str, Any], world: World) -> RunFolder:
+        """Make the folder, or open the one that is there; a collective.
+
+        Differences from the recipe that was there are logged. config.yaml, ds_config.json and env.json are written by
+        rank 0, and every rank's log is copied to its own file from here on.
+
+        Raises: ConfigError when the folder cannot be written, or holds checkpoints that this recipe cannot go on from.
+        """
+        folder = cls(path=run_dir)
+        problem = world.broadcast_object(_prepare(folder, run, ds_config, world) if world.is_main else None)
+        if isinstance(problem, ConfigError):
+            raise problem
+        logs.add_file(folder.log_file(logs.job_name(os.environ), world.rank))
+        log.info("run folder %s, rank %d of %d on %s", run_dir, world.rank, world.size, world.device)
+        for line in problem or []:
+            log.info("%s", line)
+        return folder
+
+    def check_resume(self, resume: str, found: bool) -> None:
+        """Hold `--resume` against whether there is a checkpoint to go on from.
+
+        Raises: CheckpointError for `must` without one, ConfigError for `never` with one.
+        """
+        if resume == "must" and not found:
+            raise CheckpointError(
+                f"--resume must: there is no whole checkpoint in {self.checkpoints}",
+                "use --resume auto to begin at the first step, or give the --run-dir of the run to go on with",
+            )
+        if resume == "never" and found:
+            raise ConfigError(
+                f"--resume never: {self.path} holds a run already", "give another --run-dir, or remove that folder"
+            )
+
+
+def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world: World) -> list[str] | ConfigError:
+    """Rank 0: check what is there, then write. Returns lines to log, or the error for every rank to raise."""
+    try:
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        lines = compare_with_previous(folder, run)
+        if folder.stop_file.exists():
+            folder.stop_file.unlink()  # it stopped the run before this one
+            lines.append(f"removed {folder.stop_file}, which had stopped the run before")
+        _write(folder.config, f"# {run.name}, resolved; runs again as it is\n" + to_yaml(run))
+        _write(folder.path / "ds_config.json", json.dumps(ds_config, indent=2) + "\n")
+        _write(folder.path / "env.json", json.dumps(environment(world), indent=2) + "\n")
+    except OSError as error:
+        return ConfigError(f"run folder {folder.path} cannot be written: {error}", "give another --run-dir")
+    except ConfigError as error:
+        return error
+    return lines
+
+
+def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:
+    """What the recipe changes of the one in the folder, as lines to log.
+
+    Raises: ConfigError when there is a checkpoint and something changed that a run cannot change on its way.
+    """
+    if not folder.config.is_file():
+        return []
+    changed = differences(load_config(folder.config), run)
+    has_checkpoint = any(folder.checkpoints.glob("step_*/meta.json"))
+    refused = {name: pair for name, pair in changed.items() if name.startswith(FIXED)} if has_checkpoint else {}
+    if refused:
+        listed = "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in refused.items())
+        raise ConfigError(
+            f"{folder.path} holds a run that cannot go on with this recipe: {listed}",
+            f"run it as it was with `python -m pipeline pretrain {folder.config}`, or begin another with --run-dir",
+        )
+    return [f"recipe change: {name} was {old}, is {new}" for name, (old, new) in changed.items()]
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What env.json holds: an allow-list, never the process's environment."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "world_size": world.size,
+        "device": _device_name(world),
+        "host": platform.node(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart_count": os.environ.get("SLURM_RESTART_COUNT"),
+    }
+
+
+def _device_name(world: World) -> str:
+    if world.device.type != "cuda":
+        return world.device.type
+    import torch
+
+    return torch.cuda.get_device_name(world.device)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the tree this code lies in; None where there is no git, or this is no checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
