@@ -1,0 +1,98 @@
+"""What became of every listed row: `report.json`, the summary printed at the end, and `data_prep status`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from data_prep.job import Folder, Job, write_json
+from data_prep.shard_writer import ShardRecord, read_record, record_path
+
+
+@dataclass
+class Account:
+    """Sums over the finished shards of a job."""
+
+    listed: int
+    """Rows of the list, whether or not their shard is finished."""
+    num_shards: int
+    """Shards of the job, finished or not."""
+    finished_shards: int = 0
+    accounted: int = 0
+    """Rows of finished shards: kept and failed."""
+    kept: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.accounted == self.listed
+
+    def add(self, record: ShardRecord) -> None:
+        self.finished_shards += 1
+        self.accounted += record.listed
+        self.kept += record.kept
+        self.failed.update(record.failed)
+        self.bytes += record.bytes
+
+
+def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
+    """Shards whose record is there and whose tar has the recorded size; nothing else counts as finished."""
+    finished = {}
+    for index in range(job.num_shards):
+        path = record_path(folder, job.shard_name(index))
+        tar = path.with_suffix(".tar")
+        if not path.exists() or not tar.exists():
+            continue
+        try:
+            record = read_record(path)
+        except ValueError:
+            continue
+        if record.bytes == tar.stat().st_size and record.listed == job.rows_in_shard(index):
+            finished[index] = record
+    return finished
+
+
+def add_up(job: Job, records: Iterable[ShardRecord]) -> Account:
+    account = Account(listed=job.num_rows, num_shards=job.num_shards)
+    for record in records:
+        account.add(record)
+    return account
+
+
+def write_report(folder: Folder, job: Job, account: Account, run: dict[str, Any]) -> None:
+    """`report.json`: kept and failed of every reason, and what is left; their sum is the number of listed rows."""
+    left = account.listed - account.accounted
+    assert account.kept + sum(account.failed.values()) + left == account.listed
+    write_json(
+        folder.report,
+        {
+            "source": job.source,
+            "listed": account.listed,
+            "kept": account.kept,
+            "failed": dict(sorted(account.failed.items())),
+            "left": left,
+            "complete": account.complete,
+            "shards": {"finished": account.finished_shards, "of": account.num_shards},
+            "bytes": account.bytes,
+            "last_run": run,
+        },
+    )
+
+
+def print_summary(account: Account, stream: TextIO) -> None:
+    """A line for the rows that became samples and one for each reason of those that did not."""
+    print(f"listed  {account.listed:>10}", file=stream)
+    print(f"kept    {account.kept:>10}  {_share(account.kept, account.accounted)}", file=stream)
+    for reason, count in sorted(account.failed.items(), key=lambda item: (-item[1], item[0])):
+        print(f"failed  {count:>10}  {_share(count, account.accounted)}  {reason}", file=stream)
+    if not account.complete:
+        print(f"left    {account.listed - account.accounted:>10}", file=stream)
+    shards = f"{account.finished_shards} of {account.num_shards} shards"
+    print(f"{shards}, {account.bytes / 2**20:.1f} MiB", file=stream)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:6.1%}" if total else "   -  "

@@ -1,0 +1,128 @@
+"""img2dataset, put together from its own parts for one purpose: fetch the bytes of listed rows, shard by shard.
+
+Its Downloader (threads, opt-out headers, statistics), parquet writer and multiprocessing distributor do the work. Its
+`download()` would add a logger process of its own, read the whole list into memory, and take any shard with a
+statistics file for done; which shards are left is decided in `data_prep.fetch`, by counting rows.
+Only img2dataset processes import this module (see `img2dataset_run`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from img2dataset.distributor import multiprocessing_distributor
+from img2dataset.downloader import Downloader
+from img2dataset.resizer import Resizer
+from img2dataset.writer import ParquetSampleWriter
+
+from data_prep.orphans import end_with_parent
+from data_prep.patient_opener import FetchLimits, PatientOpener
+from data_prep.row_list import read_shard_table
+
+COLUMNS = ["row", "url"]
+OPT_OUT = ["noai", "noimageai", "noindex", "noimageindex"]
+SHARD_DIGITS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One start of img2dataset."""
+
+    rows: str
+    """The normalised list."""
+    out: str
+    """Folder of this launch, for nothing else."""
+    shards: list[int]
+    """Shards to fetch."""
+    shard_size: int
+    processes: int
+    threads: int
+    max_waiting: int
+    """Workers rest while so many fetched shards wait for conversion: originals are large."""
+    user_agent_token: str | None
+    limits: FetchLimits
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Launch:
+        return Launch(**{**fields, "limits": FetchLimits(**fields["limits"])})
+
+
+def run(launch: Launch) -> None:
+    """Fetch the shards; which of them are whole is for the caller to count, whatever this returns or raises."""
+    end_with_parent(whole_group=True)
+    downloader = ListDownloader(
+        launch=launch,
+        sample_writer_class=CountingWriter,
+        # Bytes are stored as they came: decoding is data_prep.image_encoding's.
+        resizer=Resizer(image_size=0, resize_mode="no", resize_only_if_bigger=True, disable_all_reencoding=True),
+        thread_count=launch.threads,
+        save_caption=False,
+        extract_exif=False,
+        output_folder=launch.out,
+        column_list=COLUMNS,
+        timeout=launch.limits.timeout_s,
+        number_sample_per_shard=max(2, launch.shard_size),
+        oom_shard_count=SHARD_DIGITS,
+        compute_hash=None,
+        verify_hash_type=None,
+        encode_format="jpg",
+        retries=0,  # PatientOpener's: img2dataset would repeat at once, a 404 too
+        user_agent_token=launch.user_agent_token,
+        disallowed_header_directives=OPT_OUT,
+    )
+    multiprocessing_distributor(launch.processes, downloader, list(_tasks(launch)), None, max_shard_retry=0)
+
+
+def _tasks(launch: Launch) -> Iterator[tuple[int, str]]:
+    for shard in launch.shards:
+        yield shard, os.path.join(launch.out, f"{shard:0{SHARD_DIGITS}d}.feather")
+
+
+def _without_rejected(table: Any) -> Any:
+    """A row that was rejected on reading the list keeps its place and is asked for nowhere."""
+    urls = pc.if_else(pc.is_valid(table["rejected"]), "", table["url"])
+    return pa.table({"row": table["row"], "url": urls})
+
+
+class ListDownloader(Downloader):  # type: ignore[misc]
+    """Takes its rows from the normalised list, one shard at a time, and asks servers patiently."""
+
+    def __init__(self, *, launch: Launch, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.launch = launch
+
+    def download_shard(self, row: tuple[int, str]) -> None:
+        end_with_parent()
+        urllib.request.install_opener(PatientOpener(self.launch.limits))
+        while len(list(Path(self.launch.out).glob("*_stats.json"))) >= self.launch.max_waiting:
+            time.sleep(0.2)
+        shard, feather = row
+        table = _without_rejected(read_shard_table(Path(self.launch.rows), shard))
+        with pa.OSFile(feather, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        super().download_shard(row)
+
+
+class CountingWriter(ParquetSampleWriter):  # type: ignore[misc]
+    """Leaves one byte in NNNNN.rows for each answered row: what the progress bar and the watchdog look at."""
+
+    def __init__(self, shard_id: int, output_folder: str, *settings: Any) -> None:
+        super().__init__(shard_id, output_folder, *settings)
+        answered = os.path.join(output_folder, f"{shard_id:0{SHARD_DIGITS}d}.rows")
+        self._answered = os.open(answered, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
+
+    def write(self, img_str: bytes | None, key: str, caption: str | None, meta: dict[str, Any]) -> None:
+        super().write(img_str, key, caption, meta)
+        os.write(self._answered, b".")
+
+    def close(self) -> None:
+        super().close()
+        os.close(self._answered)

@@ -1,0 +1,192 @@
+"""The output folder: where its files are, whose job it is, and that one process at a time writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import FolderError
+from data_prep.image_encoding import ImageSettings
+
+JOB_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Layout of `--out DIR`: shards and records to keep, and `.work`, which may be deleted when a job is complete."""
+
+    root: Path
+
+    @property
+    def shards(self) -> Path:
+        """NAME.tar and its record NAME.json. A tar without a record is not a shard."""
+        return self.root / "shards"
+
+    @property
+    def failures(self) -> Path:
+        """NAME.jsonl: every row of that shard that did not become a sample, with its reason."""
+        return self.root / "failures"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def job(self) -> Path:
+        return self.root / "job.json"
+
+    @property
+    def work(self) -> Path:
+        return self.root / ".work"
+
+    @property
+    def rows(self) -> Path:
+        """The normalised list, one row group a shard."""
+        return self.work / "rows.parquet"
+
+    @property
+    def raw(self) -> Path:
+        """What img2dataset wrote, one folder a launch, until it is converted."""
+        return self.work / "raw"
+
+    @property
+    def log(self) -> Path:
+        return self.work / "img2dataset.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What makes two runs the same job: continuing under any other value would mix two corpora."""
+
+    kind: str
+    """download or pack."""
+    source: str
+    """Name of the source; begins every key and shard name."""
+    inputs_sha256: str
+    """Of the listed files and of how they are read."""
+    shard_size: int
+    """Rows of the list a shard accounts for."""
+    images: ImageSettings
+    num_rows: int = 0
+
+    @property
+    def num_shards(self) -> int:
+        return math.ceil(self.num_rows / self.shard_size)
+
+    def shard_name(self, index: int) -> str:
+        return f"{self.source}-{index:05d}"
+
+    def rows_in_shard(self, index: int) -> int:
+        return min(self.shard_size, self.num_rows - index * self.shard_size)
+
+    def key(self, row: int) -> str:
+        return f"{self.source}-{row:09d}"
+
+
+_WHAT = {
+    "kind": "the command",
+    "source": "--source",
+    "inputs_sha256": "the list",
+    "shard_size": "--shard-size",
+    "images.image_size": "--image-size",
+    "images.jpeg_quality": "--jpeg-quality",
+    "images.max_pixels": "--max-pixels",
+}
+
+
+def hash_inputs(paths: Sequence[Path], reading: dict[str, Any]) -> str:
+    """sha256 over the bytes of the files and over the settings that decide how they are read."""
+    digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def read_job(folder: Folder) -> Job | None:
+    """The job this folder was begun with; None for a folder that is new or holds shards from elsewhere."""
+    if not folder.job.exists():
+        return None
+    try:
+        fields = json.loads(folder.job.read_text(encoding="utf-8"))
+        if fields.pop("version") != JOB_VERSION:
+            raise ValueError("another version")
+        return Job(**{**fields, "images": ImageSettings(**fields["images"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{folder.job} is not readable: {error}", "restore it, or use another --out") from error
+
+
+def check_same_job(folder: Folder, wanted: Job) -> Job | None:
+    """The job begun earlier, when it is the wanted one.
+
+    Raises: FolderError when the folder was begun with another list, shard size or encoding.
+    """
+    begun = read_job(folder)
+    if begun is None:
+        if folder.shards.exists() and any(folder.shards.iterdir()):
+            raise FolderError(
+                f"{folder.shards} holds files but {folder.job} is missing", "use an empty --out, or restore job.json"
+            )
+        return None
+    for name, what in _WHAT.items():
+        before, now = _field(begun, name), _field(wanted, name)
+        if before == now:
+            continue
+        if name == "inputs_sha256":
+            raise FolderError(
+                f"{folder.root} was begun with another list (or other columns): sha256 {before[:12]}, now {now[:12]}",
+                "give the same --urls / --annotations and columns to go on, or another --out for the new list",
+            )
+        raise FolderError(
+            f"{folder.root} was begun with {what} {before}, now {now}",
+            f"use {what} {before} to go on, or another --out to start afresh",
+        )
+    return begun
+
+
+def _field(job: Job, dotted: str) -> Any:
+    value: Any = job
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def write_job(folder: Folder, job: Job) -> None:
+    write_json(folder.job, {"version": JOB_VERSION, **asdict(job)})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Atomic: the file is there whole, or as it was before."""
+    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(unpublished, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, sort_keys=True, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unpublished, path)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Folder) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    try:
+        for needed in (folder.root, folder.shards, folder.failures, folder.work, folder.raw):
+            needed.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"cannot create {folder.root}: {error.strerror}", "choose another --out") from error
+    with open(folder.work / "lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FolderError(
+                f"another data_prep is writing to {folder.root}", "wait until it has ended, or use another --out"
+            ) from error
+        yield

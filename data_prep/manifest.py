@@ -1,0 +1,96 @@
+"""`manifest.parquet`: what a folder of shards holds, one row a shard. The contract is written out in docs/shards.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MANIFEST_NAME = "manifest.parquet"
+MANIFEST_VERSION = "1"
+SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("keys", pa.list_(pa.string()), nullable=False),
+        pa.field("offsets", pa.list_(pa.int64()), nullable=False),
+        pa.field("lengths", pa.list_(pa.int64()), nullable=False),
+        pa.field("listed", pa.int64(), nullable=False),
+        pa.field("yield", pa.float64(), nullable=False),
+        pa.field("failures", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())])), nullable=False),
+        pa.field("tools", pa.string(), nullable=False),
+        pa.field("arguments", pa.string(), nullable=False),
+        pa.field("created", pa.string(), nullable=False),
+    ],
+    metadata={"albef_manifest_version": MANIFEST_VERSION},
+)
+
+
+class ManifestWriter:
+    """Writes rows as they come and publishes the file in one rename, or leaves nothing.
+
+    One row group a shard: memory stays at one shard's keys, and a reader can take a single shard's row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / MANIFEST_NAME
+        self._unpublished = folder / f".{MANIFEST_NAME}.{os.getpid()}.tmp"
+        self._writer = pq.ParquetWriter(self._unpublished, SCHEMA, compression="zstd")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._writer.write_table(pa.Table.from_pylist([dict(row)], schema=SCHEMA))
+
+    def publish(self, leave_out: Set[str] = frozenset()) -> None:
+        """Rename into place, without the shards whose path is in `leave_out`."""
+        self._writer.close()
+        if leave_out:
+            self._rewrite_without(leave_out)
+        with open(self._unpublished, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self._unpublished, self.path)
+
+    def _rewrite_without(self, leave_out: Set[str]) -> None:
+        shorter = self._unpublished.with_suffix(".shorter")
+        with (
+            pq.ParquetFile(self._unpublished) as before,
+            pq.ParquetWriter(shorter, SCHEMA, compression="zstd") as after,
+        ):
+            for group in range(before.num_row_groups):
+                row = before.read_row_group(group)
+                if row["path"][0].as_py() not in leave_out:
+                    after.write_table(row)
+        os.replace(shorter, self._unpublished)
+
+    def discard(self) -> None:
+        self._writer.close()
+        self._unpublished.unlink(missing_ok=True)
+
+
+def write_manifest(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write `folder/manifest.parquet` atomically from rows of the contract's columns."""
+    writer = ManifestWriter(folder)
+    try:
+        for row in rows:
+            writer.add(row)
+    except BaseException:
+        writer.discard()
+        raise
+    writer.publish()
+    return writer.path
+
+
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """All rows of a manifest as dictionaries; for reports and tests, not for 14 million samples."""
+    table = pq.read_table(path)
+    version = (table.schema.metadata or {}).get(b"albef_manifest_version")
+    if version != MANIFEST_VERSION.encode():
+        raise ValueError(f"{path}: manifest version {version!r}, this code reads {MANIFEST_VERSION}")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

@@ -1,0 +1,150 @@
+"""How a download worker asks for one image: http(s) only, bounded in time and size, retried after a pause.
+
+img2dataset calls `urllib.request.urlopen` and repeats a failed request at once, whatever the failure. Installed with
+`urllib.request.install_opener`, this opener answers those calls instead; img2dataset itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import random
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+import urllib.response
+from dataclasses import dataclass
+from typing import Any
+
+READ_BYTES = 1 << 16
+WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchLimits:
+    timeout_s: float = 10.0
+    """Longest silence of a server: connecting, or between two pieces of an answer."""
+    image_timeout_s: float = 60.0
+    """Longest one attempt at one image may take in all, so that a server that drips bytes is left behind."""
+    retries: int = 2
+    """Further attempts after a failure that may pass: a time-out, a broken connection, 408, 425, 429 or 5xx."""
+    pause_s: float = 1.0
+    """Before the first further attempt; doubles with each. A server's Retry-After lengthens it, up to `max_pause_s`."""
+    max_pause_s: float = 30.0
+    """Longest pause."""
+    max_image_bytes: int = 50_000_000
+    """Larger answers are left behind."""
+
+    @property
+    def worst_case_s(self) -> float:
+        """No row can take longer than this."""
+        return (self.retries + 1) * (self.image_timeout_s + self.timeout_s) + self.retries * 1.5 * self.max_pause_s
+
+
+class FetchFailed(Exception):
+    """`str()` is `reason: detail`, which img2dataset records as the row's error message."""
+
+    def __init__(self, reason: str, detail: object, *, may_pass: bool, retry_after_s: float = 0.0) -> None:
+        shown = " ".join(str(detail).split())[:200].encode("ascii", "backslashreplace").decode()
+        super().__init__(f"{reason}: {shown}")
+        self.may_pass = may_pass
+        self.retry_after_s = retry_after_s
+
+
+class PatientOpener(urllib.request.OpenerDirector):
+    """An opener whose `open` returns the whole body in memory, or raises `FetchFailed`.
+
+    Only http and https have a handler, so neither a listed address nor a redirect reaches file:, ftp: or data:.
+    """
+
+    def __init__(self, limits: FetchLimits) -> None:
+        super().__init__()
+        self._limits = limits
+        self._direct = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler,
+            urllib.request.UnknownHandler,
+            urllib.request.HTTPHandler,
+            urllib.request.HTTPSHandler,
+            urllib.request.HTTPDefaultErrorHandler,
+            urllib.request.HTTPRedirectHandler,
+            urllib.request.HTTPErrorProcessor,
+        ):
+            self._direct.add_handler(handler())
+
+    def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> urllib.response.addinfourl:
+        """As `OpenerDirector.open`; `data` and `timeout` are the limits' business and are ignored."""
+        given = fullurl if isinstance(fullurl, urllib.request.Request) else urllib.request.Request(fullurl)
+        for attempt in range(self._limits.retries + 1):
+            try:
+                return self._open_once(urllib.request.Request(given.full_url, headers=dict(given.headers)))
+            except FetchFailed as failure:
+                if not failure.may_pass or attempt == self._limits.retries:
+                    raise
+                time.sleep(self._pause_s(attempt, failure.retry_after_s))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _pause_s(self, attempt: int, retry_after_s: float) -> float:
+        pause = max(self._limits.pause_s * 2.0**attempt, retry_after_s)
+        # Spread out, or all threads that met the same overloaded host come back together.
+        return min(pause, self._limits.max_pause_s) * random.uniform(1.0, 1.5)
+
+    def _open_once(self, request: urllib.request.Request) -> urllib.response.addinfourl:
+        deadline = time.monotonic() + self._limits.image_timeout_s
+        try:
+            with self._direct.open(request, timeout=self._limits.timeout_s) as response:
+                body = self._read(response, deadline)
+                return urllib.response.addinfourl(io.BytesIO(body), response.headers, response.url, response.status)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _why(error) from error
+
+    def _read(self, response: Any, deadline: float) -> bytes:
+        body = bytearray()
+        # read1: one piece as it arrives. read(n) would wait for all n bytes, however slowly they drip.
+        while piece := response.read1(READ_BYTES):
+            body += piece
+            if len(body) > self._limits.max_image_bytes:
+                raise FetchFailed("body_too_large", f"more than {self._limits.max_image_bytes} bytes", may_pass=False)
+            if time.monotonic() > deadline:
+                detail = f"{len(body)} bytes after {self._limits.image_timeout_s:g} s"
+                raise FetchFailed("too_slow", detail, may_pass=False)
+        announced = response.headers.get("Content-Length", "")
+        if not response.chunked and announced.isdigit() and len(body) < int(announced):
+            raise FetchFailed("incomplete_body", f"{len(body)} of {announced} bytes", may_pass=True)
+        return bytes(body)
+
+
+def _why(error: Exception) -> FetchFailed:
+    """The failure's reason, and whether it may pass."""
+    if isinstance(error, urllib.error.HTTPError):
+        return _why_http(error)
+    cause: object = error
+    if isinstance(error, urllib.error.URLError):
+        cause = error.reason
+    if isinstance(cause, TimeoutError):
+        return FetchFailed("timed_out", cause, may_pass=True)
+    if isinstance(cause, socket.gaierror):
+        return FetchFailed("unknown_host", cause, may_pass=cause.errno == socket.EAI_AGAIN)
+    if isinstance(cause, ssl.SSLError):
+        return FetchFailed("tls_error", cause, may_pass=False)
+    if isinstance(cause, http.client.IncompleteRead):
+        return FetchFailed("incomplete_body", cause, may_pass=True)
+    if isinstance(cause, ConnectionRefusedError):
+        return FetchFailed("connection_refused", cause, may_pass=True)
+    if isinstance(cause, ValueError):  # http.client.InvalidURL, or an address that urllib cannot parse
+        return FetchFailed("bad_url", cause, may_pass=False)
+    return FetchFailed("connection_failed", f"{type(cause).__name__}: {cause}", may_pass=True)
+
+
+def _why_http(error: urllib.error.HTTPError) -> FetchFailed:
+    if 300 <= error.code < 400:
+        return FetchFailed("bad_redirect", error.msg, may_pass=False)
+    retry_after = error.headers.get("Retry-After", "") if error.headers else ""
+    return FetchFailed(
+        f"http_{error.code}",
+        error.msg,
+        may_pass=error.code in WORTH_RETRYING,
+        retry_after_s=float(retry_after) if retry_after.isdigit() else 0.0,
+    )

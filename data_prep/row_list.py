@@ -1,0 +1,89 @@
+"""The normalised list: `rows.parquet`, one row an image, one row group a shard.
+
+Row i is line i of what the user listed, good or not: a rejected row keeps its place and its reason, so that every
+listed row is accounted for by exactly one shard.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64()),
+        pa.field("url", pa.string()),
+        pa.field("captions", pa.string()),
+        pa.field("rejected", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ListedImage:
+    """One listed row. `rejected` is `reason: detail` when it cannot become a sample; `url` is a path for `pack`."""
+
+    url: str
+    captions: list[str]
+    rejected: str | None = None
+
+
+def keep_captions(url: str, captions: Iterable[str]) -> ListedImage:
+    """A row with its captions stripped and the empty ones dropped; rejected when none is left."""
+    kept = [stripped for caption in captions if (stripped := caption.strip())]
+    if not _is_unicode(url):
+        return ListedImage("", [], f"bad_row: the image's name is not UTF-8: {ascii(url)[:100]}")
+    if not all(_is_unicode(caption) for caption in kept):
+        return ListedImage(url, [], "caption_not_utf8: a surrogate without its pair")
+    return ListedImage(url, kept, None if kept else "empty_caption: no caption with a character in it")
+
+
+def _is_unicode(text: str) -> bool:
+    """False for text with lone surrogates, which JSON escapes and undecodable bytes leave behind."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int) -> int:
+    """Write the list atomically; returns the number of rows. Memory: one shard's rows."""
+    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    num_rows = 0
+    iterator = iter(images)
+    with pq.ParquetWriter(unpublished, SCHEMA, compression="zstd") as writer:
+        while chunk := list(itertools.islice(iterator, shard_size)):
+            table = pa.table(
+                {
+                    "row": range(num_rows, num_rows + len(chunk)),
+                    "url": [image.url for image in chunk],
+                    "captions": [json.dumps(image.captions, ensure_ascii=False) for image in chunk],
+                    "rejected": [image.rejected for image in chunk],
+                },
+                schema=SCHEMA,
+            )
+            writer.write_table(table, row_group_size=shard_size)
+            num_rows += len(chunk)
+    os.replace(unpublished, path)
+    return num_rows
+
+
+def read_shard_table(path: Path, shard: int) -> Any:
+    """The rows of one shard as a pyarrow table."""
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(shard)
+
+
+def read_shard_rows(path: Path, shard: int) -> dict[int, ListedImage]:
+    """The rows of one shard by row number."""
+    rows = read_shard_table(path, shard).to_pylist()
+    return {row["row"]: ListedImage(row["url"], json.loads(row["captions"]), row["rejected"]) for row in rows}

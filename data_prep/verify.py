@@ -1,0 +1,308 @@
+"""Opens every shard, checks every sample, and writes the manifest of what is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_prep.errors import InputError
+from data_prep.job import Folder, Job, read_job
+from data_prep.manifest import ManifestWriter
+from data_prep.shard_reader import ShardDamage, StoredSample, read_samples
+from data_prep.shard_writer import ShardRecord, read_record
+from data_prep.worker_pool import in_order
+
+MAX_PROBLEMS_PER_SHARD = 20
+FIELDS = {
+    "key": str,
+    "captions": list,
+    "url": str,
+    "source": str,
+    "original_width": int,
+    "original_height": int,
+    "width": int,
+    "height": int,
+    "sha256": str,
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, and where: `sample` is a key or member name, empty for the shard as a whole."""
+
+    shard: str
+    sample: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {self.sample}: {self.reason}" if self.sample else f"{self.shard}: {self.reason}"
+
+
+@dataclass
+class ShardCheck:
+    problems: list[Problem]
+    row: dict[str, Any] | None = None
+    """The shard's row of the manifest; None when it has a problem."""
+    num_samples: int = 0
+    num_decoded: int = 0
+    key_hashes: bytes = b""
+    """8 bytes a key."""
+
+
+@dataclass
+class Verification:
+    problems: list[Problem] = field(default_factory=list)
+    num_shards: int = 0
+    num_samples: int = 0
+    num_decoded: int = 0
+    manifest: Path | None = None
+    """None when none was written."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    root: Path
+    tar: str
+    listed: int | None
+    fraction: float
+    seed: int
+
+
+def verify_folder(
+    root: Path,
+    pool: ProcessPoolExecutor,
+    processes: int,
+    *,
+    fraction: float = 1.0,
+    seed: int = 0,
+    keep_going: bool = False,
+    complete: bool = True,
+    on_shard: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Check every shard of a folder and write its manifest when nothing is wrong.
+
+    Every tar is read whole: structure, pairs, fields, sha256 of every image. A seeded `fraction` of the images is
+    decoded as well. Memory: a few shards' keys and 8 bytes a sample.
+
+    Args:
+        keep_going: write a manifest of the good shards even when others are bad or missing.
+        complete: a shard of the job that is not there is a problem.
+    Raises: InputError when there is no folder of shards.
+    """
+    folder = Folder(root)
+    if not folder.shards.is_dir():
+        raise InputError(f"{root} holds no shards/", "give the --out folder of a download or pack")
+    job = read_job(folder)
+    tars, problems = _survey(folder, job, complete)
+    result = Verification(problems=problems, num_shards=len(tars))
+    hashes: dict[str, bytes] = {}
+    writer = ManifestWriter(root)
+    try:
+        listed = _listed_by_name(job)
+        tasks = (_Task(root, tar, listed(tar), fraction, seed) for tar in tars)
+        for number, check in enumerate(in_order(pool, check_shard, tasks, ahead=2 * processes + 2), start=1):
+            result.problems += check.problems
+            result.num_samples += check.num_samples
+            result.num_decoded += check.num_decoded
+            if check.row is not None:
+                writer.add(check.row)
+                hashes[tars[number - 1]] = check.key_hashes
+            on_shard(number, len(tars))
+        duplicates = _duplicates(folder, hashes)
+    except BaseException:
+        writer.discard()
+        raise
+    result.problems += duplicates
+    if result.problems and not keep_going:
+        writer.discard()
+    else:
+        writer.publish(leave_out={f"shards/{problem.shard}" for problem in duplicates})
+        result.manifest = writer.path
+    return result
+
+
+def check_shard(task: _Task) -> ShardCheck:
+    """All that is wrong with one shard, or its row of the manifest."""
+    path = Folder(task.root).shards / task.tar
+    check = ShardCheck([])
+    record = _read_record(path, check.problems)
+    chooser = random.Random(f"{task.seed}:{task.tar}")
+    samples: list[tuple[str, int, int]] = []
+    seen: set[str] = set()
+    try:
+        for sample in read_samples(path):
+            decode = chooser.random() < task.fraction
+            check.num_decoded += decode
+            reasons = _check_sample(sample, decode)
+            if sample.key in seen:
+                reasons.append("duplicate key")
+            seen.add(sample.key)
+            samples.append((sample.key, sample.offset, sample.length))
+            check.problems += [Problem(task.tar, sample.key, reason) for reason in reasons]
+    except ShardDamage as damage:
+        check.problems.append(Problem(task.tar, damage.sample, damage.reason))
+    check.num_samples = len(samples)
+    if record is not None:
+        check.problems += [Problem(task.tar, "", reason) for reason in _check_record(path, record, task, len(samples))]
+    if len(check.problems) > MAX_PROBLEMS_PER_SHARD:
+        more = len(check.problems) - MAX_PROBLEMS_PER_SHARD
+        check.problems[MAX_PROBLEMS_PER_SHARD:] = [Problem(task.tar, "", f"and {more} more")]
+    if record is not None and not check.problems:
+        check.row = _manifest_row(task.tar, record, samples)
+        check.key_hashes = b"".join(_key_hash(key) for key, _, _ in samples)
+    return check
+
+
+def _survey(folder: Folder, job: Job | None, complete: bool) -> tuple[list[str], list[Problem]]:
+    """Names of the tars, and what does not belong in the folder or is missing from it."""
+    present = sorted(path.name for path in folder.shards.iterdir())
+    tars = [name for name in present if name.endswith(".tar") and not name.startswith(".")]
+    records = {f"{tar[:-4]}.json" for tar in tars}
+    problems = []
+    for name in present:
+        if name.startswith(".") and name.endswith(".tmp"):
+            problems.append(Problem(name, "", "left by an interrupted write: run the same command again"))
+        elif name not in records and not (name.endswith(".tar") and name in tars):
+            reason = "record without its tar" if name.endswith(".json") else "foreign file: not written by data_prep"
+            problems.append(Problem(name, "", reason))
+    if job is not None:
+        expected = {f"{job.shard_name(index)}.tar" for index in range(job.num_shards)}
+        problems += [Problem(tar, "", "foreign shard: not of this job") for tar in tars if tar not in expected]
+        if complete:
+            problems += [
+                Problem(tar, "", "missing: run the same command again") for tar in sorted(expected - set(tars))
+            ]
+    return tars, problems
+
+
+def _listed_by_name(job: Job | None) -> Callable[[str], int | None]:
+    def listed(tar: str) -> int | None:
+        number = tar[:-4].rpartition("-")[2]
+        if job is None or not number.isdigit() or int(number) >= job.num_shards:
+            return None
+        return job.rows_in_shard(int(number))
+
+    return listed
+
+
+def _read_record(path: Path, problems: list[Problem]) -> ShardRecord | None:
+    record = path.with_suffix(".json")
+    if not record.exists():
+        problems.append(Problem(path.name, "", f"foreign or unfinished tar: no record {record.name} beside it"))
+        return None
+    try:
+        return read_record(record)
+    except ValueError as error:
+        problems.append(Problem(path.name, "", str(error)))
+        return None
+
+
+def _check_record(path: Path, record: ShardRecord, task: _Task, num_samples: int) -> Iterable[str]:
+    if record.name != path.stem:
+        yield f"its record is of {record.name}"
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != record.sha256:
+        yield f"sha256 of the tar is {sha256[:12]}, recorded when it was written: {record.sha256[:12]}"
+    elif num_samples != record.kept:
+        yield f"holds {num_samples} samples, its record says {record.kept}"
+    if record.kept + sum(record.failed.values()) != record.listed:
+        yield f"{record.kept} kept + {sum(record.failed.values())} failed are not {record.listed} listed"
+    if task.listed is not None and record.listed != task.listed:
+        yield f"accounts for {record.listed} rows of {task.listed}"
+
+
+def _check_sample(sample: StoredSample, decode: bool) -> list[str]:
+    try:
+        meta = json.loads(sample.meta)
+    except ValueError as error:
+        return [f"JSON cannot be read: {error}"]
+    if not isinstance(meta, dict):
+        return ["JSON is not an object"]
+    reasons = [f"JSON has no {name}" for name in FIELDS if name not in meta]
+    reasons += [
+        f"JSON field {name} is {meta[name]!r:.40}, not {kind.__name__}"
+        for name, kind in FIELDS.items()
+        if name in meta and (not isinstance(meta[name], kind) or isinstance(meta[name], bool))
+    ]
+    if reasons:
+        return reasons
+    if meta["key"] != sample.key:
+        reasons.append(f"JSON is of key {meta['key']}")
+    if not meta["captions"] or not all(isinstance(text, str) and text.strip() for text in meta["captions"]):
+        reasons.append("an empty caption, or none")
+    if hashlib.sha256(sample.image).hexdigest() != meta["sha256"]:
+        reasons.append("image bytes differ from their sha256")
+    if decode:
+        reasons += _decode(sample.image, (meta["width"], meta["height"]))
+    return reasons
+
+
+def _decode(image: bytes, size: tuple[int, int]) -> list[str]:
+    try:
+        with Image.open(io.BytesIO(image), formats=("JPEG",)) as decoded:
+            decoded.load()
+            mode = decoded.mode
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder of damaged bytes raises many kinds
+        return [f"image cannot be decoded: {type(error).__name__}: {error}"]
+    reasons = [] if mode == "RGB" else [f"image is {mode}, not RGB"]
+    if decoded.size != size:
+        reasons.append(f"image is {decoded.width} x {decoded.height}, its JSON says {size[0]} x {size[1]}")
+    return reasons
+
+
+def _manifest_row(tar: str, record: ShardRecord, samples: list[tuple[str, int, int]]) -> dict[str, Any]:
+    return {
+        "path": f"shards/{tar}",
+        "source": record.source,
+        "num_samples": record.kept,
+        "bytes": record.bytes,
+        "sha256": record.sha256,
+        "keys": [key for key, _, _ in samples],
+        "offsets": [offset for _, offset, _ in samples],
+        "lengths": [length for _, _, length in samples],
+        "listed": record.listed,
+        "yield": record.kept / record.listed if record.listed else 0.0,
+        "failures": [{"reason": reason, "count": count} for reason, count in sorted(record.failed.items())],
+        "tools": json.dumps(record.tools, sort_keys=True),
+        "arguments": json.dumps(record.arguments, sort_keys=True),
+        "created": record.created,
+    }
+
+
+def _key_hash(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=8).digest()
+
+
+def _duplicates(folder: Folder, hashes: dict[str, bytes]) -> list[Problem]:
+    """Keys that stand in more than one shard; each is named in every shard but the first."""
+    arrays = {tar: np.frombuffer(packed, dtype=np.uint64) for tar, packed in hashes.items()}
+    if not arrays:
+        return []
+    together = np.sort(np.concatenate(list(arrays.values())))
+    repeated = np.unique(together[1:][together[1:] == together[:-1]])
+    if not len(repeated):
+        return []
+    first: dict[str, str] = {}
+    problems = []
+    for tar, array in arrays.items():
+        if not np.isin(array, repeated).any():
+            continue
+        for sample in read_samples(folder.shards / tar):
+            if sample.key in first:
+                problems.append(Problem(tar, sample.key, f"duplicate key: also in {first[sample.key]}"))
+            elif np.frombuffer(_key_hash(sample.key), dtype=np.uint64)[0] in repeated:
+                first[sample.key] = tar
+    return problems
