@@ -99,7 +99,7 @@ def load_vision_weights(model: AlbefForPretraining, source: str) -> InitReport:
 
 
 def load_bert_weights(model: AlbefForPretraining, source: str) -> InitReport:
-    """Load a BERT: the first `text_depth` layers into the text encoder, the next `fusion_depth` into the multimodal one.
+    """Load a BERT: the first `text_depth` layers into the text encoder, the next `fusion_depth` into the multimodal.
 
     Cross-attention, which BERT does not have, stays random (paper, section 3.1); so does the MLM head when the file has
     none. Names may begin with `bert.`, and norms may be `gamma` and `beta`, as in old files. Further layers and further

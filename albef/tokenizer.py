@@ -51,7 +51,13 @@ class AlbefTokenizer:
             )
         # from the folder, not from the bare file: built from a bare file some versions split "[SEP]" into three
         kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else BertTokenizerFast
-        self._backend = kind.from_pretrained(folder).backend_tokenizer
+        try:
+            self._backend = kind.from_pretrained(folder).backend_tokenizer
+        except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
+            raise CheckpointError(
+                f"tokenizer files in {folder} cannot be read: {error}",
+                "write them again: AlbefTokenizer().save(folder)",
+            ) from error
         self._backend.no_truncation()
         self._backend.no_padding()
         self._pieces = pieces

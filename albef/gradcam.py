@@ -1,0 +1,178 @@
+"""Where in the image a word looks: Grad-CAM on a cross-attention layer, from the matching logit (paper, figure 4)."""
+
+# B pairs, L text tokens, h heads, P patches = G x G grid, W words
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from albef.captions import clean_caption
+from albef.layers import Attention
+from albef.model import AlbefForPretraining
+from albef.preprocess import preprocess_image, to_rgb
+from albef.tokenizer import AlbefTokenizer
+
+COLOURS = np.array([(0, 0, 128), (0, 0, 255), (0, 255, 255), (255, 255, 0), (255, 0, 0), (128, 0, 0)], dtype=np.float64)
+"""Dark blue to dark red, evenly spaced: the field's usual heat colours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedAttention:
+    """One cross-attention layer at work on B pairs."""
+
+    weights: Tensor
+    """(B, h, L, 1+P) attention of each token over class token and patches."""
+    gradient: Tensor
+    """(B, h, L, 1+P) of the summed match logits."""
+    logits: Tensor
+    """(B, 2) matching logits, class 1 = match."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordMaps:
+    """Where each word of a caption looks."""
+
+    words: list[str]
+    """W words of the cleaned caption, as the tokenizer split and this rejoined them."""
+    maps: Tensor
+    """(W, G, G) float32, >= 0; a word of several pieces has their mean."""
+    caption_map: Tensor
+    """(G, G) mean over all tokens, [CLS] included."""
+    match: float
+    """Probability that image and text match."""
+
+
+def word_maps(
+    model: AlbefForPretraining,
+    tokenizer: AlbefTokenizer,
+    image: Image.Image,
+    text: str,
+    *,
+    layer: int | None = None,
+    max_text_tokens: int = 30,
+) -> WordMaps:
+    """Grad-CAM of one picture and one text, a map for each word.
+
+    Args:
+        model: its weights, gradients and mode are left as they were.
+        image: any picture; squashed to the model's square, so a map covers the whole picture.
+        text: raw; cleaned as captions are.
+        layer: multimodal layer, as `token_maps`.
+        max_text_tokens: the text is cut there.
+    """
+    device = next(model.parameters()).device
+    pixels = preprocess_image(image, model.config.image_size)[None].to(device)
+    input_ids, attention_mask = tokenizer([clean_caption(text)], max_length=max_text_tokens)
+    found = cross_attention(model, pixels, input_ids.to(device), attention_mask.to(device), layer=layer)
+    maps = token_maps(found, attention_mask.to(device))[0].float().cpu()  # (L, G, G)
+    words, groups = _words(tokenizer.pieces(input_ids[0])[1:])
+    return WordMaps(
+        words=words,
+        maps=torch.stack([maps[1:][group].mean(dim=0) for group in groups]) if words else maps[:0],
+        caption_map=maps.mean(dim=0),
+        match=float(found.logits[0].softmax(dim=0)[1]),
+    )
+
+
+def token_maps(found: RecordedAttention, attention_mask: Tensor) -> Tensor:
+    """Attention times its positive gradient, averaged over heads, for each token (official Grounding.py and notebook).
+
+    Args:
+        found: from `cross_attention`.
+        attention_mask: (B, L) 1 / 0.
+
+    Returns: (B, L, G, G), >= 0, zero at padding. Its mean over tokens is the official map of a whole text, which counts
+    padding and so shrinks with the padded length.
+    """
+    seen = (found.weights * found.gradient.clamp(min=0))[..., 1:].mean(dim=1)  # (B, L, P)
+    side = round(seen.shape[-1] ** 0.5)
+    return seen.unflatten(-1, (side, side)) * attention_mask[:, :, None, None]
+
+
+def cross_attention(
+    model: AlbefForPretraining,
+    image: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    layer: int | None = None,
+) -> RecordedAttention:
+    """Cross-attention of one multimodal layer, and its gradient of the match logit of each pair.
+
+    Args:
+        model: its weights, gradients and mode are left as they were.
+        image: (B, 3, H, W) normalised pixels.
+        input_ids, attention_mask: (B, L).
+        layer: 0-based multimodal layer; None takes the third of six, as the original's grounding does, or the like.
+    """
+    layers = model.multimodal_encoder.layers
+    chosen = layers[(len(layers) - 1) // 2 if layer is None else layer]
+    assert isinstance(chosen, nn.Module) and isinstance(chosen.cross_attention, Attention)
+    with _evaluating(model), _keeping_weights(chosen.cross_attention) as attention, torch.enable_grad():
+        with torch.no_grad():
+            image_embeds, _ = model.encode_image(image)
+            text_embeds, _ = model.encode_text(input_ids, attention_mask)
+        # the gradient starts here, so frozen weights work too and none of them collects any
+        logits = model.match(text_embeds.requires_grad_(), attention_mask, image_embeds)
+        assert attention.weights is not None
+        (gradient,) = torch.autograd.grad(logits[:, 1].sum(), attention.weights)
+        return RecordedAttention(weights=attention.weights.detach(), gradient=gradient, logits=logits.detach())
+
+
+def overlay(image: Image.Image, heat: Tensor, *, opacity: float = 0.5) -> Image.Image:
+    """A map drawn over its picture in colours, at the picture's size.
+
+    Args:
+        image: the picture.
+        heat: (G, G); scaled so that its largest value is dark red. All zero stays dark blue.
+        opacity: of the colours, 0 to 1.
+    """
+    picture = to_rgb(image)
+    values = heat.detach().float().cpu().numpy()
+    smooth = Image.fromarray(values / max(float(values.max()), 1e-12)).resize(picture.size, Image.Resampling.BICUBIC)
+    level = np.clip(np.asarray(smooth), 0, 1) * (len(COLOURS) - 1)  # (H, W)
+    below = np.minimum(level.astype(int), len(COLOURS) - 2)
+    share = (level - below)[..., None]
+    colours = COLOURS[below] * (1 - share) + COLOURS[below + 1] * share  # (H, W, 3)
+    mixed = (1 - opacity) * np.asarray(picture, dtype=np.float64) + opacity * colours
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+def _words(pieces: Sequence[str]) -> tuple[list[str], list[list[int]]]:
+    """Words, and which pieces each is made of: skate, ##board -> skateboard, [0, 1]."""
+    words: list[str] = []
+    groups: list[list[int]] = []
+    for i, piece in enumerate(pieces):
+        if piece.startswith("##") and words:
+            words[-1] += piece.removeprefix("##")
+            groups[-1].append(i)
+        else:
+            words.append(piece)
+            groups.append([i])
+    return words, groups
+
+
+@contextmanager
+def _keeping_weights(attention: Attention) -> Iterator[Attention]:
+    attention.keep_weights = True
+    try:
+        yield attention
+    finally:
+        attention.keep_weights, attention.weights = False, None
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,185 @@
+"""A trained ALBEF to use: pictures and texts in, features and matching probabilities out, from and to a folder."""
+
+# B images or texts, P patches, L text tokens, D image width, H text width, E embedding
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from albef.captions import clean_caption
+from albef.config import AlbefConfig
+from albef.errors import CheckpointError, ConfigError
+from albef.model import AlbefForPretraining
+from albef.preprocess import MEAN, STD, preprocess_images
+from albef.tokenizer import AlbefTokenizer
+from albef.weight_files import first_line, load_strictly, read_weights
+
+FORMAT_VERSION = 1
+HINT = "give a folder written by `python -m pipeline export` or Albef.save_pretrained"
+
+
+class Albef(nn.Module):
+    """The student or teacher with its tokenizer and preprocessing, in evaluation mode.
+
+    Args:
+        model: the trained model; kept, not copied, and put in evaluation mode.
+        tokenizer: of the same vocabulary; None takes the packaged one.
+        max_text_tokens: texts are cut to this many tokens, [CLS] included. Positions beyond what training saw are
+            untrained unless they came from BERT, so an export writes the training's number.
+    """
+
+    def __init__(
+        self, model: AlbefForPretraining, tokenizer: AlbefTokenizer | None = None, *, max_text_tokens: int = 30
+    ) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.config = model.config
+        self.tokenizer = tokenizer or AlbefTokenizer()
+        self.max_text_tokens = min(max_text_tokens, model.config.max_text_positions)
+        if self.tokenizer.vocab_size != model.config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer has {self.tokenizer.vocab_size} entries, the model {model.config.vocab_size}",
+                "use the tokenizer the model was trained with",
+            )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Albef:
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            folder: holds model.safetensors, config.json, preprocessor_config.json and the tokenizer.
+            device: None takes the first CUDA device if there is one, else the CPU.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, of a newer format, or does not fit the others.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise CheckpointError(f"model folder {folder} does not exist", HINT)
+        values = _read_json(folder / "config.json")
+        if values.get("format_version") != FORMAT_VERSION or not isinstance(values.get("model"), dict):
+            raise CheckpointError(
+                f"{folder / 'config.json'} is not of an ALBEF in format {FORMAT_VERSION}: "
+                f"format_version is {values.get('format_version')!r}",
+                HINT,
+            )
+        try:
+            config = AlbefConfig.from_dict(values["model"])
+            model = AlbefForPretraining(config)
+        except (ConfigError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / 'config.json'} describes no model: {first_line(error)}", HINT) from error
+        _check_preprocessing(folder / "preprocessor_config.json", config)
+        weights = folder / "model.safetensors"
+        load_strictly(model, read_weights(weights), source=str(weights))
+        albef = cls(model, AlbefTokenizer(folder), max_text_tokens=int(values.get("max_text_tokens", 30)))
+        return albef.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def save_pretrained(self, folder: str | Path, *, model_card: str | None = None) -> None:
+        """Write model.safetensors, the tokenizer, preprocessor_config.json and, last, config.json.
+
+        Args:
+            folder: made if it is missing; files of the same names are replaced.
+            model_card: text of README.md.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").unlink(missing_ok=True)  # no half-written folder passes for a model
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        self.tokenizer.save(folder)
+        _write_json(folder / "preprocessor_config.json", _preprocessing(self.config))
+        if model_card is not None:
+            (folder / "README.md").write_text(model_card, encoding="utf-8")
+        config = {
+            "model_type": "albef",
+            "format_version": FORMAT_VERSION,
+            "max_text_tokens": self.max_text_tokens,
+            "model": self.config.to_dict(),
+        }
+        _write_json(folder / "config.json", config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.temperature.device
+
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[Image.Image] | Tensor) -> tuple[Tensor, Tensor]:
+        """Image tokens and features.
+
+        Args:
+            images: B pictures of any size and mode, or (B, 3, H, W) already preprocessed (`albef.preprocess`).
+
+        Returns: image_embeds (B, 1+P, D), and image_feat (B, E) of length 1, comparable with text_feat by dot product.
+        """
+        if not isinstance(images, Tensor):
+            images = preprocess_images(images, self.config.image_size)
+        return self.model.encode_image(images.to(self.device))
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Text tokens and features of B raw texts, which are cleaned as the training's captions were.
+
+        Returns: text_embeds (B, L, H), text_feat (B, E) of length 1, attention_mask (B, L), 1 where there is a token.
+        """
+        cleaned = [clean_caption(text) for text in texts]
+        input_ids, attention_mask = (x.to(self.device) for x in self.tokenizer(cleaned, self.max_text_tokens))
+        text_embeds, text_feat = self.model.encode_text(input_ids, attention_mask)
+        return text_embeds, text_feat, attention_mask
+
+    @torch.no_grad()
+    def match(self, images: Sequence[Image.Image] | Tensor, texts: Sequence[str]) -> Tensor:
+        """Probability (B,) that image b and text b belong together, by the multimodal encoder."""
+        if len(images) != len(texts):
+            raise ValueError(f"{len(images)} images and {len(texts)} texts make no pairs")
+        image_embeds, _ = self.encode_image(images)
+        text_embeds, _, attention_mask = self.encode_text(texts)
+        return self.model.match(text_embeds, attention_mask, image_embeds).softmax(dim=1)[:, 1]
+
+
+def _preprocessing(config: AlbefConfig) -> dict[str, Any]:
+    """`albef.preprocess` in the words of a Hugging Face image processor."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": config.image_size, "width": config.image_size},
+        "resample": int(Image.Resampling.BICUBIC),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
+    }
+
+
+def _check_preprocessing(path: Path, config: AlbefConfig) -> None:
+    """There is one preprocessing; a folder that asks for another would silently be answered wrongly."""
+    values = _read_json(path)
+    different = [name for name, value in _preprocessing(config).items() if values.get(name) != value]
+    if different:
+        raise CheckpointError(f"{path} asks for another preprocessing: {', '.join(different)} differ", HINT)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}", HINT) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {first_line(error)}", HINT) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object", HINT)
+    return values
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
