@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,12 @@ from albef.queue import FeatureQueue
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 
 
-@dataclass(kw_only=True)
-class PretrainOutput:
-    """Losses of one micro-batch, in nats and fp32 at least, and what they were made of."""
+class PretrainOutput(NamedTuple):
+    """Losses of one micro-batch, in nats and fp32 at least, and what they were made of (without gradient).
+
+    A tuple, because DeepSpeed hooks the start of its backward onto the tensors of a tuple, list or dict, and onto
+    nothing at all in a dataclass: gradients would then be accumulated twice at stage 0 in bf16.
+    """
 
     total: Tensor
     """Scalar: itc + itm + mlm, unweighted. Backward starts here."""
@@ -116,61 +119,76 @@ class AlbefForPretraining(AlbefEncoders):
         text_embeds, masked_embeds = self.encode_clean_and_masked(
             batch, clean=objective.itc or objective.itm, masked=objective.mlm
         )
-        zero = image_feat.new_zeros(())
-        output = PretrainOutput(total=zero, itc=zero, itm=zero, mlm=zero, itm_accuracy=zero, image_feat=image_feat)
+        itc = itm = mlm = accuracy = image_feat.new_zeros(())
+        text_feat = sim_i2t = sim_t2i = itm_logits = mlm_logits = None
 
         if text_embeds is not None:
-            output.text_feat = self.project_text(text_embeds)
-            self._compare(output, targets, queue)
+            text_feat = self.project_text(text_embeds)
+            sim_i2t, sim_t2i = self._similarities(image_feat, text_feat, targets, queue)
         if objective.itc:
-            output.itc = self._itc_loss(output, targets, alpha)
+            assert sim_i2t is not None and sim_t2i is not None
+            distill = objective.distill_itc
+            loss_i2t = itc_loss(sim_i2t, targets.itc_i2t if distill else None, alpha)
+            loss_t2i = itc_loss(sim_t2i, targets.itc_t2i if distill else None, alpha)
+            itc = (loss_i2t + loss_t2i) / 2  # paper, eq. 2 and 6
 
-        negatives = self._negatives(output, batch, negative_indices) if objective.itm else None
+        negatives = self._negatives(sim_i2t, sim_t2i, batch, negative_indices) if objective.itm else None
         fused_pairs, fused_masked = self._fuse(image_embeds, batch, text_embeds, masked_embeds, negatives)
 
         if negatives is not None and fused_pairs is not None:
-            output.negative_image, output.negative_text = negatives.image, negatives.text
-            output.itm_logits = at_least_fp32(self.itm_head(fused_pairs))  # (3B, 2)
-            output.itm_labels = negatives.labels
-            output.itm = itm_loss(output.itm_logits, negatives.labels, negatives.valid)
-            output.itm_accuracy = itm_accuracy(output.itm_logits, negatives.labels, negatives.valid)
+            itm_logits = at_least_fp32(self.itm_head(fused_pairs))  # (3B, 2)
+            itm = itm_loss(itm_logits, negatives.labels, negatives.valid)
+            accuracy = itm_accuracy(itm_logits, negatives.labels, negatives.valid)
         if fused_masked is not None:
-            output.mlm_logits = self.predict_masked(fused_masked, batch.mlm_positions)  # (N, V)
+            mlm_logits = self.predict_masked(fused_masked, batch.mlm_positions)  # (N, V)
             teacher = targets.mlm_probs if objective.distill_mlm else None
-            output.mlm = mlm_loss(output.mlm_logits, batch.mlm_labels, teacher, alpha)
-        output.total = output.itc + output.itm + output.mlm
-        return output
+            mlm = mlm_loss(mlm_logits, batch.mlm_labels, teacher, alpha)
+        return PretrainOutput(
+            total=itc + itm + mlm,
+            itc=itc,
+            itm=itm,
+            mlm=mlm,
+            itm_accuracy=accuracy,
+            image_feat=image_feat.detach(),
+            text_feat=_detached(text_feat),
+            sim_i2t=_detached(sim_i2t),
+            sim_t2i=_detached(sim_t2i),
+            negative_image=negatives.image if negatives is not None else None,
+            negative_text=negatives.text if negatives is not None else None,
+            itm_logits=_detached(itm_logits),
+            itm_labels=negatives.labels if negatives is not None else None,
+            mlm_logits=_detached(mlm_logits),
+        )
 
-    def _compare(self, output: PretrainOutput, targets: TeacherTargets, queue: FeatureQueue) -> None:
-        """Similarities of student features with the teacher's; the queue only when ITC is on."""
-        assert output.text_feat is not None
+    def _similarities(
+        self, image_feat: Tensor, text_feat: Tensor, targets: TeacherTargets, queue: FeatureQueue
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Student features against the teacher's; the queue only when ITC is on, nothing when nobody reads it."""
         if not (self.objective.itc or self.objective.hard_negatives):
-            return
+            return None, None
         temperature = self.clamped_temperature()
         texts, images = (queue.text, queue.image) if self.objective.itc else (None, None)
-        output.sim_i2t = contrastive_logits(output.image_feat, targets.text_feat, texts, temperature)
-        output.sim_t2i = contrastive_logits(output.text_feat, targets.image_feat, images, temperature)
-
-    def _itc_loss(self, output: PretrainOutput, targets: TeacherTargets, alpha: float) -> Tensor:
-        """Mean of image-to-text and text-to-image (paper, eq. 2 and 6)."""
-        assert output.sim_i2t is not None and output.sim_t2i is not None
-        distill = self.objective.distill_itc
-        loss_i2t = itc_loss(output.sim_i2t, targets.itc_i2t if distill else None, alpha)
-        loss_t2i = itc_loss(output.sim_t2i, targets.itc_t2i if distill else None, alpha)
-        return (loss_i2t + loss_t2i) / 2
+        return (
+            contrastive_logits(image_feat, targets.text_feat, texts, temperature),
+            contrastive_logits(text_feat, targets.image_feat, images, temperature),
+        )
 
     def _negatives(
-        self, output: PretrainOutput, batch: PretrainBatch, given: tuple[Tensor, Tensor] | None
+        self,
+        sim_i2t: Tensor | None,
+        sim_t2i: Tensor | None,
+        batch: PretrainBatch,
+        given: tuple[Tensor, Tensor] | None,
     ) -> Negatives:
         """A negative image for each text and a negative text for each image, from this micro-batch."""
         size = batch.image.shape[0]
         if given is not None:
             return Negatives(image=given[0], text=given[1])
         if self.objective.hard_negatives:
-            assert output.sim_i2t is not None and output.sim_t2i is not None
-            images, texts = output.sim_t2i[:, :size].detach(), output.sim_i2t[:, :size].detach()
+            assert sim_i2t is not None and sim_t2i is not None
+            images, texts = sim_t2i[:, :size].detach(), sim_i2t[:, :size].detach()
         else:
-            images = texts = output.image_feat.new_zeros(size, size)
+            images = texts = torch.zeros(size, size, device=batch.image.device)
         image, image_valid = draw_negatives(images, batch.negative_draws[0])
         text, text_valid = draw_negatives(texts, batch.negative_draws[1])
         return Negatives(image=image, text=text, image_valid=image_valid, text_valid=text_valid)
@@ -214,3 +232,7 @@ class AlbefForPretraining(AlbefEncoders):
         positive, negative_text = own
         negative_image = fused[size * len(texts) :]
         return torch.cat([states[:, 0] for states in (positive, negative_image, negative_text)]), fused_masked
+
+
+def _detached(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()
