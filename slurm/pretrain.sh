@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Pretrain ALBEF, under Slurm or on a machine without it, and go on after every interruption in the same run folder.
 #
-#   sbatch [sbatch options] slurm/pretrain.sh RECIPE [overrides]     e.g.  sbatch --gpus-per-node=8 --ntasks-per-node=8 \
-#                                                                            slurm/pretrain.sh albef_14m seed=3
-#   bash slurm/pretrain.sh RECIPE [overrides]                        without Slurm: torchrun over this machine's GPUs
+#   sbatch [sbatch options] slurm/pretrain.sh RECIPE [flags]    on a cluster
+#   bash slurm/pretrain.sh RECIPE [flags]                       without Slurm: torchrun over this machine's GPUs
 #
-# RECIPE and the overrides are those of `albef-pipeline pretrain`. Relative paths count from where you stand.
+#   sbatch --gpus-per-node=8 --ntasks-per-node=8 slurm/pretrain.sh albef_14m --seed 3
+#
+# RECIPE and the flags are those of `python -m pipeline pretrain`. Relative paths count from where you stand.
 #
 # sbatch options; what a site needs beside them (account, partition) goes on the command line or in SBATCH_* variables:
 #SBATCH --job-name=albef-pretrain
@@ -19,7 +20,7 @@
 #SBATCH --output=slurm-%j.out          # linked into the run folder
 #
 # Settings from the environment, with their defaults:
-#   RUN_DIR=runs/RECIPE                the run folder: checkpoints, metrics, logs
+#   RUN_DIR=runs/RECIPE                the run folder: checkpoints, metrics, logs; --run-dir says the same
 #   NPROC=GPUs of this machine, or 1   without Slurm: the number of ranks
 #   PYTHON=.venv/bin/python            of the project, else the first python3 on PATH
 #   slurm/site.sh                      read first if it exists: modules, network interface (site.example.sh)
@@ -32,16 +33,16 @@ STOPPED_AND_SAVED=75
 STARTS_WITHOUT_PROGRESS=2    # so many starts that leave the same latest checkpoint end the requeueing
 
 main() {
-  if [ $# -eq 0 ]; then
-    fail "no recipe given" "sbatch slurm/pretrain.sh RECIPE [overrides], for example albef_14m"
-  fi
+  local usage="sbatch slurm/pretrain.sh RECIPE [flags]; the recipe comes first, for example albef_14m"
+  [ $# -gt 0 ] || fail "no recipe given" "$usage"
+  [[ $1 != -* ]] || fail "$1 is not a recipe" "$usage"
   root=$(find_root)
   # shellcheck source=/dev/null
   [ ! -e "$root/slurm/site.sh" ] || . "$root/slurm/site.sh"
   export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
   python=${PYTHON:-$root/.venv/bin/python}
   [ -n "${PYTHON:-}" ] || [ -x "$python" ] || python=python3
-  run_dir=${RUN_DIR:-runs/$(basename "${1%.y*ml}")}
+  run_dir=$(run_dir_of "$@")
   exits=$run_dir/exits.${SLURM_JOB_ID:-$$}    # one file a rank, with its exit code
 
   rm -rf "$exits"
@@ -53,7 +54,7 @@ main() {
   echo "START $(date -u +%Y-%m-%dT%H:%M:%SZ) run folder $run_dir, latest checkpoint $at_start, python $python"
 
   # -P: a folder named `pipeline` where you stand is not ours
-  command=("$python" -P -m pipeline pretrain "$1" --run-dir "$run_dir" "${@:2}")
+  command=("$python" -P -m pipeline pretrain "$@" --run-dir "$run_dir")
   if [ -n "${SLURM_JOB_ID:-}" ]; then launcher_of_slurm; else launcher_of_workstation; fi
   run_and_forward_signals && code=0 || code=$?
   code=$(code_of_ranks "$code")
@@ -64,12 +65,27 @@ main() {
   exit "$code"
 }
 
+# Prints: the folder of --run-dir, else RUN_DIR, else the one named after the recipe.
+run_dir_of() {
+  local folder=${RUN_DIR:-runs/$(basename "${1%.y*ml}")}
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --run-dir) folder=${2:-$folder} ;;
+      --run-dir=*) folder=${1#*=} ;;
+    esac
+    shift
+  done
+  echo "$folder"
+}
+
 # A rank leaves its exit code in a file, and 0 to its launcher when it stopped and saved: torchrun and srun kill the
 # others as soon as one rank exits with anything else, and the others may still be closing their files. What the launchers
 # exit with says little: torchrun gives 1 after any signal, srun the highest code, which is that of the ranks it killed.
-# The traps keep the shell until its rank has answered.
+# The traps keep the shell until its rank has answered; 138 is a rank that SIGUSR1 met before it listened, while starting
+# up: nothing is lost, and STARTS_WITHOUT_PROGRESS bounds how often that may happen.
 # shellcheck disable=SC2016  # expanded in the rank
 AS_RANK=(bash -c 'trap : USR1 TERM INT; "${@:2}" && code=0 || code=$?
+  [ "$code" -ne 138 ] || code=75
   echo "$code" > "$1/${RANK:-${SLURM_PROCID:-0}}"
   [ "$code" -ne 75 ] || code=0
   exit "$code"' rank)
@@ -156,7 +172,7 @@ requeue() {
   if [ "$(job_field JobState)" != RUNNING ]; then    # asking Slurm for it would undo a scancel
     echo "not requeued: the job was cancelled or ran past its time limit; submit again to go on from $now"
   elif [ -e "$run_dir/stop" ]; then
-    echo "not requeued: stopped by hand; remove $run_dir/stop and submit again to go on"
+    echo "not requeued: stopped by hand with $run_dir/stop; submit again to go on from $now"
   elif [ "$stuck" -ge "$STARTS_WITHOUT_PROGRESS" ]; then
     echo "error: not requeued: the last $stuck starts made no progress, the latest checkpoint is still $now" >&2
     echo "hint: is --time long enough to start up, take a step and save before the signal? see $run_dir/starts.log" >&2

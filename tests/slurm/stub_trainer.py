@@ -1,8 +1,9 @@
 """A trainer of no weights that keeps the contract `slurm/pretrain.sh` relies on, in milliseconds.
 
-Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1 and SIGTERM end it with 75 after the step. Overrides:
-`steps=N` (then exit 0), `exit_code=C` with `exit_rank=R` (leave before the first step), `stuck=1` (stop at once).
-The tests copy it to `pipeline/__main__.py` of a folder that looks like the project.
+Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1, SIGTERM and SIGINT end it with 75 after the
+step. Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step), `--stuck 1` (stop at
+once), `--deaf 1` (start up for a minute, without handlers). The tests copy it to `pipeline/__main__.py` of a folder
+that looks like the project.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from pathlib import Path
 
 
 def main() -> int:
-    command, recipe, flag, run_dir, *overrides = sys.argv[1:]
-    assert (command, flag) == ("pretrain", "--run-dir"), sys.argv
-    settings = dict(override.split("=", 1) for override in overrides)
+    command, recipe, *flags = sys.argv[1:]
+    assert command == "pretrain", sys.argv
+    settings = dict(zip(flags[::2], flags[1::2], strict=True))
+    run_dir = settings["--run-dir"]
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     size = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or "1"
+    if "--deaf" in settings:
+        print("starting up", flush=True)
+        time.sleep(60)
     told: list[int] = []
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: told.append(number))
@@ -27,11 +32,11 @@ def main() -> int:
     latest.parent.mkdir(parents=True, exist_ok=True)
     step = int(latest.read_text().removeprefix("step_")) if latest.exists() else 0
     print(f"rank {rank} of {size} at step {step} recipe {recipe} master {os.environ.get('MASTER_ADDR')}", flush=True)
-    if rank == int(settings.get("exit_rank", "-1")):
-        return int(settings["exit_code"])
-    if "stuck" in settings:
+    if rank == int(settings.get("--exit-rank", "-1")):
+        return int(settings["--exit-code"])
+    if "--stuck" in settings:
         return 75
-    while step < int(settings["steps"]):
+    while step < int(settings["--steps"]):
         time.sleep(0.05)
         step += 1
         if rank == 0:

@@ -18,8 +18,8 @@ def environment(**settings: str) -> dict[str, str]:
     return {**clean, "PYTHON": sys.executable, **settings}
 
 
-def start(project: Path, where: Path, *overrides: str, **settings: str) -> subprocess.Popen[str]:
-    words = ["bash", str(project / "slurm" / "pretrain.sh"), "recipes/toy.yaml", *overrides]
+def start(project: Path, where: Path, *flags: str, **settings: str) -> subprocess.Popen[str]:
+    words = ["bash", str(project / "slurm" / "pretrain.sh"), "recipes/toy.yaml", *flags]
     return subprocess.Popen(
         words,
         cwd=where,
@@ -48,7 +48,7 @@ def test_a_run_ends_in_the_run_folder_of_its_recipe(project: Path, tmp_path: Pat
     """From any working folder: runs/RECIPE appears where the person stands, and the exit code is 0."""
     where = tmp_path / "elsewhere"
     (where / "pipeline").mkdir(parents=True)  # a folder of that name must not hide the project's package
-    launch = start(project, where, "steps=3", NPROC=ranks)
+    launch = start(project, where, "--steps", "3", NPROC=ranks)
     output, _ = launch.communicate(timeout=60)
     assert launch.returncode == 0, output
     assert latest(where) == "step_00000003"
@@ -63,22 +63,33 @@ def test_a_signal_to_the_script_stops_all_ranks_and_gives_75(
     project: Path, tmp_path: Path, ranks: str, number: signal.Signals
 ) -> None:
     """Ranks that leave at different instants are not killed by their launcher; the same command goes on to the end."""
-    launch = start(project, tmp_path, "steps=100000", NPROC=ranks)
+    launch = start(project, tmp_path, "--steps", "100000", NPROC=ranks)
     wait_for_a_step(tmp_path, launch)
     launch.send_signal(number)
     output, _ = launch.communicate(timeout=60)
     assert launch.returncode == 75, output
     done = int(latest(tmp_path).removeprefix("step_"))
     assert list((tmp_path / "runs" / "toy").glob("exits.*")) == []
-    again = start(project, tmp_path, f"steps={done + 2}", NPROC="1")
+    again = start(project, tmp_path, "--steps", str(done + 2), NPROC="1")
     output, _ = again.communicate(timeout=60)
     assert again.returncode == 0, output
     assert f"rank 0 of 1 at step {done} " in output
 
 
+def test_usr1_while_starting_up_counts_as_stopped(project: Path, tmp_path: Path) -> None:
+    """Python dies of a signal it has no handler for yet: nothing is lost, so it is 75 and not a crash."""
+    launch = start(project, tmp_path, "--deaf", "1")
+    assert launch.stdout is not None
+    while "starting up" not in launch.stdout.readline():
+        pass
+    launch.send_signal(signal.SIGUSR1)
+    launch.communicate(timeout=30)
+    assert launch.returncode == 75
+
+
 def test_a_crash_of_one_rank_ends_the_run_with_an_error(project: Path, tmp_path: Path) -> None:
     """The exit code is the crashed rank's, though the other was then told to stop and saved; neither lives on."""
-    launch = start(project, tmp_path, "steps=100000", "exit_rank=1", "exit_code=3", NPROC="2")
+    launch = start(project, tmp_path, "--steps", "100000", "--exit-rank", "1", "--exit-code", "3", NPROC="2")
     output, _ = launch.communicate(timeout=60)
     assert launch.returncode == 3, output
     alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
@@ -87,7 +98,7 @@ def test_a_crash_of_one_rank_ends_the_run_with_an_error(project: Path, tmp_path:
 
 def test_a_mistake_of_the_user_keeps_its_exit_code(project: Path, tmp_path: Path) -> None:
     """Exit 2 from the trainer is exit 2 of the script, on one rank."""
-    launch = start(project, tmp_path, "exit_rank=0", "exit_code=2")
+    launch = start(project, tmp_path, "--exit-rank", "0", "--exit-code", "2")
     launch.communicate(timeout=60)
     assert launch.returncode == 2
 
@@ -118,7 +129,16 @@ def test_a_script_that_left_its_project_says_so(project: Path, tmp_path: Path) -
 def test_the_site_file_is_read_first(project: Path, tmp_path: Path) -> None:
     """slurm/site.sh may choose the interpreter."""
     (project / "slurm" / "site.sh").write_text("PYTHON=/no/such/python\n")
-    launch = start(project, tmp_path, "steps=1")
+    launch = start(project, tmp_path, "--steps", "1")
     output, _ = launch.communicate(timeout=60)
     assert launch.returncode == 127
     assert "/no/such/python" in output
+
+
+def test_the_run_folder_can_be_named_in_three_ways(project: Path, tmp_path: Path) -> None:
+    """By the recipe, by RUN_DIR, by --run-dir, the last winning; checkpoints and the script's notes go together."""
+    for flags, folder in (([], "from_environment"), (["--run-dir", "from_flag"], "from_flag")):
+        launch = start(project, tmp_path, "--steps", "1", *flags, RUN_DIR="from_environment")
+        launch.communicate(timeout=60)
+        assert launch.returncode == 0
+        assert {path.name for path in (tmp_path / folder).iterdir()} == {"checkpoints", "starts.log"}

@@ -11,8 +11,8 @@ from tests.slurm.local_slurm import LocalSlurm
 OPTIONS = ("--ntasks-per-node=2", "--cpus-per-task=1", "--time=5", f"--export=ALL,PYTHON={sys.executable}")
 
 
-def submit(slurm: LocalSlurm, project: Path, where: Path, *overrides: str) -> int:
-    return slurm.submit(*OPTIONS, project / "slurm" / "pretrain.sh", "recipes/toy.yaml", *overrides, cwd=where)
+def submit(slurm: LocalSlurm, project: Path, where: Path, *flags: str) -> int:
+    return slurm.submit(*OPTIONS, project / "slurm" / "pretrain.sh", "recipes/toy.yaml", *flags, cwd=where)
 
 
 def latest(where: Path) -> int:
@@ -37,7 +37,7 @@ def test_two_tasks_are_two_ranks_and_the_log_is_in_the_run_folder(
     """Submitted from another folder than the project's, the script finds its code though Slurm runs a copy of it."""
     where = tmp_path / "elsewhere"
     where.mkdir()
-    job = submit(slurm, project, where, "steps=3")
+    job = submit(slurm, project, where, "--steps", "3")
     assert slurm.wait_for(job, "COMPLETED", "FAILED")["ExitCode"] == "0:0", log(slurm, job)
     assert latest(where) == 3
     text = (where / "runs" / "toy" / f"slurm-{job}.out").read_text()
@@ -49,7 +49,7 @@ def test_usr1_before_the_time_limit_saves_and_requeues_into_the_same_run_folder(
     slurm: LocalSlurm, project: Path, tmp_path: Path
 ) -> None:
     """The signal that Slurm sends to the job's steps: the second start goes on from the first one's step."""
-    job = submit(slurm, project, tmp_path, "steps=60")
+    job = submit(slurm, project, tmp_path, "--steps", "60")
     wait_for_step(tmp_path, 3)
     slurm.command("scancel", "--signal=USR1", str(job))  # to the steps alone, as --signal=USR1@300 does
     fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED")
@@ -63,7 +63,7 @@ def test_usr1_before_the_time_limit_saves_and_requeues_into_the_same_run_folder(
 
 def test_requeueing_ends_when_two_starts_made_no_progress(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
     """A run that is always stopped before its first step fails with the reason in its log."""
-    job = submit(slurm, project, tmp_path, "stuck=1")
+    job = submit(slurm, project, tmp_path, "--stuck", "1")
     fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED")
     text = log(slurm, job)
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "1:0", "1"), text
@@ -73,7 +73,7 @@ def test_requeueing_ends_when_two_starts_made_no_progress(slurm: LocalSlurm, pro
 
 def test_scancel_saves_and_does_not_requeue(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
     """A cancelled job stays cancelled: the ranks save on SIGTERM, and nothing starts again."""
-    job = submit(slurm, project, tmp_path, "steps=100000")
+    job = submit(slurm, project, tmp_path, "--steps", "100000")
     wait_for_step(tmp_path, 3)
     slurm.command("scancel", str(job))
     while slurm.command("squeue", "-h", "-t", "R,CG", "-j", str(job), check=False).strip():
@@ -87,7 +87,7 @@ def test_scancel_saves_and_does_not_requeue(slurm: LocalSlurm, project: Path, tm
 
 def test_a_stop_file_stops_for_good(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
     """Whoever stopped the run by hand does not find it running again."""
-    job = submit(slurm, project, tmp_path, "steps=100000")
+    job = submit(slurm, project, tmp_path, "--steps", "100000")
     wait_for_step(tmp_path, 3)
     (tmp_path / "runs" / "toy" / "stop").touch()
     slurm.command("scancel", "--signal=USR1", str(job))
@@ -98,6 +98,6 @@ def test_a_stop_file_stops_for_good(slurm: LocalSlurm, project: Path, tmp_path: 
 
 def test_a_crash_of_one_rank_fails_the_job_at_once(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
     """The job's exit code is the rank's, and the other rank is not waited for."""
-    job = submit(slurm, project, tmp_path, "steps=100000", "exit_rank=1", "exit_code=3")
+    job = submit(slurm, project, tmp_path, "--steps", "100000", "--exit-rank", "1", "--exit-code", "3")
     fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", timeout_s=30)
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "3:0", "0"), log(slurm, job)
