@@ -34,7 +34,7 @@ TAKES_RECIPE = ("check", "pretrain")
 
 RANK_VARIABLES = ("RANK", "SLURM_PROCID")
 
-EXIT_CODES = "exit codes: 0 done, 1 a bug (with traceback), 2 something to mend (error: and hint:), 75 stopped and saved"
+EXIT_CODES = "exit codes: 0 done, 1 a bug (traceback), 2 something to mend (error: and hint:), 75 stopped and saved"
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +42,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found, with the usage as the way out."""
@@ -218,4 +219,6 @@ def _import(name: str) -> Any:
         missing = (error.name or "").partition(".")[0]
         if missing in ("albef", "pipeline", ""):
             raise
-        raise ConfigError(f"{missing} is not installed", "install the project with `pip install -e .[train]`") from error
+        raise ConfigError(
+            f"{missing} is not installed", "install the project with `pip install -e .[train]`"
+        ) from error

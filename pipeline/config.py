@@ -94,13 +94,10 @@ Dropout = Annotated[float, Ge(0), Lt(1)]
 
 LIMITS: dict[str, Any] = {
     **{
-        f"model.{key}": PositiveInt
-        for key in (
-            "image_size patch_size vision_width vision_depth vision_heads vocab_size text_width text_depth "
-            "fusion_depth text_heads text_ffn_width max_text_positions embed_dim"
-        ).split()
+        f"model.{whole.name}": NonNegativeInt if whole.name.endswith("_token_id") else PositiveInt
+        for whole in dataclasses.fields(AlbefConfig)
+        if whole.type == "int"
     },
-    **{f"model.{key}": NonNegativeInt for key in ("pad_token_id", "cls_token_id", "mask_token_id")},
     "model.temperature": PositiveFloat,
     "model.hidden_dropout": Dropout,
     "model.attention_dropout": Dropout,
@@ -132,9 +129,7 @@ def recipe_keys() -> list[Key]:
     return [*keys[:first_of_model], SIZE, *keys[first_of_model:]]
 
 
-def load_config(
-    recipe: str | Path, overrides: Iterable[str] = (), *, other_flags: Iterable[str] = ()
-) -> RunConfig:
+def load_config(recipe: str | Path, overrides: Iterable[str] = (), *, other_flags: Iterable[str] = ()) -> RunConfig:
     """A run's configuration from a recipe and flags.
 
     Args:
@@ -156,7 +151,7 @@ def resolve(
     name: str,
     other_flags: Iterable[str] = (),
 ) -> RunConfig:
-    """A run's configuration from a recipe's mapping and flags by dotted name; `name` is for the messages and the run."""
+    """A run's configuration from a recipe's mapping and flags by dotted name; `name` is for messages and the run."""
     keys = {key.name: key for key in recipe_keys()}
     problems: list[Problem] = []
     given: dict[str, Any] = {}

@@ -84,8 +84,8 @@ class ResolvedDeepSpeed:
 def resolve_ds_config(run: RunConfig, world_size: int) -> ResolvedDeepSpeed:
     """Read the recipe's DeepSpeed JSON and settle it for a number of ranks.
 
-    Raises: ConfigError for a missing or unreadable file, an unknown key, a value that contradicts the recipe, a stage or
-        precision this pipeline does not train in, and a number of ranks that does not divide the lanes.
+    Raises: ConfigError for a missing or unreadable file, an unknown key, a value that contradicts the recipe, a stage
+        or precision this pipeline does not train in, and a number of ranks that does not divide the lanes.
     """
     path = find_ds_config(run.deepspeed.config)
     values = _read(path)
@@ -136,21 +136,49 @@ def shipped_ds_configs() -> list[str]:
 
 
 KNOWN_KEYS = frozenset(
-    """
-    train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping steps_per_print
-    zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer bf16 fp16 data_types
-    communication_data_type prescale_gradients gradient_predivide_factor checkpoint wall_clock_breakdown
-    memory_breakdown flops_profiler comms_logger aio dump_state
-    """.split()
+    {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "steps_per_print",
+        "zero_optimization",
+        "zero_allow_untested_optimizer",
+        "zero_force_ds_cpu_optimizer",
+        "bf16",
+        "fp16",
+        "data_types",
+        "communication_data_type",
+        "prescale_gradients",
+        "gradient_predivide_factor",
+        "checkpoint",
+        "wall_clock_breakdown",
+        "memory_breakdown",
+        "flops_profiler",
+        "comms_logger",
+        "aio",
+        "dump_state",
+    }
 )
 """Top-level keys we hand on. DeepSpeed has more; one that we do not mean is as good as a misspelling."""
 
 KNOWN_ZERO_KEYS = frozenset(
-    """
-    stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions
-    allgather_bucket_size overlap_comm load_from_fp32_weights elastic_checkpoint offload_optimizer
-    ignore_unused_parameters round_robin_gradients parameter_alignment
-    """.split()
+    {
+        "stage",
+        "contiguous_gradients",
+        "reduce_scatter",
+        "reduce_bucket_size",
+        "use_multi_rank_bucket_allreduce",
+        "allgather_partitions",
+        "allgather_bucket_size",
+        "overlap_comm",
+        "load_from_fp32_weights",
+        "elastic_checkpoint",
+        "offload_optimizer",
+        "ignore_unused_parameters",
+        "round_robin_gradients",
+        "parameter_alignment",
+    }
 )
 """Keys of `zero_optimization` that mean something at stages 0 to 2."""
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
-    import torch
     from torch.utils.tensorboard import SummaryWriter
 
     from pipeline.distributed import World
@@ -42,6 +42,20 @@ class LogConfig:
     """Optimizer steps between two pictures in TensorBoard (samples, pseudo-targets); 0 draws none."""
     tensorboard: bool = True
     """Write TensorBoard files; metrics.jsonl is always written."""
+
+
+@dataclass(kw_only=True)
+class _Window:
+    """What has come together since the last log line, on this rank."""
+
+    step_began: float
+    losses: torch.Tensor | None = None
+    """(5,) sums over the steps, float64, on the device."""
+    steps: int = 0
+    skipped: int = 0
+    wait_s: float = 0.0
+    busy_s: float = 0.0
+    """Time in steps: validation and saving are not counted."""
 
 
 class Metrics:
@@ -75,7 +89,7 @@ class Metrics:
         self._file: Any = None
         self._board: SummaryWriter | None = None
         self._skipped_samples = 0.0
-        self._clear(time.perf_counter())
+        self._window = _Window(step_began=time.perf_counter())
 
     def begin_at(self, step: int) -> None:
         """Open the files for a run that has taken `step` steps.
@@ -96,12 +110,12 @@ class Metrics:
 
     def start(self, step: int) -> None:
         """Start the clock: the next `record` is of step `step + 1`."""
-        self._clear(time.perf_counter())
+        self._window = _Window(step_began=time.perf_counter())
 
     def data_wait(self, seconds: float) -> None:
         """Note the time a step waited for its batches. Called when they are there: the step's clock starts with it."""
-        self._wait_s += seconds
-        self._step_began = time.perf_counter() - seconds
+        self._window.wait_s += seconds
+        self._window.step_began = time.perf_counter() - seconds
 
     def images_due(self, step: int) -> bool:
         """Whether step `step` (counted from 1) is one to draw pictures of; the first always is."""
@@ -126,38 +140,39 @@ class Metrics:
             scalars: what is equal on all ranks, as of this step: `optim/lr`, `train/alpha`, `train/temperature`, ...;
                 a tensor stays on the device unless this is a log step, None is left out.
         """
-        self._losses = losses.double() if self._losses is None else self._losses + losses
-        self._steps += 1
-        self._skipped += sum((skipped or {}).values())
+        window = self._window
+        window.losses = losses.double() if window.losses is None else window.losses + losses
+        window.steps += 1
+        window.skipped += sum((skipped or {}).values())
         if step % self.config.log_every and step not in (1, self.total_steps):
-            self._busy_s += time.perf_counter() - self._step_began
+            window.busy_s += time.perf_counter() - window.step_began
             return
-        row = self._losses.new_empty(len(LOSSES) + 3)
-        row[: len(LOSSES)] = self._losses / self._steps
-        row[len(LOSSES) :] = row.new_tensor([self._skipped, self._wait_s, _peak_bytes(self.world)])
+        host = [window.skipped, window.wait_s, _peak_bytes(self.world)]
+        row = torch.cat([window.losses / window.steps, window.losses.new_tensor(host)])
         rows = self.world.gather_rows(row).cpu()  # (world, 8); here the host waits for the device
         now = time.perf_counter()
-        self._busy_s += now - self._step_began
-        if self.world.is_main:
-            *means, _, wait_s, _ = rows.mean(0).tolist()
-            self._skipped_samples += rows[:, -3].sum().item()
-            samples_per_s = self._steps * self.batch / self._busy_s
-            values: dict[str, float | None] = dict(zip(LOSSES, means, strict=True))
-            values |= {name: _number(value) for name, value in (scalars or {}).items()}
-            values |= {
-                "speed/samples_per_s": samples_per_s,
-                "speed/step_s": self._busy_s / self._steps,
-                "speed/data_wait_pct": 100.0 * wait_s / self._busy_s,
-                "speed/mfu_pct": self._mfu_pct(samples_per_s),
-                "memory/peak_gib": rows[:, -1].max().item() / 2**30,
-                "data/samples_seen": step * self.batch,
-                "data/skipped_samples": self._skipped_samples,
-                "data/epoch": epoch,
-            }
-            kept = {name: value for name, value in values.items() if value is not None}
-            self.write(step, kept)
-            log.info("%s", console_line(step, self.total_steps, kept))
-        self._clear(now)
+        window.busy_s += now - window.step_began
+        self._window = _Window(step_began=now)
+        if not self.world.is_main:
+            return
+        *means, _, wait_s, _ = rows.mean(0).tolist()
+        self._skipped_samples += rows[:, -3].sum().item()
+        samples_per_s = window.steps * self.batch / window.busy_s
+        values: dict[str, float | None] = dict(zip(LOSSES, means, strict=True))
+        values |= {name: None if value is None else float(value) for name, value in (scalars or {}).items()}
+        values |= {
+            "speed/samples_per_s": samples_per_s,
+            "speed/step_s": window.busy_s / window.steps,
+            "speed/data_wait_pct": 100.0 * wait_s / window.busy_s,
+            "speed/mfu_pct": self._mfu_pct(samples_per_s),
+            "memory/peak_gib": rows[:, -1].max().item() / 2**30,
+            "data/samples_seen": step * self.batch,
+            "data/skipped_samples": self._skipped_samples,
+            "data/epoch": epoch,
+        }
+        kept = {name: value for name, value in values.items() if value is not None}
+        self.write(step, kept)
+        log.info("%s", console_line(step, self.total_steps, kept))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write scalars of a step, as they are; rank 0 only, a call on another rank does nothing."""
@@ -194,15 +209,6 @@ class Metrics:
         if not (self.flops_per_sample and self.peak_flops):
             return None
         return 100.0 * samples_per_s * self.flops_per_sample / (self.peak_flops * self.world.size)
-
-    def _clear(self, now: float) -> None:
-        """Begin a new window."""
-        self._losses: torch.Tensor | None = None
-        self._steps = 0
-        self._skipped = 0
-        self._wait_s = 0.0
-        self._busy_s = 0.0
-        self._step_began = now
 
 
 def truncate_jsonl(path: Path, step: int) -> dict[str, Any]:
@@ -255,10 +261,6 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
 
 
-def _number(value: float | torch.Tensor | None) -> float | None:
-    return None if value is None else float(value)
-
-
 def _finite(value: float) -> float | None:
     """JSON has no infinity: null."""
     return value if abs(value) < float("inf") else None
@@ -267,8 +269,6 @@ def _finite(value: float) -> float | None:
 def _peak_bytes(world: World) -> float:
     """Most memory this rank has held: allocated on its GPU, else resident in its process."""
     if world.device.type == "cuda":
-        import torch
-
         return float(torch.cuda.max_memory_allocated(world.device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(peak if sys.platform == "darwin" else peak * 1024)

@@ -35,9 +35,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ConfigError(
-                f"optim.betas {list(self.betas)} are not both in [0, 1)", "the paper's are [0.9, 0.999]"
-            )
+            raise ConfigError(f"optim.betas {list(self.betas)} are not both in [0, 1)", "the paper's are [0.9, 0.999]")
 
 
 SPARED = ("temperature", "cls_token", "pos_embed", "position_embeddings.weight")
@@ -62,7 +60,8 @@ def split_names(
     parameters: Iterable[tuple[str, torch.Tensor]], rule: Literal["fixed", "official"]
 ) -> tuple[list[str], list[str]]:
     """Names without and with weight decay, in the model's order."""
-    without, with_decay = [], []
+    without: list[str] = []
+    with_decay: list[str] = []
     for name, parameter in parameters:
         (with_decay if decays(name, parameter.ndim, rule) else without).append(name)
     return without, with_decay

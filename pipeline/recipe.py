@@ -277,4 +277,4 @@ def _kind_text(kind: Any) -> str:
         count = f"{len(inner)} " if typing.get_origin(kind) is tuple and Ellipsis not in typing.get_args(kind) else ""
         return f"list of {count}{_kind_text(inner[0])}" if inner else "list"
     names = {type(None): "null", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    return names.get(kind) or getattr(kind, "__name__", str(kind))
+    return names.get(kind) or str(getattr(kind, "__name__", kind))

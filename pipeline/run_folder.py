@@ -1,6 +1,6 @@
 """The run folder: where everything of a run lies, and whether a run may go on in it.
 
-    runs/NAME/config.yaml ds_config.json env.json metrics.jsonl tensorboard/ logs/JOB/rank_R.log checkpoints/
+runs/NAME/ holds config.yaml, ds_config.json, env.json, metrics.jsonl, tensorboard/, logs/JOB/rank_R.log, checkpoints/.
 """
 
 from __future__ import annotations
