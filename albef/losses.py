@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,7 +39,8 @@ def itc_targets(teacher: Tensor, alpha: float) -> Tensor:
     Returns: (B, B+Q), rows sum to 1.
     """
     targets = alpha * teacher
-    targets.diagonal().add_(1 - alpha)
+    # the original's one-hot is fp32 whatever the model computes in, so its weight is the fp32 number next to 1 - alpha
+    targets.diagonal().add_(float(numpy.float32(1 - alpha)))
     return targets
 
 
