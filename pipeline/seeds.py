@@ -32,3 +32,27 @@ def derive(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by `derive(*parts)`."""
     return torch.Generator().manual_seed(derive(*parts))
+
+
+class Draws:
+    """A stream of plain numbers from one named generator: what per-sample code (crop, flip, RandAugment) draws from.
+
+    Numbers are drawn in blocks because one tensor call costs as much as sixty-four numbers.
+    """
+
+    _BLOCK = 64
+
+    def __init__(self, *parts: int | str) -> None:
+        self._generator = generator(*parts)
+        self._left: list[float] = []
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """A number in [low, high)."""
+        if not self._left:
+            block = torch.rand(self._BLOCK, generator=self._generator, dtype=torch.float64)
+            self._left = block.tolist()[::-1]
+        return low + (high - low) * self._left.pop()
+
+    def integer(self, count: int) -> int:
+        """A whole number in 0 .. count-1."""
+        return int(self.uniform() * count)

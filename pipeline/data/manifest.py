@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from albef.errors import DataError
-from pipeline.data.reader import SampleRef
+from pipeline.data.reader import Locations, SampleRef
 
 FILE_NAME = "manifest.parquet"
 VERSION = "1"
@@ -62,25 +62,26 @@ class Manifest:
         """(S,) int64 samples per shard."""
         return np.diff(self.starts)
 
-    def shard_of(self, index: int) -> int:
-        """The shard that holds sample `index`."""
-        return int(np.searchsorted(self.starts, index, side="right")) - 1
-
-    def name(self, index: int) -> str:
-        """The recorded name of sample `index`: its key, with the source before it when several manifests are read."""
-        return self.prefixes[self.shard_of(index)] + self.keys[index].as_py()
+    def locate(self, indices: np.ndarray) -> Locations:
+        """Where the samples at `indices` ((n,) int64) lie. Vectorised: a fraction of a microsecond a sample."""
+        shards = np.searchsorted(self.starts, indices, side="right") - 1
+        distinct, which = np.unique(shards, return_inverse=True)
+        return Locations(
+            paths=[self.shards[s].path for s in distinct],
+            prefixes=[self.prefixes[s] for s in distinct],
+            shards=which,
+            offsets=self.offsets[indices],
+            lengths=self.lengths[indices],
+            keys=self.keys.take(pa.array(indices)).to_pylist(),
+        )
 
     def sample(self, index: int) -> SampleRef:
         """Where sample `index` lies."""
-        shard = self.shard_of(index)
-        key = self.keys[index].as_py()
-        return SampleRef(
-            path=self.shards[shard].path,
-            offset=int(self.offsets[index]),
-            length=int(self.lengths[index]),
-            key=key,
-            name=self.prefixes[shard] + key,
-        )
+        return self.locate(np.array([index]))[0]
+
+    def names(self, indices: np.ndarray) -> list[str]:
+        """The recorded names of the samples at `indices`: keys, with a prefix when several manifests are read."""
+        return [ref.name for ref in self.locate(indices)]
 
 
 def read_manifest(where: str | Path | Sequence[str | Path]) -> Manifest:

@@ -7,10 +7,14 @@ import json
 import os
 import tarfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from albef.preprocess import to_rgb
 
 MAX_OPEN_SHARDS = 32
 """File handles a reader keeps. A shuffle window touches a few shards at a time, so this is rarely reached."""
@@ -40,6 +44,37 @@ class SampleRef:
     name: str
     """The name by which the sample is recorded and its random draws are seeded: the key, or `source/key` when several
     manifests are read together (keys are unique only within one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locations(Sequence[SampleRef]):
+    """The SampleRefs of many samples, as columns: cheap to make and to send to a worker."""
+
+    paths: list[str]
+    """The shards that occur."""
+    prefixes: list[str]
+    """For each of those, what goes before a key in a name."""
+    shards: np.ndarray
+    """(n,) which of `paths` each sample lies in."""
+    offsets: np.ndarray
+    """(n,) int64 bytes."""
+    lengths: np.ndarray
+    """(n,) int64 bytes."""
+    keys: list[str]
+    """(n,)"""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> SampleRef:  # type: ignore[override]  # slices are not needed
+        shard, key = self.shards[index], self.keys[index]
+        return SampleRef(
+            path=self.paths[shard],
+            offset=int(self.offsets[index]),
+            length=int(self.lengths[index]),
+            key=key,
+            name=self.prefixes[shard] + key,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +163,10 @@ def open_image(jpg: bytes, name: str) -> Image.Image:
 
 
 def load_pixels(image: Image.Image, name: str) -> Image.Image:
-    """The image as RGB, decoded. Raises: BadSample `image_undecodable` (a cut or damaged file)."""
+    """The image as 8-bit RGB, decoded. Raises: BadSample `image_undecodable` (a cut or damaged file)."""
     try:
-        return image.convert("RGB")
+        image.load()
+        return to_rgb(image)
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for cut and damaged files
         raise BadSample("image_undecodable", f"{name}: {error}") from error
 

@@ -1,0 +1,81 @@
+"""Samples to a micro-batch: one caption each, augmentation, tokens, mask, and the draws of the hard negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from albef.batch import PretrainBatch
+from albef.captions import clean_caption
+from albef.config import AlbefConfig
+from albef.masking import mask_tokens
+from albef.objective import ObjectiveConfig
+from albef.tokenizer import AlbefTokenizer
+from pipeline.data.reader import BadSample, RawSample
+from pipeline.data.transforms import AugmentConfig, training_image
+from pipeline.seeds import Draws, derive, generator
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One augmented sample."""
+
+    name: str
+    image: Tensor
+    """(3, H, W) float32, normalised."""
+    caption: str
+    """Cleaned."""
+
+
+def training_example(
+    raw: RawSample, *, image_size: int, augment: AugmentConfig, max_words: int, seed: int, epoch: int
+) -> Example:
+    """Draw a caption and augment the image: a pure function of the sample, the seed and the epoch.
+
+    The caption is drawn uniformly among those that cleaning leaves something of.
+
+    Raises: BadSample `caption_empty` when it leaves none, or the image's reasons.
+    """
+    usable = [text for caption in raw.captions if (text := clean_caption(caption, max_words=max_words)).strip()]
+    if not usable:
+        raise BadSample("caption_empty", f"{raw.name}: nothing is left of {raw.captions[0][:80]!r} after cleaning")
+    caption = usable[derive(seed, "caption", epoch, raw.name) % len(usable)]
+    draws = Draws(seed, "augment", epoch, raw.name)
+    image = training_image(raw.jpg, raw.name, size=image_size, config=augment, draws=draws)
+    return Example(name=raw.name, image=image, caption=caption)
+
+
+def collate(
+    examples: Sequence[Example],
+    *,
+    model: AlbefConfig,
+    objective: ObjectiveConfig,
+    tokenizer: AlbefTokenizer,
+    seed: int,
+    epoch: int,
+    step: int,
+    lane: int,
+) -> PretrainBatch:
+    """Put B examples together; masks and negative draws come from generators named by (seed, epoch, step, lane)."""
+    input_ids, attention_mask = tokenizer([one.caption for one in examples], max_length=objective.max_text_tokens)
+    masked = mask_tokens(
+        input_ids,
+        config=model,
+        probability=objective.mlm_probability,
+        generator=generator(seed, "mask", epoch, step, lane),
+    )
+    negatives = generator(seed, "negatives", epoch, step, lane)
+    return PretrainBatch(
+        image=torch.stack([one.image for one in examples]),
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        mlm_input_ids=masked.mlm_input_ids,
+        mlm_positions=masked.mlm_positions,
+        mlm_labels=masked.mlm_labels,
+        negative_draws=torch.rand(2, len(examples), generator=negatives, dtype=torch.float64),
+        keys=[one.name for one in examples],
+        captions=[one.caption for one in examples],
+    )

@@ -1,0 +1,132 @@
+"""One lane's micro-batch of one step: what a worker is asked, how it builds it, what it answers.
+
+Imported in every worker process, so it pulls in no more than building a batch takes (no pyarrow, no DeepSpeed).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset
+
+from albef.batch import PretrainBatch
+from albef.config import AlbefConfig
+from albef.objective import ObjectiveConfig
+from albef.tokenizer import AlbefTokenizer
+from pipeline.data.collate import Example, collate, training_example
+from pipeline.data.reader import BadSample, Locations, ShardReader
+from pipeline.data.transforms import AugmentConfig
+
+STOP_SIGNALS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
+"""What a terminal, a scheduler or an operator sends to every process of a job; only the trainer acts on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTask:
+    """Which samples make up a micro-batch. Small enough to send with every step: a worker holds no manifest."""
+
+    step: int
+    epoch: int
+    lane: int
+    size: int
+    """B, samples in the micro-batch."""
+    locations: Locations
+    """The B samples, then the first understudy of each, then the second of each, and so on."""
+
+
+@dataclass(slots=True)
+class LaneResult:
+    """A micro-batch and how reading it went."""
+
+    batch: PretrainBatch | None
+    """None only when `hopeless` says why."""
+    reasons: list[str]
+    """(B,) why each sample was replaced, empty where it was not; cut short where building stopped."""
+    details: list[str]
+    """For each replaced sample a line for the log."""
+    hopeless: str = ""
+    """Set when a sample and all of its understudies could not be used."""
+
+    def pin_memory(self) -> LaneResult:
+        """The same in page-locked memory; called by the DataLoader's pinning thread."""
+        return dataclasses.replace(self, batch=self.batch and self.batch.pin_memory())
+
+
+@dataclass(kw_only=True)
+class LaneBuilder(Dataset):
+    """Builds micro-batches: a map from LaneTask to LaneResult, the same in every process."""
+
+    model: AlbefConfig
+    objective: ObjectiveConfig
+    augment: AugmentConfig
+    max_caption_words: int
+    tokenizer: AlbefTokenizer
+    seed: int
+    reader: ShardReader = dataclasses.field(default_factory=ShardReader)
+
+    def __getitem__(self, task: LaneTask) -> LaneResult:
+        result = LaneResult(batch=None, reasons=[], details=[])
+        examples: list[Example] = []
+        for place in range(task.size):
+            failures: list[BadSample] = []
+            candidates = range(place, len(task.locations), task.size)
+            for candidate in candidates:
+                try:
+                    examples.append(self._example(task, candidate))
+                    break
+                except BadSample as bad:
+                    failures.append(bad)
+            result.reasons.append(failures[0].reason if failures else "")
+            if len(failures) == len(candidates):
+                shards = {task.locations[candidate].path for candidate in candidates}
+                result.hopeless = (
+                    f"sample {task.locations[place].name} and its {len(failures) - 1} understudies in {len(shards)} "
+                    f"shards cannot be used: {failures[0]}"
+                )
+                return result
+            if failures:
+                result.details.append(f"{task.locations[place].name} replaced by {examples[-1].name}: {failures[0]}")
+        result.batch = collate(
+            examples,
+            model=self.model,
+            objective=self.objective,
+            tokenizer=self.tokenizer,
+            seed=self.seed,
+            epoch=task.epoch,
+            step=task.step,
+            lane=task.lane,
+        )
+        return result
+
+    def _example(self, task: LaneTask, candidate: int) -> Example:
+        return training_example(
+            self.reader.read(task.locations[candidate]),
+            image_size=self.model.image_size,
+            augment=self.augment,
+            max_words=self.max_caption_words,
+            seed=self.seed,
+            epoch=task.epoch,
+        )
+
+
+def prepare_worker(_: int) -> None:
+    """Make a worker deaf to every signal that asks to stop, and die at once when its trainer is gone.
+
+    Slurm and a terminal signal all processes of a job; a worker that died of it would take the trainer down while it
+    saves. torch's own watchdog looks at the parent's process id, which is the fork server's here, and the fork server
+    lives as long as one of its children does: after a kill -9 of the trainer all of them would stay.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    threading.Thread(target=_die_with_trainer, name="die-with-trainer", daemon=True).start()
+
+
+def _die_with_trainer() -> None:
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None, "runs in workers only"
+    trainer.join()
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,119 @@
+"""The augmentation of pretraining: random crop, flip, RandomAugment, normalisation; all from named draws.
+
+As the original (dataset/__init__.py): RandomResizedCrop bicubic with scale (0.2, 1), flip, RandomAugment(2, 7), CLIP's
+mean and deviation. What differs: each image draws from a generator named by (seed, epoch, sample), where the original
+drew from global state that its workers shared.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from albef.preprocess import normalise
+from pipeline.data.randaugment import rand_augment
+from pipeline.data.reader import load_pixels, open_image
+from pipeline.seeds import Draws
+
+RATIO = (3 / 4, 4 / 3)
+"""Width to height of a crop, before it is squashed to a square."""
+
+_TABLE = normalise(torch.arange(256.0).expand(3, 1, 256) / 255).reshape(3, 256).numpy()
+"""(3, 256) float32: the normalised value of each 8-bit value, per channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The random changes to a training image."""
+
+    crop_scale_min: float = 0.2
+    """Least share of the image's area that a crop covers; 1.0 still varies the crop's shape."""
+    flip_probability: float = 0.5
+    """Chance of mirroring. Zero for data whose captions say left and right."""
+    randaugment_ops: int = 2
+    """Operations drawn per image, each applied half of the time; 0 turns RandomAugment off."""
+    randaugment_level: float = 7
+    """Their strength, 0 to 10."""
+    randaugment_overflow: bool = False
+    """As the original, let AutoContrast turn channels white and Sharpness wrap around (the `paper` preset)."""
+
+
+def training_image(jpg: bytes, name: str, *, size: int, config: AugmentConfig, draws: Draws) -> Tensor:
+    """Decode and augment one image.
+
+    Args:
+        jpg: the encoded image.
+        name: for messages.
+        size: side of the result, pixels.
+        draws: this image's own stream.
+
+    Returns: (3, size, size) float32, normalised.
+
+    Raises: BadSample when the image cannot be decoded.
+    """
+    image = open_image(jpg, name)
+    box = random_crop(image.width, image.height, draws, scale_min=config.crop_scale_min)
+    flipped = draws.uniform() < config.flip_probability
+    image = crop_resize(image, box, size, name)
+    if flipped:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = rand_augment(
+        image,
+        draws,
+        num_ops=config.randaugment_ops,
+        level=config.randaugment_level,
+        overflow=config.randaugment_overflow,
+    )
+    return normalised(image)
+
+
+def random_crop(width: int, height: int, draws: Draws, *, scale_min: float) -> tuple[int, int, int, int]:
+    """A random box of area scale_min .. 1 of the image and shape RATIO (log-uniform), as torchvision chooses it.
+
+    Returns: (left, top, right, bottom) in pixels. After ten boxes that do not fit, the largest central one that does.
+    """
+    log_ratio = (math.log(RATIO[0]), math.log(RATIO[1]))
+    for _ in range(10):
+        area = width * height * draws.uniform(scale_min, 1.0)
+        ratio = math.exp(draws.uniform(*log_ratio))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = draws.integer(width - w + 1), draws.integer(height - h + 1)
+            return left, top, left + w, top + h
+    w = min(width, round(height * RATIO[1]))
+    h = min(height, round(width / RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def crop_resize(image: Image.Image, box: tuple[int, int, int, int], size: int, name: str) -> Image.Image:
+    """The box of an opened image as RGB of size x size, bicubic.
+
+    A JPEG whose box is at least twice `size` both ways is decoded at a half, a quarter or an eighth (libjpeg scales in
+    the frequency domain, which costs a fraction of a full decode). Whether it is depends on the image and its draws
+    alone, and shards at the default 288 pixels are never affected.
+    """
+    left, top, right, bottom = box
+    full_width, full_height = image.size
+    shrink = min(right - left, bottom - top) // size
+    if shrink >= 2:
+        scale = max(power for power in (2, 4, 8) if power <= shrink)
+        image.draft("RGB", (max(1, full_width // scale), max(1, full_height // scale)))
+        x, y = image.width / full_width, image.height / full_height  # both 1 where the format cannot
+        left, top, right, bottom = round(left * x), round(top * y), round(right * x), round(bottom * y)
+    image = load_pixels(image, name).crop((left, top, right, bottom))
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def normalised(image: Image.Image) -> Tensor:
+    """(3, H, W) float32: RGB in [0, 1], less CLIP's mean, over its deviation."""
+    pixels = np.asarray(image)  # (H, W, 3) uint8
+    planes = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        np.take(_TABLE[channel], pixels[..., channel], out=planes[channel])
+    return torch.from_numpy(planes)
