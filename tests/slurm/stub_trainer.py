@@ -1,8 +1,8 @@
 """A trainer of no weights that keeps the contract `slurm/pretrain.sh` relies on, in milliseconds.
 
-Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1, SIGTERM and SIGINT end it with 75 after the
-step. Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step), `--stuck 1` (stop at
-once), `--deaf 1` (start up for a minute, without handlers). The tests copy it to `pipeline/__main__.py` of a folder
+Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1, SIGTERM and SIGINT end it with 75 after the step.
+Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step), `--stuck 1` (stop
+at once), `--deaf 1` (start up for a minute, without handlers). The tests copy it to `pipeline/__main__.py` of a folder
 that looks like the project.
 """
 
