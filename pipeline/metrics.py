@@ -122,6 +122,10 @@ class Metrics:
         every = self.config.images_every
         return bool(every) and self.config.tensorboard and (step == 1 or step % every == 0)
 
+    def log_due(self, step: int) -> bool:
+        """Whether step `step` (counted from 1) gets a line; the first and the last always do."""
+        return step % self.config.log_every == 0 or step in (1, self.total_steps)
+
     def record(
         self,
         step: int,
@@ -144,7 +148,7 @@ class Metrics:
         window.losses = losses.double() if window.losses is None else window.losses + losses
         window.steps += 1
         window.skipped += sum((skipped or {}).values())
-        if step % self.config.log_every and step not in (1, self.total_steps):
+        if not self.log_due(step):
             window.busy_s += time.perf_counter() - window.step_began
             return
         host = [window.skipped, window.wait_s, _peak_bytes(self.world)]

@@ -1,0 +1,299 @@
+"""Pretraining, top to bottom: set up, build, go on from a checkpoint, fit, one step. Read this file first.
+
+The step reads like the paper (section 3): the momentum teacher gives soft targets, the student is trained on three
+losses, the teacher's features join the queue, the teacher follows the student. Randomness is drawn from
+(seed, epoch, step, lane), never from a rank, so that one rank or many take the same steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from albef.batch import PretrainBatch, TeacherTargets
+from albef.initialise import initialise
+from albef.model import AlbefForPretraining
+from albef.momentum import MomentumTeacher
+from albef.queue import FeatureQueue
+from albef.tokenizer import AlbefTokenizer
+from pipeline import checkpoint, distributed, seeds
+from pipeline.config import RunConfig
+from pipeline.data.loader import PretrainLoader, StepBatches
+from pipeline.data.manifest import read_manifest
+from pipeline.distributed import World
+from pipeline.ds_config import ResolvedDeepSpeed, resolve_ds_config
+from pipeline.metrics import Metrics
+from pipeline.optim import build_optimizer
+from pipeline.run_folder import RunFolder
+from pipeline.schedule import alpha_at, lr_at
+from pipeline.stopping import STOPPED_AND_SAVED, StopWatch
+from pipeline.validation import Validator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The parts of a run, built once and handed to every function below."""
+
+    run: RunConfig
+    world: World
+    folder: RunFolder
+    ds: ResolvedDeepSpeed
+    engine: Any
+    teacher: MomentumTeacher
+    queue: FeatureQueue
+    loader: PretrainLoader
+    validator: Validator
+    metrics: Metrics
+    tokenizer: AlbefTokenizer
+    total_steps: int
+    start_step: int = 0
+
+
+def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
+    """Train until the recipe's last step, or until told to stop.
+
+    Args:
+        run_dir: the run folder; the same call on the same folder goes on where it was.
+        resume: "auto" goes on if the folder holds a checkpoint, "must" insists on one, "never" insists on none.
+
+    Returns: 0 when the last step is done, 75 when told to stop and saved.
+    Raises: ConfigError, DataError, CheckpointError for what the user can mend.
+    """
+    world = distributed.init()
+    try:
+        training = build(run, run_dir, world)
+        go_on_from_checkpoint(training, resume)
+        with StopWatch(world, training.folder.stop_file) as stop:
+            code = fit(training, stop)
+        training.metrics.close()
+        training.loader.close()
+        return code
+    finally:
+        distributed.shutdown()
+
+
+def build(run: RunConfig, run_dir: Path, world: World) -> Training:
+    """Data, student, teacher, queue and engine, each equal on all ranks."""
+    ds = resolve_ds_config(run, world.size)
+    folder = RunFolder.open(run_dir, run, ds.config, world)
+    tokenizer = AlbefTokenizer()
+    num_lanes = run.batch.num_lanes
+    loader = PretrainLoader(
+        read_manifest(run.data.manifests),
+        data=run.data,
+        model=run.model,
+        objective=run.objective,
+        tokenizer=tokenizer,
+        seed=run.seed,
+        micro_batch_size=run.batch.micro_batch_size,
+        num_lanes=num_lanes,
+        lanes=world.lanes(num_lanes),
+        pin_memory=world.device.type == "cuda",
+    )
+    torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
+    student = AlbefForPretraining(run.model, run.objective)
+    for report in initialise(student, run.init):
+        log.info("%s", report)
+    student.to(world.device).train()
+    # Before the engine, which casts the student's weights to bf16: the teacher's stay fp32.
+    teacher = MomentumTeacher(student, device=world.device, compute_dtype=ds.compute_dtype)
+    queue = FeatureQueue(
+        run.objective.queue_size,
+        run.model.embed_dim,
+        seed=seeds.derive(run.seed, "queue"),
+        device=world.device,
+    )
+    optimizer = build_optimizer(student, run.optim, device=world.device)
+    engine, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=ds.config, dist_init_required=False)
+    total_steps = run.total_steps(loader.steps_per_epoch)
+    return Training(
+        run=run,
+        world=world,
+        folder=folder,
+        ds=ds,
+        engine=engine,
+        teacher=teacher,
+        queue=queue,
+        loader=loader,
+        validator=Validator(run.validation, run.model, tokenizer, world),
+        metrics=Metrics(run.logging, folder, world, total_steps=total_steps, batch=run.batch.global_batch_size),
+        tokenizer=tokenizer,
+        total_steps=total_steps,
+    )
+
+
+def fit(training: Training, stop: StopWatch) -> int:
+    """Step after step from `start_step`; log, validate, save when due. Returns the exit code."""
+    run, metrics = training.run, training.metrics
+    if training.start_step >= training.total_steps:
+        log.info("%s has taken its %d steps already", run.name, training.total_steps)
+        return 0
+    if training.start_step == 0:
+        validate(training, step=0)
+    metrics.start(training.start_step)
+    for batches in timed(training.loader.steps(training.start_step), metrics):
+        losses, scalars = train_step(training, batches)
+        done = batches.step + 1
+        last = done >= training.total_steps
+        metrics.record(done, losses, epoch=batches.epoch, skipped=batches.skipped, scalars=scalars)
+        if due(done, run.objective.queue_check_every):
+            training.queue.assert_equal_across_ranks()
+        stopping = stop.agreed() and not last
+        if last or due(done, run.validation.every_steps):
+            validate(training, step=done)
+        if last or stopping or due(done, run.checkpoint.save_every):
+            save(training, step=done, epoch=batches.epoch)
+        if last:
+            log.info("%s has taken its %d steps", run.name, training.total_steps)
+            return 0
+        if stopping:
+            log.info("told to stop by %s: saved at step %d of %d", stop.reason, done, training.total_steps)
+            return STOPPED_AND_SAVED
+    raise AssertionError("the loader is endless")
+
+
+def train_step(training: Training, batches: StepBatches) -> tuple[Tensor, dict[str, Any]]:
+    """One optimizer step over this rank's lanes (paper, section 3; the original's order of events).
+
+    Updating the teacher after the optimizer step is the same sequence as the original's update at the start of the
+    next forward. With accumulation, queue and teacher advance once a step, and every lane sees the queue as it was.
+
+    Returns:
+        (5,) means over this rank's lanes of total, itc, itm, mlm loss and matching accuracy, on the device;
+        and the scalars that are equal on all ranks: rate, alpha, temperature, gradient norm, refused steps.
+    """
+    run, world, engine = training.run, training.world, training.engine
+    teacher, queue, step = training.teacher, training.queue, batches.step
+    steps_per_epoch = training.loader.steps_per_epoch
+    ramp_epochs = run.schedule.alpha_ramp_epochs
+    alpha = alpha_at(step, run.objective.alpha, steps_per_epoch=steps_per_epoch, ramp_epochs=ramp_epochs)
+    lr = lr_at(
+        step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=training.total_steps
+    )
+    set_lr(engine, lr)
+    temperature = engine.module.clamped_temperature().detach()
+    sums = torch.zeros(5, device=world.device)
+    for lane, host_batch in zip(training.loader.lanes, batches.lanes, strict=True):
+        batch = host_batch.to(world.device, non_blocking=True)
+        torch.manual_seed(seeds.derive(run.seed, "dropout", batches.epoch, step, lane))
+        targets = teacher.targets(batch, queue, temperature)
+        queue.gather(targets.image_feat, targets.text_feat, num_lanes=len(batches.lanes))
+        losses = engine(batch, targets, queue, alpha)
+        engine.backward(losses.total)
+        norm = gradient_norm(training, step) if lane == training.loader.lanes[-1] else None
+        engine.step()  # moves the weights after the last lane only
+        sums += torch.stack([loss.detach() for loss in losses[:5]])
+        if lane == 0 and training.metrics.images_due(step + 1):
+            show(training, batch, targets, step + 1)
+    queue.enqueue()
+    teacher.update(engine.module)
+    norm = engine.get_global_grad_norm() if norm is None else norm
+    return sums / len(batches.lanes), {
+        "optim/lr": lr,
+        "optim/grad_norm": norm,
+        "optim/skipped_steps": engine.skipped_steps,
+        "train/alpha": alpha,
+        "train/temperature": temperature,
+    }
+
+
+def go_on_from_checkpoint(training: Training, resume: str) -> None:
+    """Load the newest whole checkpoint of the run folder, if there is one; every rank takes the same."""
+    world, folder = training.world, training.folder
+    found = world.broadcast_object(checkpoint.find_checkpoint(folder.checkpoints) if world.is_main else None)
+    folder.check_resume(resume, found is not None)
+    if found is None:
+        training.metrics.begin_at(0)
+        return
+    path, meta = found
+    checkpoint.load_checkpoint(
+        path,
+        meta,
+        training.engine,
+        training.teacher,
+        training.queue,
+        world=world,
+        zero_stage=training.ds.stage,
+        precision=training.ds.precision,
+    )
+    training.start_step = meta.step
+    training.metrics.begin_at(meta.step)
+    log.info("going on from %s: step %d of %d", path, meta.step, training.total_steps)
+
+
+def save(training: Training, *, step: int, epoch: int) -> None:
+    """Publish a checkpoint of `step` finished steps and drop what retention does not keep."""
+    run, folder = training.run, training.folder
+    began = time.monotonic()
+    path = checkpoint.save_checkpoint(
+        folder.checkpoints,
+        training.engine,
+        training.teacher,
+        training.queue,
+        world=training.world,
+        meta=checkpoint.new_meta(
+            run_name=run.name,
+            step=step,
+            epoch=epoch,
+            samples_seen=step * run.batch.global_batch_size,
+            world_size=training.world.size,
+            zero_stage=training.ds.stage,
+            precision=training.ds.precision,
+            config_hash=run.hash(),
+        ),
+    )
+    if training.world.is_main:
+        checkpoint.prune_checkpoints(folder.checkpoints, run.checkpoint)
+    log.info("saved %s in %.1f s", path, time.monotonic() - began)
+
+
+def validate(training: Training, *, step: int) -> None:
+    """Zero-shot retrieval on the validation pairs, with the student; logged under `val/`."""
+    if scalars := training.validator.run(training.engine.module):
+        training.metrics.write(step, scalars)
+
+
+def show(training: Training, batch: PretrainBatch, targets: TeacherTargets, step: int) -> None:
+    """Samples and the teacher's pseudo-targets beside the ground truth (paper, figure 2), to TensorBoard."""
+    from pipeline.pictures import training_pictures
+
+    for tag, picture in training_pictures(batch, targets, training.tokenizer).items():
+        training.metrics.image(tag, picture, step)
+
+
+def gradient_norm(training: Training, step: int) -> Tensor | None:
+    """The averaged gradient's norm before clipping, where DeepSpeed does not tell it: stage 0 in fp32, on log steps."""
+    if training.ds.stage != 0 or training.ds.precision != "fp32" or not training.metrics.log_due(step + 1):
+        return None
+    gradients = [p.grad for p in training.engine.module.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something done every so many steps is to be done after `step` steps; 0 is never."""
+    return bool(every) and step % every == 0
+
+
+def set_lr(engine: Any, lr: float) -> None:
+    """Set the rate of every parameter group for the step to come."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def timed(steps: Iterator[StepBatches], metrics: Metrics) -> Iterator[StepBatches]:
+    """The loader's steps, with the time spent waiting for them recorded."""
+    while True:
+        began = time.monotonic()
+        batches = next(steps)
+        metrics.data_wait(time.monotonic() - began)
+        yield batches
