@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from data_prep.row_list import read_shard_rows
 from data_prep.shard_writer import ShardRecord, write_shard
 
 POLL_S = 0.2
+START_UP_S = 120.0  # importing img2dataset takes 3 s on a free core, and much longer where many start at once
 MIN_ROWS_FOR_YIELD = 100
 LOG_LINES = 5
 
@@ -62,9 +64,9 @@ def download_shards(
 
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
-    done = finished_shards(folder, job)
-    missing = {index for index in range(job.num_shards) if index not in done}
-    _Download(folder, job, settings, min_yield, arguments, pool, missing).run()
+    _Download(folder, job, settings, min_yield, arguments, pool, finished_shards(folder, job)).run()
+    for launch in folder.raw.iterdir():
+        shutil.rmtree(launch)
 
 
 class _Download:
@@ -78,7 +80,7 @@ class _Download:
         min_yield: float,
         arguments: dict[str, Any],
         pool: ProcessPoolExecutor,
-        missing: set[int],
+        done: dict[int, ShardRecord],
     ) -> None:
         self.folder = folder
         self.job = job
@@ -86,10 +88,10 @@ class _Download:
         self.min_yield = min_yield
         self.arguments = arguments
         self.pool = pool
-        self.to_fetch = set(missing)
+        self.to_fetch = {index for index in range(job.num_shards) if index not in done}
         self.converting: dict[int, tuple[RawShard, Future[ShardRecord]]] = {}
-        self.rows_done = job.num_rows - sum(job.rows_in_shard(index) for index in missing)
-        self.kept = 0
+        self.rows_done = sum(record.listed for record in done.values())
+        self.kept = sum(record.kept for record in done.values())
         self.progress = Progress("rows", job.num_rows, done_before=self.rows_done)
 
     def run(self) -> None:
@@ -116,7 +118,7 @@ class _Download:
     def _fetch_once(self) -> str:
         """One start of img2dataset; says how it ended."""
         fetch = Fetch(self.folder, self.job, sorted(self.to_fetch), self.settings)
-        moved_at, seen = time.monotonic(), -1
+        moved_at, seen = time.monotonic(), 0
         try:
             while True:
                 running = fetch.running()  # asked before `finished`: what it finished last must not be missed
@@ -129,10 +131,11 @@ class _Download:
                 self._collect_conversions()
                 answered = fetch.rows_answered()
                 self._show(answered)
+                patience = self.settings.stall_timeout_s if seen else max(self.settings.stall_timeout_s, START_UP_S)
                 if self.converting or answered != seen:
                     moved_at, seen = time.monotonic(), answered
-                elif time.monotonic() - moved_at > self.settings.stall_timeout_s:
-                    return f"answered no row for {self.settings.stall_timeout_s:g} s and was killed"
+                elif time.monotonic() - moved_at > patience:
+                    return f"answered no row for {patience:g} s and was killed"
                 time.sleep(POLL_S)
         finally:
             fetch.kill()

@@ -159,10 +159,13 @@ class Fetch:
         return done
 
     def kill(self) -> None:
-        """End the whole process group, workers included; returns when it is gone."""
+        """End the whole process group, workers included, and remove what it had not finished."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        for index in self._pending:
+            for path in self._out.glob(f"{index:05d}[._]*"):
+                path.unlink()
 
 
 def _environment() -> dict[str, str]:

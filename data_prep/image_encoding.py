@@ -16,7 +16,8 @@ from PIL import Image
 # on the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
-ACCEPTED_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+Image.init()  # registers every format; a Pillow built without AVIF has none to offer
+ACCEPTED_FORMATS = tuple({"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"} & set(Image.OPEN))
 MAX_JPEG_SIDE = 65_500
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {

@@ -38,7 +38,7 @@ def pack_shards(
     """Read, encode and publish every shard that is not finished yet."""
     done = finished_shards(folder, job)
     rows_done = sum(record.listed for record in done.values())
-    kept = 0
+    kept = sum(record.kept for record in done.values())
     progress = Progress("rows", job.num_rows, done_before=rows_done)
     missing = (index for index in range(job.num_shards) if index not in done)
     tasks = (_Packing(folder, job, index, images, max_image_bytes, arguments) for index in missing)

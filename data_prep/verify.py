@@ -7,7 +7,7 @@ import io
 import json
 import random
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,9 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class _Task:
+class ShardTask:
+    """One shard to check; `listed` is the number of rows it must account for, when that is known."""
+
     root: Path
     tar: str
     listed: int | None
@@ -80,7 +82,7 @@ class _Task:
 
 def verify_folder(
     root: Path,
-    pool: ProcessPoolExecutor,
+    pool: Executor,
     processes: int,
     *,
     fraction: float = 1.0,
@@ -109,7 +111,7 @@ def verify_folder(
     writer = ManifestWriter(root)
     try:
         listed = _listed_by_name(job)
-        tasks = (_Task(root, tar, listed(tar), fraction, seed) for tar in tars)
+        tasks = (ShardTask(root, tar, listed(tar), fraction, seed) for tar in tars)
         for number, check in enumerate(in_order(pool, check_shard, tasks, ahead=2 * processes + 2), start=1):
             result.problems += check.problems
             result.num_samples += check.num_samples
@@ -131,7 +133,7 @@ def verify_folder(
     return result
 
 
-def check_shard(task: _Task) -> ShardCheck:
+def check_shard(task: ShardTask) -> ShardCheck:
     """All that is wrong with one shard, or its row of the manifest."""
     path = Folder(task.root).shards / task.tar
     check = ShardCheck([])
@@ -207,7 +209,7 @@ def _read_record(path: Path, problems: list[Problem]) -> ShardRecord | None:
         return None
 
 
-def _check_record(path: Path, record: ShardRecord, task: _Task, num_samples: int) -> Iterable[str]:
+def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples: int) -> Iterable[str]:
     if record.name != path.stem:
         yield f"its record is of {record.name}"
     with open(path, "rb") as file:

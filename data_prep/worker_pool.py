@@ -6,8 +6,9 @@ import collections
 import contextlib
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -42,9 +43,7 @@ def open_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def in_order(
-    pool: ProcessPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
+def in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
     """Results in the items' order, with at most `ahead` of them in memory."""
     running: collections.deque[Future[Result]] = collections.deque()
     for item in items:
@@ -56,5 +55,6 @@ def in_order(
 
 
 def _begin_worker() -> None:
+    warnings.filterwarnings("ignore", module="PIL")  # a damaged file is counted with its reason, not told to the log
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     end_with_parent()

@@ -1,0 +1,190 @@
+"""Lists as people have them: quotes, missing headers, other encodings, odd addresses. No row is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.annotations import CHUNK_CHARACTERS, read_annotations
+from data_prep.errors import InputError, UsageError
+from data_prep.row_list import ListedImage, read_shard_rows, write_rows
+from data_prep.url_list import ListColumns, read_url_list
+from data_prep.web_url import BadUrl, normalise_url
+
+
+def reasons(images: list[ListedImage]) -> list[str | None]:
+    return [None if image.rejected is None else image.rejected.partition(":")[0] for image in images]
+
+
+def test_tsv_quotes_are_letters_and_every_line_is_a_row(tmp_path: Path) -> None:
+    """An unbalanced quote swallows nothing, a balanced one stays, and a bad row keeps its place with a reason."""
+    path = tmp_path / "list.tsv"
+    path.write_bytes(
+        b"url\tcaption\n"
+        b'http://a/1.jpg\t"an unbalanced quote\n'
+        b'http://a/2.jpg\t"balanced"\r\n'
+        b"http://a/3.jpg\t   \n"
+        b"http://a/4.jpg\tcaf\xe9\n"
+        b"http://a/5.jpg\tone\ttwo\n"
+        b"http://a/6.jpg\n"
+        b"file:///etc/passwd\ta file\n"
+        b"not an address\twords\n"
+        b"\tno address\n"
+        b"http://a/\xe9.jpg\tan address in Latin-1\n"
+        b"http://a/a b\xc3\xa9.jpg?q=1 2#part\tcaf\xc3\xa9"
+    )
+    images = list(read_url_list(path, ListColumns()))
+    assert reasons(images) == [
+        *(None, None, "empty_caption", "caption_not_utf8", "bad_row", "bad_row"),
+        *("unsupported_scheme", "bad_url", "empty_url", "bad_url", None),
+    ]
+    assert images[0].captions == ['"an unbalanced quote']
+    assert images[1].captions == ['"balanced"']
+    assert images[-1] == ListedImage("http://a/a%20b%C3%A9.jpg?q=1%202", ["café"])
+
+
+@pytest.mark.parametrize("line", ["a cat\thttp://a/1.jpg\n", "http://a/1.jpg\ta cat\n"])
+def test_a_headerless_list_is_recognised_by_its_first_row(tmp_path: Path, line: str) -> None:
+    """CC3M lists caption then address, CC12M the other way round, both without a header."""
+    path = tmp_path / "list.tsv"
+    path.write_text(line * 2)
+    assert list(read_url_list(path, ListColumns())) == [ListedImage("http://a/1.jpg", ["a cat"])] * 2
+
+
+def test_columns_can_be_named_and_captions_can_be_several(tmp_path: Path) -> None:
+    path = tmp_path / "list.tsv"
+    path.write_text("7\thttp://a/1.jpg\ta cat\t\n8\thttp://a/2.jpg\ta dog\ta hound\n")
+    columns = ListColumns(url="address", captions=("title", "alt"), names=("id", "address", "title", "alt"))
+    assert [image.captions for image in read_url_list(path, columns)] == [["a cat"], ["a dog", "a hound"]]
+
+
+def test_csv_reads_quoted_fields_and_refuses_broken_ones(tmp_path: Path) -> None:
+    """Quoted commas and line feeds are text; a quote that never closes would swallow rows, so it is an error."""
+    path = tmp_path / "list.csv"
+    path.write_text('caption,url\n"one, two\nthree",http://a/1.jpg\n', encoding="utf-8-sig")
+    assert list(read_url_list(path, ListColumns())) == [ListedImage("http://a/1.jpg", ["one, two\nthree"])]
+    path.write_text('caption,url\n"never closed,http://a/1.jpg\nx,http://a/2.jpg\n')
+    with pytest.raises(InputError, match=r"list\.csv, line 3"):
+        list(read_url_list(path, ListColumns()))
+
+
+def test_jsonl_and_parquet_take_lists_and_survive_bad_text(tmp_path: Path) -> None:
+    """Both formats give the same rows: lists, nothing at all, and text that is not UTF-8."""
+    lines = [
+        json.dumps({"url": "http://a/1.jpg", "caption": ["a cat", " ", "a tom"]}).encode(),
+        json.dumps({"url": "http://a/2.jpg", "caption": None}).encode(),
+        b'{"url": "http://a/3.jpg", "caption": ["caf\xe9"]}',
+    ]
+    jsonl = tmp_path / "list.jsonl"
+    jsonl.write_bytes(b"\n".join(lines))
+    parquet = tmp_path / "list.parquet"
+    captions = pa.array([[b"a cat", b" ", b"a tom"], None, [b"caf\xe9"]], pa.list_(pa.binary()))
+    strings = pa.ListArray.from_arrays(
+        captions.offsets,
+        pa.Array.from_buffers(pa.string(), len(captions.values), captions.values.buffers()),
+        mask=captions.is_null(),
+    )
+    pq.write_table(pa.table({"url": [f"http://a/{i}.jpg" for i in (1, 2, 3)], "caption": strings}), parquet)
+    expected = [["a cat", "a tom"], [], []]
+    for path in (jsonl, parquet):
+        images = list(read_url_list(path, ListColumns()))
+        assert [image.captions for image in images] == expected, path.name
+        assert reasons(images) == [None, "empty_caption", "caption_not_utf8"], path.name
+
+
+def test_broken_json_lines_keep_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text(
+        '{"url": "http://a/1.jpg", "caption": "a"}\n{"url": \n[1]\n{"url": "http://a/2.jpg", "caption": "\\ud800"}\n'
+    )
+    assert reasons(list(read_url_list(path, ListColumns()))) == [None, "bad_row", "bad_row", "caption_not_utf8"]
+
+
+@pytest.mark.parametrize("name", ["list.tsv", "list.csv", "list.jsonl", "list.parquet"])
+def test_an_unknown_column_is_named_with_the_nearest(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.table({"address": ["http://a/1.jpg"], "captions": ["x"]}), path)
+    elif name.endswith("jsonl"):
+        path.write_text('{"address": "http://a/1.jpg", "captions": "x"}\n')
+    else:
+        path.write_text(("address,captions\na,x\n").replace(",", "\t" if name.endswith("tsv") else ","))
+    with pytest.raises(UsageError) as raised:
+        list(read_url_list(path, ListColumns(url="address", captions=("caption",))))
+    assert raised.value.message == f"{name} has no column 'caption'"
+    assert "did you mean captions?" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("listed", "asked"),
+    [
+        (" http://a.org/x.jpg ", "http://a.org/x.jpg"),
+        ("https://a.org:8443/%7Ex/%20y?a=b&c=%2F", "https://a.org:8443/%7Ex/%20y?a=b&c=%2F"),
+        ("HTTP://A.org/ä ö.jpg", "http://a.org/%C3%A4%20%C3%B6.jpg"),
+        ("http://bücher.example/", "http://xn--bcher-kva.example/"),
+        ("http://[::1]:80/x", "http://[::1]:80/x"),
+        ("http://user:secret@a.org/x", "http://a.org/x"),
+    ],
+)
+def test_addresses_are_encoded_once(listed: str, asked: str) -> None:
+    assert normalise_url(listed) == asked
+    assert normalise_url(asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("listed", "reason"),
+    [
+        ("", "empty_url"),
+        ("//a.org/x", "bad_url"),
+        ("a.org/x.jpg", "bad_url"),
+        ("http:///x.jpg", "bad_url"),
+        ("http://a.org:port/x", "bad_url"),
+        ("http://[::1/x", "bad_url"),
+        ("http://a b.org/x", "bad_url"),
+        ("data:image/png;base64,AAAA", "unsupported_scheme"),
+        ("ftp://a.org/x.jpg", "unsupported_scheme"),
+    ],
+)
+def test_addresses_that_cannot_be_asked_have_a_reason(listed: str, reason: str) -> None:
+    with pytest.raises(BadUrl, match=f"^{reason}: "):
+        normalise_url(listed)
+
+
+def test_annotations_stream_across_chunks_and_name_bad_entries(tmp_path: Path) -> None:
+    """Entries of every length, one cut by the reading buffer: all there, in order."""
+    entries = [{"image": f"{i}.jpg", "caption": f"{i} " + "x" * (i * 997 % 5000)} for i in range(1500)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(entries))
+    assert path.stat().st_size > 2 * CHUNK_CHARACTERS
+    assert [(image.url, image.captions) for image in read_annotations(path)] == [
+        (entry["image"], [entry["caption"].strip()]) for entry in entries
+    ]
+    odd = [
+        {"image": "a.jpg", "caption": ["b", " c "]},
+        {"caption": "x"},
+        7,
+        {"image": "a.jpg", "caption": 3},
+        {"image": "a.jpg"},
+    ]
+    path.write_text(json.dumps(odd))
+    assert reasons(list(read_annotations(path))) == [None, "bad_row", "bad_row", "bad_row", "bad_row"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '[{"image": "a.jpg"', "[1, 2,, x"])
+def test_annotations_that_are_no_list_are_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"a\.json"):
+        list(read_annotations(path))
+
+
+def test_a_shard_reads_back_its_own_rows(tmp_path: Path) -> None:
+    """Seven rows in shards of three: row numbers run through, the last shard is short."""
+    images = [ListedImage(f"http://a/{i}", [f"é {i}"], "bad_row: x" if i == 4 else None) for i in range(7)]
+    assert write_rows(tmp_path / "rows.parquet", iter(images), 3) == 7
+    assert read_shard_rows(tmp_path / "rows.parquet", 1) == {3: images[3], 4: images[4], 5: images[5]}
+    assert read_shard_rows(tmp_path / "rows.parquet", 2) == {6: images[6]}

@@ -1,0 +1,94 @@
+"""Images made to be hard to read, whose right colours are known because they are painted here."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+RED, GREEN, BLUE, WHITE = (200, 30, 40), (20, 160, 60), (30, 50, 190), (255, 255, 255)
+
+
+def halves(
+    width: int = 200, height: int = 120, left: object = RED, right: object = BLUE, mode: str = "RGB"
+) -> Image.Image:
+    """Two flat colours side by side: orientation, colours and size can all be seen in it."""
+    image = Image.new(mode, (width, height), left)  # type: ignore[arg-type]
+    image.paste(right, (width // 2, 0, width, height))  # type: ignore[arg-type]
+    return image
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def jpeg(image: Image.Image | None = None, **options: object) -> bytes:
+    return saved(image or halves(), "JPEG", **{"quality": 95, **options})
+
+
+def rotated_jpeg(orientation: int, width: int = 200, height: int = 120) -> bytes:
+    """A JPEG that, seen as its EXIF orientation says, shows `halves(width, height)` upright."""
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    upright = halves(width, height)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return jpeg(upright if undo is None else upright.transpose(undo), exif=exif)
+
+
+def animated(kind: str) -> bytes:
+    """First frame as `halves()`, second all green."""
+    return saved(halves(), kind, save_all=True, append_images=[Image.new("RGB", (200, 120), GREEN)], lossless=True)
+
+
+def transparent_png(mode: str = "RGBA") -> bytes:
+    """Left half opaque, right half invisible black."""
+    if mode == "LA":
+        return saved(halves(left=(90, 255), right=(0, 0), mode="LA"), "PNG")
+    if mode == "P":
+        paletted = Image.new("P", (200, 120), 0)
+        paletted.putpalette([*RED, 0, 0, 0])
+        paletted.paste(1, (100, 0, 200, 120))
+        return saved(paletted, "PNG", transparency=1)
+    return saved(halves(left=(*RED, 255), right=(0, 0, 0, 0), mode="RGBA"), "PNG")
+
+
+def sixteen_bit_png(left: int = 0x4000, right: int = 0xC000) -> bytes:
+    values = np.full((120, 200), left, dtype=np.uint16)
+    values[:, 100:] = right
+    return saved(Image.fromarray(values), "PNG")
+
+
+def sixteen_bit_rgb_png() -> bytes:
+    """Pillow cannot write one: RED on the left, BLUE on the right, 257 times each value."""
+    row = b"\0" + b"".join(
+        struct.pack(">3H", *(257 * value for value in (RED if x < 100 else BLUE))) for x in range(200)
+    )
+    return _png(200, 120, bit_depth=16, color_type=2, rows=row * 120)
+
+
+def enormous_png(side: int = 20_000) -> bytes:
+    """A square of `side` pixels, one bit each: some kilobytes that decode to gigabytes of colour."""
+    row = b"\0" + b"\xff" * (side // 8)
+    return _png(side, side, bit_depth=1, color_type=0, rows=row * side)
+
+
+def _png(width: int, height: int, *, bit_depth: int, color_type: int, rows: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")

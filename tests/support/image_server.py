@@ -1,0 +1,123 @@
+"""A real HTTP server on loopback that answers as the web does: well, badly, late, differently, or not at all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer; `announced` is a false Content-Length, `delay_s` before the first byte, `drip_s` after each."""
+
+    body: bytes = b""
+    content_type: str = "image/jpeg"
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    announced: int | None = None
+    delay_s: float = 0.0
+    drip_s: float = 0.0
+
+
+class ImageServer:
+    """Serves what was added; `hits` counts requests by path, `foreign` keeps those that were meant for another host.
+
+    Use as a context manager. A path's replies are given one after the other, the last one for ever.
+    """
+
+    def __init__(self) -> None:
+        self._replies: dict[str, tuple[Reply, ...]] = {}
+        self._default: Callable[[str], Reply] | None = None
+        self.hits: Counter[str] = Counter()
+        self.foreign: list[str] = []
+        self._lock = threading.Lock()
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def address(self) -> str:
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
+
+    def url(self, path: str) -> str:
+        return f"{self.address}{path}"
+
+    def add(self, path: str, *replies: Reply) -> str:
+        """Serve `path`; returns its address."""
+        self._replies[path] = replies
+        return self.url(path)
+
+    def serve_anything(self, reply: Callable[[str], Reply]) -> None:
+        """Answer paths that were not added."""
+        self._default = reply
+
+    def reply_to(self, path: str) -> Reply:
+        with self._lock:
+            times = self.hits[path]
+            self.hits[path] += 1
+        if path in self._replies:
+            replies = self._replies[path]
+            return replies[min(times, len(replies) - 1)]
+        return self._default(path) if self._default else Reply(b"nothing here", "text/plain", 404)
+
+    def __enter__(self) -> ImageServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, owner: ImageServer) -> None:
+        self.owner = owner
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that left early is what half of these tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/"):  # a client that takes this server for its proxy
+            self.server.owner.foreign.append(f"GET {self.path}")
+            self.send_error(403)
+            return
+        reply = self.server.owner.reply_to(self.path)
+        time.sleep(reply.delay_s)
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.content_type)
+        self.send_header("Content-Length", str(len(reply.body) if reply.announced is None else reply.announced))
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if reply.drip_s:
+            for byte in reply.body:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(reply.drip_s)
+        else:
+            self.wfile.write(reply.body)
+
+    def do_CONNECT(self) -> None:
+        self.server.owner.foreign.append(f"CONNECT {self.path}")
+        self.send_error(403)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet: the tests look at `hits`."""
