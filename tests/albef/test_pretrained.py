@@ -1,0 +1,153 @@
+"""The exported model: saved, loaded, and equal to the model that was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from albef import Albef
+from albef.captions import clean_caption
+from albef.config import AlbefConfig
+from albef.errors import CheckpointError
+from albef.model import AlbefForPretraining
+from albef.preprocess import preprocess_images
+from albef.tokenizer import AlbefTokenizer
+
+TEXTS = ["A Dog on a skateboard!", "two cats, asleep"]
+
+
+@pytest.fixture(scope="module")
+def trained() -> AlbefForPretraining:
+    torch.manual_seed(0)
+    small = {"vision_width": 48, "text_width": 48, "text_ffn_width": 96}  # the folder is written many times
+    return AlbefForPretraining(AlbefConfig.tiny(image_size=32, vision_depth=1, text_depth=1, fusion_depth=1, **small))
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (40 + 9 * i, 50, 3), dtype=np.uint8)) for i in range(2)]
+
+
+@pytest.fixture
+def folder(trained: AlbefForPretraining, tmp_path: Path) -> Path:
+    """An exported model."""
+    Albef(trained, max_text_tokens=12).save_pretrained(tmp_path / "model", model_card="# A model\n")
+    return tmp_path / "model"
+
+
+@torch.no_grad()
+def test_a_loaded_model_gives_the_trained_models_numbers(
+    folder: Path, trained: AlbefForPretraining, images: list[Image.Image]
+) -> None:
+    """Features, tokens and matching probabilities are the trained model's, bit for bit; dropout is off."""
+    albef = Albef.from_pretrained(folder, device="cpu")
+    trained.eval()
+    pixels = preprocess_images(images, 32)
+    input_ids, attention_mask = AlbefTokenizer()([clean_caption(text) for text in TEXTS], max_length=12)
+    image_embeds, image_feat = trained.encode_image(pixels)
+    text_embeds, text_feat = trained.encode_text(input_ids, attention_mask)
+    match = trained.match(text_embeds, attention_mask, image_embeds).softmax(dim=1)[:, 1]
+
+    assert all(torch.equal(*pair) for pair in zip(albef.encode_image(images), (image_embeds, image_feat), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(albef.encode_image(pixels), (image_embeds, image_feat), strict=True))
+    expected = (text_embeds, text_feat, attention_mask)
+    assert all(torch.equal(*pair) for pair in zip(albef.encode_text(TEXTS), expected, strict=True))
+    assert torch.equal(albef.match(images, TEXTS), match)
+    assert not albef.match(images, TEXTS).requires_grad
+
+
+def test_everything_is_saved(folder: Path, trained: AlbefForPretraining) -> None:
+    """All weights, MLM head and temperature included, the config, the text length and the model card."""
+    albef = Albef.from_pretrained(folder, device="cpu")
+    weights = trained.state_dict()
+    assert albef.config == trained.config and albef.max_text_tokens == 12
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in albef.model.state_dict().items())
+    assert (folder / "README.md").read_text() == "# A model\n"
+
+
+def test_texts_are_cut_to_the_trained_length(folder: Path) -> None:
+    """A long text uses the positions that training saw, no more."""
+    albef = Albef.from_pretrained(folder, device="cpu")
+    assert albef.encode_text(["word " * 40])[0].shape[1] == 12
+
+
+def test_the_image_processor_of_transformers_makes_the_same_pixels(folder: Path, images: list[Image.Image]) -> None:
+    """preprocessor_config.json says in Hugging Face's words what this project does."""
+    processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
+    theirs = processor(images, return_tensors="pt")["pixel_values"]
+    # one bicubic implementation may round a pixel the other way: one 255th over the smallest std, 0.26
+    assert (theirs - preprocess_images(images, 32)).abs().max() < 1.01 / 255 / 0.26
+
+
+def test_unequal_numbers_are_refused(trained: AlbefForPretraining, images: list[Image.Image]) -> None:
+    """match() takes pairs."""
+    with pytest.raises(ValueError, match="2 images and 1 texts"):
+        Albef(trained).match(images, TEXTS[:1])
+
+
+def edit(name: str, **values: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | values))
+
+    return change
+
+
+def halve(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), r"has no config\.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors does not exist"),
+        (lambda folder: (folder / "vocab.txt").unlink(), r"has no vocab\.txt"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), r"has no preprocessor_config\.json"),
+        (halve("config.json"), r"config\.json cannot be read"),
+        (halve("model.safetensors"), r"model\.safetensors cannot be read"),
+        (halve("tokenizer.json"), r"tokenizer files in .* cannot be read"),
+        (halve("vocab.txt"), r"the tokenizer has \d+ entries, the model 30522"),
+        (edit("config.json", format_version=2), "format_version is 2"),
+        (edit("config.json", model={"image_size": "large"}), "describes no model"),
+        (edit("config.json", model={"depth": 3}), "unknown keys: depth"),
+        (edit("config.json", model=AlbefConfig.tiny().to_dict()), "does not fit|differ"),
+        (edit("preprocessor_config.json", image_mean=[0.5, 0.5, 0.5]), "image_mean differ"),
+    ],
+)
+def test_a_damaged_folder_is_refused(damage: Callable[[Path], None], named: str, folder: Path) -> None:
+    """Each file missing, cut off or of something else: an error that names it and says what to give instead."""
+    damage(folder)
+    with pytest.raises(CheckpointError, match=named) as error:
+        Albef.from_pretrained(folder, device="cpu")
+    assert error.value.hint
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    """The path is in the message, the command that makes such a folder in the hint."""
+    with pytest.raises(CheckpointError, match="nowhere does not exist") as error:
+        Albef.from_pretrained(tmp_path / "nowhere")
+    assert "pipeline export" in error.value.hint
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_cpus_numbers(folder: Path, images: list[Image.Image]) -> None:
+    """The same features and probabilities on the GPU, which is taken by default, to fp32 rounding."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    cpu, cuda = Albef.from_pretrained(folder, device="cpu"), Albef.from_pretrained(folder)
+    assert cuda.device.type == "cuda"
+    assert (cuda.encode_image(images)[1].cpu() - cpu.encode_image(images)[1]).abs().max() < 1e-5
+    assert (cuda.match(images, TEXTS).cpu() - cpu.match(images, TEXTS)).abs().max() < 1e-5

@@ -1,0 +1,72 @@
+"""Weight files: damaged or foreign ones are refused with what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from albef.errors import CheckpointError
+from albef.weight_files import load_strictly, read_weights
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+def test_wrapped_and_bare_files_are_read(wrapper: str | None, tmp_path: Path) -> None:
+    """The tensors are found bare and under the keys that training scripts use."""
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.bfloat16)}
+    torch.save({wrapper: tensors, "epoch": 3} if wrapper else tensors, tmp_path / "w.pth")
+    read = read_weights(tmp_path / "w.pth")
+    assert read.keys() == tensors.keys() and all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("fault", ["cut in half", "empty", "a web page"])
+def test_damaged_files_are_refused(fault: str, suffix: str, tmp_path: Path) -> None:
+    """A download that broke off, or brought an error page."""
+    path = tmp_path / f"w{suffix}"
+    tensors = {"a": torch.zeros(1000)}
+    if suffix == ".pth":
+        torch.save(tensors, path)
+    else:
+        save_file(tensors, path)
+    whole = path.read_bytes()
+    path.write_bytes({"cut in half": whole[: len(whole) // 2], "empty": b"", "a web page": b"<html>404</html>"}[fault])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": 1}}, {}, "text", {"model": {}}])
+def test_a_file_without_weights_is_refused(content: object, tmp_path: Path) -> None:
+    """What torch can read but is no state dict."""
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="no state dict"):
+        read_weights(tmp_path / "w.pth")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    """The path is in the message."""
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(CheckpointError, match="does not exist") as error:
+            read_weights(path)
+        assert str(path) in error.value.message
+
+
+def test_strict_loading_names_what_does_not_fit() -> None:
+    """Missing, unknown and misshapen tensors are named; names that may be missing keep their values."""
+    first, second = nn.Linear(2, 3), nn.Linear(3, 1)
+    model = nn.Sequential(first, second)
+    state = {name: torch.full_like(tensor, 7.0) for name, tensor in model.state_dict().items()}
+    partial = {name: tensor for name, tensor in state.items() if not name.startswith("1.")}
+    kept = second.weight.clone()
+    with pytest.raises(CheckpointError, match=r"2 missing \(1\.weight, 1\.bias\)"):
+        load_strictly(model, partial, source="file")
+    with pytest.raises(CheckpointError, match=r"1 unknown \(2\.weight\)"):
+        load_strictly(model, state | {"2.weight": torch.zeros(1)}, source="file")
+    with pytest.raises(CheckpointError, match=r"0\.bias is \(2,\), the model has \(3,\)"):
+        load_strictly(model, state | {"0.bias": torch.zeros(2)}, source="file")
+    assert not first.weight.eq(7).any(), "a refused file must not be half loaded"
+    load_strictly(model, partial, source="file", but=["1."])
+    assert first.weight.eq(7).all() and torch.equal(second.weight, kept)
