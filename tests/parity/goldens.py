@@ -1,7 +1,7 @@
 """Reads the recorded tensors and builds from them a student, a teacher, a queue and batches; compares with a reason.
 
-Everything is driven by the recording's own configuration: another folder (`ALBEF_GOLDENS`) with other widths, depths, heads,
-batch sizes and seeds must pass unchanged.
+Everything is driven by the recording's own configuration: another folder (`ALBEF_GOLDENS`) with other widths, depths,
+heads, batch sizes and seeds must pass unchanged.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ROUNDED = 1e-6
 NOISE_FACTOR = 10
 """How many times the official code's own float32 error a float32 tensor may be away."""
 FLOAT32_STEPS = 8
-"""Floor of the float32 tolerance in units of rounding of the largest entry: a scalar's recorded noise can be near zero by
-luck (the recorded matching loss is off by 5e-9, a tenth of one rounding step)."""
+"""Floor of the float32 tolerance in units of rounding of the largest entry: a scalar's recorded noise can be near zero
+by luck (the recorded matching loss is off by 5e-9, a tenth of one rounding step)."""
 
 
 def folder() -> Path:
@@ -220,9 +220,9 @@ def check(name: str, ours: Tensor, recorded: Tensor, tolerance: float, *, mask: 
         return
     worst = int(error.nan_to_num(nan=torch.inf).argmax())
     place = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), error.shape))
-    assert error.flatten()[worst] <= tolerance, (
-        f"{name}{list(place)}: {float(ours.flatten()[worst]):.12g}, recorded {float(recorded.flatten()[worst]):.12g}, "
-        f"off by {float(error.flatten()[worst]):.3g}, allowed {tolerance:.3g}"
+    mine, theirs, off = (tensor.flatten()[worst].item() for tensor in (ours, recorded, error))
+    assert off <= tolerance, (
+        f"{name}{list(place)}: {mine:.12g}, recorded {theirs:.12g}, off by {off:.3g}, allowed {tolerance:.3g}"
     )
 
 

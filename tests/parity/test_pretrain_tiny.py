@@ -1,4 +1,4 @@
-"""One pretraining step, and three, against tensors recorded from the official code: every intermediate it left."""
+"""One pretraining step, and several, against tensors recorded from the official code: every intermediate it left."""
 
 from __future__ import annotations
 
@@ -167,7 +167,8 @@ def test_heads_and_losses(step_of: Callable[[torch.dtype], Step], dtype: torch.d
     check("out/mlm_logits", output.mlm_logits, recorded, allowed)
     recorded_m = golden["out/mlm_logits_m"].flatten(0, 1)[batch.mlm_positions].softmax(dim=1)
     assert step.targets.mlm_probs is not None
-    check("softmax of out/mlm_logits_m", step.targets.mlm_probs, recorded_m, 1e-9 if dtype == torch.float64 else 1e-5)
+    allowed = tolerance(golden, "out/mlm_logits_m", golden["out/mlm_logits_m"], dtype)  # a softmax shrinks differences
+    check("softmax of out/mlm_logits_m", step.targets.mlm_probs, recorded_m, allowed)
 
     step.check(output.itm, "out/loss_itm")
     everything_soft = mlm_loss(output.mlm_logits, batch.mlm_labels, step.targets.mlm_probs, 1.0)
@@ -263,13 +264,13 @@ def test_one_adamw_step(golden: Golden, dtype: torch.dtype) -> None:
 
 @DTYPES
 @pytest.mark.parametrize("alpha", ["alpha", "alpha0"])
-def test_three_steps(golden: Golden, dtype: torch.dtype, alpha: str) -> None:
-    """Three optimizer steps: losses of each, and the weights, teacher and queues that they end in."""
+def test_several_steps(golden: Golden, dtype: torch.dtype, alpha: str) -> None:
+    """The recorded optimizer steps: losses of each, and the weights, teacher and queues that they end in."""
     trio = build(golden, dtype)
     optimizer = adamw(trio, golden.info["param_groups"], golden.info["run"]["lr"])
     weight = golden.info["config"]["alpha"] if alpha == "alpha" else 0.0
     losses = []
-    for k in range(3):
+    for k in range(len(golden["multi/losses"])):
         batch, negatives = recorded_batch(golden, f"in/{k}/", f"inj/{k}/")
         trio.teacher.update(trio.student)
         targets = trio.teacher.targets(batch, trio.queue, trio.student.clamped_temperature())
@@ -309,7 +310,7 @@ def test_temperature_is_clamped(golden: Golden, dtype: torch.dtype) -> None:
         targets = trio.teacher.targets(batch, trio.queue, temperature)
         alpha = golden.info["config"]["alpha"]
         output = trio.student(batch, targets, trio.queue, alpha, negative_indices=negatives)
-        tight = dict(rel=1e-9 if dtype == torch.float64 else 1e-5)
+        tight = {"rel": 1e-9 if dtype == torch.float64 else 1e-5}
         assert output.itc.item() == pytest.approx(expected["loss_ita"], **tight)
         assert output.itm.item() == pytest.approx(expected["loss_itm"], **tight)
         assert output.mlm.item() == pytest.approx(expected["loss_mlm"], **tight)

@@ -9,8 +9,8 @@ from torch import Tensor
 from tests.parity.goldens import EXACT, Golden, Trio, adamw, build, check, load, make_batch, official_groups
 
 FLOAT32_LOSS = 1e-4
-"""What a float32 implementation may be off in a loss after up to 100 steps; the official code's own float32 is off by 4e-6,
-and an error in any part by far more (45 planted ones were tried)."""
+"""What a float32 implementation may be off in a loss within 100 steps; the official code's own float32 is off by 4e-6,
+an error in any part by far more (45 planted ones were tried)."""
 RAMP_STEPS = 100
 """Steps over which the recording raised alpha."""
 

@@ -1,0 +1,102 @@
+"""The losses against sums written out in float64, and at the edges where the original gives NaN."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from albef.losses import contrastive_logits, itc_loss, itc_targets, itm_accuracy, itm_loss, mlm_loss
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def log_softmax(row: list[float]) -> list[float]:
+    top = max(row)
+    total = math.log(sum(math.exp(value - top) for value in row)) + top
+    return [value - total for value in row]
+
+
+def test_contrastive_logits_are_dot_products_over_the_temperature() -> None:
+    """Column j is candidate j: the batch's first, then the queue's."""
+    feat, keys, queue, temperature = random(2, 3), random(2, 3, seed=1), random(4, 3, seed=2), torch.tensor([0.05])
+    logits = contrastive_logits(feat, keys, queue, temperature.double())
+    candidates = keys.tolist() + queue.tolist()
+    for i, row in enumerate(feat.tolist()):
+        for j, candidate in enumerate(candidates):
+            expected = sum(a * b for a, b in zip(row, candidate, strict=True)) / float(temperature)
+            assert logits[i, j].item() == pytest.approx(expected, rel=1e-12)
+    assert torch.equal(contrastive_logits(feat, keys, None, temperature.double()), logits[:, :2])
+
+
+def test_itc_loss_by_hand() -> None:
+    """Soft cross-entropy with alpha of the teacher and the rest on the partner."""
+    logits, teacher, alpha = random(3, 7), random(3, 7, seed=1).softmax(dim=1), 0.4
+    total = 0.0
+    for i, row in enumerate(logits.tolist()):
+        logs = log_softmax(row)
+        total -= (1 - alpha) * logs[i] + alpha * sum(t * v for t, v in zip(teacher[i].tolist(), logs, strict=True))
+    # 1 - alpha is rounded to fp32, as in the original: 2.4e-8 of it
+    assert itc_loss(logits, teacher, alpha).item() == pytest.approx(total / 3, rel=1e-7)
+    assert itc_loss(logits, teacher, 0.0).item() == pytest.approx(itc_loss(logits).item(), rel=1e-12)
+    assert torch.allclose(itc_targets(teacher, alpha).sum(dim=1), torch.ones(3, dtype=torch.float64), atol=1e-7)
+    assert torch.equal(teacher, random(3, 7, seed=1).softmax(dim=1)), "the teacher's softmax must not be written to"
+
+
+def test_itm_loss_leaves_invalid_rows_out() -> None:
+    """The mean runs over valid rows only, also where an invalid row is not finite; none valid gives 0."""
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0], [math.nan, 1.0], [0.0, 3.0]], dtype=torch.float64)
+    labels = torch.tensor([1, 0, 0, 0])
+    valid = torch.tensor([True, True, False, True])
+    losses = [-log_softmax(logits[i].tolist())[int(labels[i])] for i in (0, 1, 3)]
+    assert itm_loss(logits, labels, valid).item() == pytest.approx(sum(losses) / 3, rel=1e-12)
+    assert itm_accuracy(logits, labels, valid).item() == pytest.approx(2 / 3)
+    assert itm_loss(logits[:2], labels[:2]).item() == pytest.approx(sum(losses[:2]) / 2, rel=1e-12)
+    assert itm_accuracy(logits[:2], labels[:2]).item() == 1
+    assert itm_loss(logits, labels, torch.zeros(4, dtype=torch.bool)).item() == 0
+
+
+def test_mlm_loss_by_hand() -> None:
+    """(1 - alpha) of the hard loss and alpha of the teacher's, a mean over masked tokens, over the vocabulary axis."""
+    logits, teacher, labels, alpha = random(4, 6), random(4, 6, seed=1).softmax(dim=1), torch.tensor([5, 0, 2, 2]), 0.3
+    total = 0.0
+    for i, row in enumerate(logits.tolist()):
+        logs = log_softmax(row)
+        soft = -sum(t * v for t, v in zip(teacher[i].tolist(), logs, strict=True))
+        total += (1 - alpha) * -logs[int(labels[i])] + alpha * soft
+    assert mlm_loss(logits, labels, teacher, alpha).item() == pytest.approx(total / 4, rel=1e-12)
+    assert mlm_loss(logits, labels, teacher, 0.0).item() == pytest.approx(mlm_loss(logits, labels).item(), rel=1e-12)
+
+
+def test_mlm_loss_of_no_masked_token_is_zero() -> None:
+    """A small batch may have nothing masked: 0 with a gradient of zeros, where a mean over nothing gives NaN."""
+    logits = torch.zeros(0, 6, requires_grad=True)
+    loss = mlm_loss(logits, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6), 0.4)
+    loss.backward()
+    assert loss.item() == 0 and logits.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_input_is_computed_in_fp32(dtype: torch.dtype) -> None:
+    """The losses of bf16 logits equal those of the same numbers in fp32, and come out in fp32."""
+    logits, labels = random(3, 3).to(dtype), torch.tensor([0, 1, 1])
+    wide, teacher = logits.float(), random(3, 3, seed=1).float().softmax(dim=1)
+    for low, high in (
+        (itc_loss(logits, teacher, 0.4), itc_loss(wide, teacher, 0.4)),
+        (itm_loss(logits[:, :2], labels), itm_loss(wide[:, :2], labels)),
+        (mlm_loss(logits, labels, teacher, 0.4), mlm_loss(wide, labels, teacher, 0.4)),
+        (contrastive_logits(logits, logits, None, torch.tensor([0.07])),) * 2,
+    ):
+        assert low.dtype == torch.float32 and torch.equal(low, high)
+
+
+def test_float64_stays_float64() -> None:
+    """Parity to 1e-9 needs it."""
+    logits = random(3, 5)
+    labels = torch.tensor([0, 1, 1])
+    assert itc_loss(logits, logits.softmax(dim=1), 0.4).dtype == torch.float64
+    assert itm_loss(logits[:, :2], labels).dtype == torch.float64
+    assert mlm_loss(logits, labels, logits.softmax(dim=1), 0.4).dtype == torch.float64
