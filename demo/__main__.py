@@ -1,0 +1,138 @@
+"""`make demo`, or `python -m demo`: the main job, whole, on the pictures that ship with the project."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from albef.errors import ConfigError, UserError
+from demo.processes import end_leftovers
+from demo.results import RECALL_AT, recalls
+from demo.settings import Layout, Settings, open_record
+from demo.stages import StageFailed, Stages
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; returns its exit code: 0, 2 for what the user can mend, 75 when stopped and saved."""
+    try:
+        args = parse(argv)
+        layout = Layout(args.run_dir)
+        with _alone(layout.root):
+            run(layout, Settings(steps=args.steps, seed=args.seed, pictures=args.pictures), args.port)
+        return 0
+    except UserError as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return error.code if isinstance(error, StageFailed) else 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def run(layout: Layout, settings: Settings, port: int) -> None:
+    """Every stage, then the table."""
+    began = time.monotonic()
+    record = open_record(layout.record, settings)
+    if ended := end_leftovers(layout.root):
+        print(f"ended {ended} processes that an earlier, killed start had left", flush=True)
+    record.save(layout.record)
+    stages = Stages(layout, record)
+    stages.download(port)
+    stages.pretrain()
+    stages.export()
+    stages.evaluate()
+    stages.report()
+    results = stages.results()
+    print(table(results["untrained"], results["trained"]))
+    print(elapsed({name: stage["seconds"] for name, stage in record.stages.items()}, time.monotonic() - began))
+    from demo.report import trained_by
+
+    print("\n".join(f"{name:14} {value}" for name, value in trained_by(layout)))
+    print(f"model          {layout.export}\nreport         {layout.report}")
+
+
+def table(untrained: dict[str, float], trained: dict[str, float]) -> str:
+    """Recalls in percent beside chance, as text."""
+    count = f"{trained['num_images']:.0f} held-out pictures and their names"
+    head = "".join(f"{f'R@{k}':>8}" for k in RECALL_AT)
+    lines = [
+        "",
+        f"Zero-shot retrieval, {count}, percent",
+        f"{'':28}{'picture -> caption':>24}  {'caption -> picture':>24}",
+        f"{'':28}{head}  {head}",
+    ]
+    for name, metrics, prefix in (
+        ("chance", trained, "chance_"),
+        ("before training", untrained, ""),
+        ("after training", trained, ""),
+        ("after, without re-ranking", trained, "itc_"),
+    ):
+        values = [f"{value:8.1f}" for value in recalls(metrics, prefix)]
+        lines.append(f"{name:28}{''.join(values[:3])}  {''.join(values[3:])}")
+    return "\n".join(lines) + "\n"
+
+
+def elapsed(stages: dict[str, float], this_start_s: float) -> str:
+    """Seconds of each stage on one line."""
+    each = ", ".join(f"{name} {seconds:.0f}" for name, seconds in stages.items())
+    return f"elapsed        {sum(stages.values()):.0f} s in all: {each}; this start {this_start_s:.0f}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, "`python -m demo --help` lists the flags")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; ConfigError for what it cannot mean."""
+    parser = _Parser(
+        prog="python -m demo",
+        description="Serve the sample pictures, download, pretrain, evaluate, export, report. "
+        "The same command again goes on where it stopped.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
+    parser.add_argument("--steps", type=_positive, metavar="N", help="optimizer steps; default: the recipe's")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument("--pictures", type=_positive, metavar="N", help="at most so many a list; default: all")
+    parser.add_argument("--port", type=int, default=0, help="of the picture server on loopback; default: any free one")
+    args = parser.parse_args(argv)
+    if not 0 <= args.port < 65_536 or args.seed < 0:
+        raise ConfigError(
+            f"--port {args.port} --seed {args.seed}: out of range", "ports end at 65535, seeds are not negative"
+        )
+    return args
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".demo.lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}", "give another --run-dir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"another demo is running in {folder}", "wait for it, or give another --run-dir"
+            ) from None
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""What the exported model does with held-out pictures: finds them, names them, looks at the places its words name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from albef import gradcam
+from albef.captions import clean_caption
+from albef.pretrained import Albef
+from demo.page_pictures import ImageQuery, TextQuery, WordMaps
+from demo.pictures import ASSETS, Picture, PictureArchive, read_pictures
+
+OWN_QUERIES = (
+    "a red heart",
+    "a yellow face crying",
+    "an animal with a tail",
+    "something to eat",
+    "a flag with a star",
+    "a blue circle",
+)
+PHOTOS = (
+    ("cat.jpg", "a cat with green eyes", "photograph: Stéfan van der Walt, CC0"),
+    ("coffee.jpg", "a cup of coffee on a red plate", "photograph: Rachel Michetti, CC0"),
+    ("rocket.jpg", "a white rocket and lights at night", "photograph: SpaceX, public domain"),
+)
+NUM_CANDIDATES = 16
+"""What the matching head re-ranks, as in the evaluation."""
+TILE = 96
+STOP_WORDS = frozenset(("a", "an", "the", "of", "and", "to", "is", "in", "on", "with", "at", "it"))
+
+
+class Gallery:
+    """Pictures and their names, encoded once, searchable both ways.
+
+    Args:
+        albef: the exported model.
+        pictures: what to search; the first caption of each is its name.
+    """
+
+    def __init__(self, albef: Albef, archive: PictureArchive, pictures: Sequence[Picture]) -> None:
+        self.albef, self.names = albef, [picture.captions[0] for picture in pictures]
+        self.images = [archive.open(picture.image) for picture in pictures]
+        encoded = [albef.encode_image(self.images[i : i + 64]) for i in range(0, len(pictures), 64)]
+        embeds, feats = zip(*encoded, strict=True)
+        self.image_embeds, self.image_feat = torch.cat(embeds), torch.cat(feats)  # (N, 1+P, D), (N, E)
+        _, self.text_feat, _ = albef.encode_text(self.names)
+
+    def pictures_for(self, text: str) -> list[int]:
+        """All pictures, best first: by similarity, the first few re-ranked by the matching head."""
+        text_embeds, text_feat, mask = self.albef.encode_text([text])
+        order = (self.image_feat @ text_feat[0]).argsort(descending=True)
+        best = order[:NUM_CANDIDATES]
+        repeated = text_embeds.expand(len(best), -1, -1), mask.expand(len(best), -1)
+        return _reranked(order, self._match(*repeated, self.image_embeds[best]))
+
+    def names_for(self, index: int) -> list[int]:
+        """All names for one picture, best first, likewise."""
+        order = (self.text_feat @ self.image_feat[index]).argsort(descending=True)
+        best = order[:NUM_CANDIDATES]
+        text_embeds, _, mask = self.albef.encode_text([self.names[i] for i in best.tolist()])
+        return _reranked(order, self._match(text_embeds, mask, self.image_embeds[index : index + 1]))
+
+    @torch.no_grad()
+    def _match(self, text_embeds: Tensor, mask: Tensor, image_embeds: Tensor) -> Tensor:
+        logits: Tensor = self.albef.model.match(text_embeds, mask, image_embeds)
+        return logits[:, 1] - logits[:, 0]
+
+
+def _reranked(order: Tensor, scores: Tensor) -> list[int]:
+    best = order[: len(scores)][scores.argsort(descending=True, stable=True)]
+    return torch.cat([best, order[len(scores) :]]).tolist()
+
+
+def text_queries(gallery: Gallery, count: int, seed: int) -> list[TextQuery]:
+    """Names drawn at random, with the five best pictures."""
+    queries = []
+    for index in random.Random(f"{seed} texts").sample(range(len(gallery.names)), count):
+        found = gallery.pictures_for(gallery.names[index])
+        queries.append(TextQuery(text=gallery.names[index], found=_tiles(gallery, found), right_at=found.index(index)))
+    return queries
+
+
+def own_queries(gallery: Gallery) -> list[TextQuery]:
+    """Sentences that name no picture of the gallery."""
+    return [
+        TextQuery(text=text, found=_tiles(gallery, gallery.pictures_for(text)), right_at=None) for text in OWN_QUERIES
+    ]
+
+
+def image_queries(gallery: Gallery, count: int, seed: int) -> list[ImageQuery]:
+    """Pictures drawn at random, with the five best names."""
+    queries = []
+    for index in random.Random(f"{seed} images").sample(range(len(gallery.names)), count):
+        found = gallery.names_for(index)
+        names, right = [gallery.names[i] for i in found[:5]], gallery.names[index]
+        queries.append(ImageQuery(image=gallery.images[index], found=names, right_at=found.index(index), right=right))
+    return queries
+
+
+def _tiles(gallery: Gallery, found: Sequence[int]) -> list[Image.Image]:
+    return [gallery.images[i].resize((TILE, TILE), Image.Resampling.LANCZOS) for i in found[:5]]
+
+
+def photo_maps(albef: Albef) -> list[WordMaps]:
+    """The photographs, with a map for each word that means something by itself."""
+    return [_maps_of(albef, Image.open(ASSETS / "photos" / name), text, source) for name, text, source in PHOTOS]
+
+
+def scene_maps(albef: Albef, archive: PictureArchive, count: int, seed: int) -> list[WordMaps]:
+    """Held-out scenes drawn at random; the frames are the true places."""
+    scenes = random.Random(f"{seed} scenes").sample(read_pictures("test_scenes"), count)
+    return [
+        _maps_of(albef, archive.open(scene.image), scene.captions[0], f"drawings: {scene.vendor}", scene.boxes)
+        for scene in scenes
+    ]
+
+
+def _maps_of(
+    albef: Albef,
+    picture: Image.Image,
+    text: str,
+    source: str,
+    boxes: Sequence[tuple[str, tuple[int, int, int, int]]] = (),
+) -> WordMaps:
+    found = _word_maps(albef, picture, text)
+    picture = picture.convert("RGB")
+    scale = 232 / max(picture.size)
+    shown = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    words = []
+    for word, heat in zip(found.words, found.maps, strict=True):
+        if word in STOP_WORDS:
+            continue
+        image = gradcam.overlay(shown, heat)
+        for label, box in boxes:
+            if word in clean_caption(label).split():
+                ImageDraw.Draw(image).rectangle([edge * scale for edge in box], outline="white", width=3)
+        words.append((word, image))
+    return WordMaps(image=shown, caption=text, source=f"{source}; match {found.match:.2f}", words=words)
+
+
+def _word_maps(albef: Albef, picture: Image.Image, text: str) -> gradcam.WordMaps:
+    return gradcam.word_maps(albef.model, albef.tokenizer, picture, text, max_text_tokens=albef.max_text_tokens)
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """How often the hottest place of a label's words lies in its box."""
+
+    hits: int
+    labels: int
+    chance: float
+    """Mean share of the picture that a box covers."""
+
+    def __str__(self) -> str:
+        return (
+            f"Each drawing's box is known, so pointing can be counted. Over the {self.labels} labels of the held-out "
+            f"scenes, the hottest place of a label's words lies in its box {100 * self.hits / self.labels:.0f}% of "
+            f"the time; a place at random would {100 * self.chance:.0f}%. White frames mark the true places."
+        )
+
+
+def pointing(albef: Albef, archive: PictureArchive, scenes: Sequence[Picture]) -> Pointing:
+    """Count the pointing game (Zhang et al. 2016) on scenes with boxes, with each scene's first caption."""
+    hits, labels, shares = 0, 0, 0.0
+    for scene in scenes:
+        picture = archive.open(scene.image)
+        found = _word_maps(albef, picture, scene.captions[0])
+        for label, (x0, y0, x1, y1) in scene.boxes:
+            named = [i for i, word in enumerate(found.words) if word in clean_caption(label).split()]
+            if not named:
+                continue
+            heat = Image.fromarray(found.maps[named].mean(dim=0).numpy())
+            smooth = torch.tensor(list(heat.resize(picture.size, Image.Resampling.BICUBIC).getdata()))
+            y, x = divmod(int(smooth.argmax()), picture.width)
+            hits += x0 <= x <= x1 and y0 <= y <= y1
+            labels += 1
+            shares += (x1 - x0) * (y1 - y0) / (picture.width * picture.height)
+    return Pointing(hits, labels, shares / max(1, labels))
