@@ -200,7 +200,7 @@ find_root() {
   if [ -n "${SLURM_JOB_ID:-}" ] && [ ! -e "$(dirname "$script")/../pipeline/train.py" ]; then
     script=$(job_field Command)
   fi
-  cd "$(dirname "$script")/.." && [ -e pipeline/train.py ] && pwd && return
+  cd -P "$(dirname "$script")/.." && [ -e pipeline/train.py ] && pwd && return
   fail "the project is not beside $script" "submit slurm/pretrain.sh where it lies, in the project's folder"
 }
 
