@@ -106,11 +106,13 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
     if device.type == "cpu":
         # DeepSpeed would otherwise try to find an accelerator by what is installed, not by what is there.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(size)))
     else:
         torch.cuda.set_device(device)
     import deepspeed  # takes seconds: not for those who only want to read this file's World
 
+    # On the CPU DeepSpeed compiles a shared-memory all-reduce with g++ at its first start, while all ranks wait for it:
+    # minutes on a busy machine, and a compiler that need not be there. gloo's own all-reduce does.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
