@@ -2,11 +2,12 @@
 
 Needs Debian's slurm-wlm and munge. As root each slurmd lives in a mount namespace of its own with an /etc/hosts that
 knows the node names; the machine's own file is not touched. Without root the names stay unknown, and scripts must ask
-Slurm for a node's address.
+Slurm for a node's address. The daemons are children of this process and end with it, however it ends.
 """
 
 from __future__ import annotations
 
+import ctypes
 import getpass
 import os
 import random
@@ -16,6 +17,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "unshare")
@@ -74,6 +76,7 @@ class LocalSlurm:
         self.folder = folder
         self.nodes = nodes
         self.cpus = cpus
+        self.daemons: list[subprocess.Popen[bytes]] = []
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
         self.environment = {**clean, "PATH": search_path(), "SLURM_CONF": str(folder / "slurm.conf")}
 
@@ -133,16 +136,24 @@ class LocalSlurm:
         (secret / "key").write_bytes(os.urandom(128))
         options = {"key": secret / "key", "seed": secret / "seed", "log": secret / "log", "pid": folder / "munged.pid"}
         flags = [f"--{name}-file={path}" for name, path in options.items()]
-        self.command("munged", "--force", f"--socket={folder}/munge.sock", *flags)
-        self.command("slurmctld", "-f", str(folder / "slurm.conf"))
+        self._daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.sock", *flags)
+        _wait_until((folder / "munge.sock").exists, "munged made no socket", folder)
+        self._daemon("slurmctld", "-D", "-f", str(folder / "slurm.conf"))
         for number in range(1, self.nodes + 1):
             (folder / f"spool.node{number}").mkdir()
-            self.command(*self._own_hosts(), "slurmd", "-f", str(folder / "slurm.conf"), "-N", f"node{number}")
-        deadline = time.monotonic() + 20
-        while len(self.command("sinfo", "-h", "-N", "-t", "idle", check=False).splitlines()) < self.nodes:
-            logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("*.log"))
-            assert time.monotonic() < deadline, f"Slurm did not come up\n{logs}"
-            time.sleep(0.1)
+            self._daemon(*self._own_hosts(), "slurmd", "-D", "-f", str(folder / "slurm.conf"), "-N", f"node{number}")
+        _wait_until(lambda: self._idle_nodes() == self.nodes, "not every node is idle", folder)
+
+    def _idle_nodes(self) -> int:
+        return len(self.command("sinfo", "-h", "-N", "-t", "idle", check=False).splitlines())
+
+    def _daemon(self, *words: str) -> None:
+        quiet = subprocess.DEVNULL
+        self.daemons.append(
+            subprocess.Popen(
+                words, env=self.environment, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=_end_with_parent
+            )
+        )
 
     def _own_hosts(self) -> list[str]:
         """The words that put a command where /etc/hosts knows the nodes; none without root."""
@@ -156,27 +167,33 @@ class LocalSlurm:
 
     def _stop(self) -> None:
         """Cancel what runs, then signal all daemons at once: each takes about two seconds to leave."""
-        if (self.folder / "slurmctld.pid").exists():
+        if len(self.daemons) > 1:
             self.command("scancel", "--user", getpass.getuser(), check=False)
             deadline = time.monotonic() + 15
             while self.command("squeue", "-h", "-t", "R,CG", check=False).strip() and time.monotonic() < deadline:
                 time.sleep(0.1)
-        pids = [int(path.read_text()) for path in self.folder.glob("*.pid") if path.read_text().strip()]
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in pids:
-                if _alive(pid):
-                    os.kill(pid, number)
-            deadline = time.monotonic() + 6
-            while any(map(_alive, pids)) and time.monotonic() < deadline:
-                time.sleep(0.05)
+        for daemon in self.daemons:
+            daemon.terminate()
+        for daemon in self.daemons:
+            try:
+                daemon.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
 
 
-def _alive(pid: int) -> bool:
-    """A process with that id runs; one that ended but was not collected yet does not count."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def _end_with_parent() -> None:
+    """Run in the child before it becomes a daemon: prctl(PR_SET_PDEATHSIG, SIGTERM)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _wait_until(condition: Callable[[], bool], complaint: str, folder: Path, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("*.log"))
+            raise AssertionError(f"Slurm did not come up: {complaint}\n{logs}")
+        time.sleep(0.1)
 
 
 def _free_ports(count: int) -> int:
