@@ -31,7 +31,9 @@ class Parser(argparse.ArgumentParser):
         unknown = re.findall(r"(?:unrecognized arguments: |\s)(--[\w-]+)", message) if "unrecognized" in message else []
         hints = []
         for flag in unknown:
-            near = difflib.get_close_matches(flag, self.all_flags(), n=1, cutoff=0.5)
+            flags = self.all_flags()
+            begun = [known for known in flags if known.startswith(flag)]
+            near = begun or difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
             hints += [f"did you mean {near[0]} instead of {flag}?"] if near else []
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:

@@ -174,6 +174,8 @@ def _tell(result: Verification) -> int:
         print(f"wrong: {problem}")
     if len(result.problems) > MAX_PROBLEMS_SHOWN:
         print(f"wrong: and {len(result.problems) - MAX_PROBLEMS_SHOWN} more")
+    if result.withdrawn:
+        print(f"the earlier manifest is no longer true: moved to {result.withdrawn}")
     written = f"wrote {result.manifest}" if result.manifest else "no manifest was written"
     print(f"{result.num_shards} shards, {result.num_samples} samples, {len(result.problems)} problems; {written}")
     return 1 if result.problems else 0

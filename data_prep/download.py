@@ -118,7 +118,7 @@ class _Download:
     def _fetch_once(self) -> str:
         """One start of img2dataset; says how it ended."""
         fetch = Fetch(self.folder, self.job, sorted(self.to_fetch), self.settings)
-        moved_at, seen = time.monotonic(), 0
+        moved_at, seen, patience = time.monotonic(), 0, max(self.settings.stall_timeout_s, START_UP_S)
         try:
             while True:
                 running = fetch.running()  # asked before `finished`: what it finished last must not be missed
@@ -131,9 +131,10 @@ class _Download:
                 self._collect_conversions()
                 answered = fetch.rows_answered()
                 self._show(answered)
-                patience = self.settings.stall_timeout_s if seen else max(self.settings.stall_timeout_s, START_UP_S)
-                if self.converting or answered != seen:
-                    moved_at, seen = time.monotonic(), answered
+                if answered != seen:
+                    moved_at, seen, patience = time.monotonic(), answered, self.settings.stall_timeout_s
+                elif self.converting:  # workers may be resting until there is room for more originals
+                    moved_at = time.monotonic()
                 elif time.monotonic() - moved_at > patience:
                     return f"answered no row for {patience:g} s and was killed"
                 time.sleep(POLL_S)

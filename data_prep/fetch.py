@@ -169,7 +169,7 @@ class Fetch:
 
 
 def _environment() -> dict[str, str]:
-    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DATA_PREP_PARENT_PID": str(os.getpid())}
     root = Path(data_prep.__file__).absolute().parents[1]
     if root.name not in ("site-packages", "dist-packages"):  # a checkout: the child must find the package too
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))

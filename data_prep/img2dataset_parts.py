@@ -23,7 +23,6 @@ from img2dataset.downloader import Downloader
 from img2dataset.resizer import Resizer
 from img2dataset.writer import ParquetSampleWriter
 
-from data_prep.orphans import end_with_parent
 from data_prep.patient_opener import FetchLimits, PatientOpener
 from data_prep.row_list import read_shard_table
 
@@ -57,7 +56,6 @@ class Launch:
 
 def run(launch: Launch) -> None:
     """Fetch the shards; which of them are whole is for the caller to count, whatever this returns or raises."""
-    end_with_parent(whole_group=True)
     downloader = ListDownloader(
         launch=launch,
         sample_writer_class=CountingWriter,
@@ -92,7 +90,7 @@ def _without_rejected(table: Any) -> Any:
     return pa.table({"row": table["row"], "url": urls})
 
 
-class ListDownloader(Downloader):  # type: ignore[misc]
+class ListDownloader(Downloader):
     """Takes its rows from the normalised list, one shard at a time, and asks servers patiently."""
 
     def __init__(self, *, launch: Launch, **settings: Any) -> None:
@@ -100,7 +98,6 @@ class ListDownloader(Downloader):  # type: ignore[misc]
         self.launch = launch
 
     def download_shard(self, row: tuple[int, str]) -> None:
-        end_with_parent()
         urllib.request.install_opener(PatientOpener(self.launch.limits))
         while len(list(Path(self.launch.out).glob("*_stats.json"))) >= self.launch.max_waiting:
             time.sleep(0.2)
@@ -111,7 +108,7 @@ class ListDownloader(Downloader):  # type: ignore[misc]
         super().download_shard(row)
 
 
-class CountingWriter(ParquetSampleWriter):  # type: ignore[misc]
+class CountingWriter(ParquetSampleWriter):
     """Leaves one byte in NNNNN.rows for each answered row: what the progress bar and the watchdog look at."""
 
     def __init__(self, shard_id: int, output_folder: str, *settings: Any) -> None:

@@ -11,12 +11,16 @@ import os
 import sys
 import types
 
+from data_prep.orphans import end_with_parent
+
+PARENT = "DATA_PREP_PARENT_PID"
+
 
 def keep_lean() -> None:
     """Keep packages that img2dataset imports and this use of it never calls out of the process.
 
-    Measured on one busy core: `import img2dataset` 9.5 s and 750 MB with them, without them see docs/shards.md.
     albumentations asks the package index for its newest version when it is imported; wandb and torch are only heavy.
+    What this saves in time and memory is measured in docs/shards.md.
     """
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     os.environ["WANDB_MODE"] = "disabled"
@@ -26,7 +30,10 @@ def keep_lean() -> None:
         sys.modules.setdefault(unused, types.ModuleType(unused))
 
 
-keep_lean()
+if __name__ in ("__main__", "__mp_main__"):  # the process itself, and a worker it spawned
+    end_with_parent(int(os.environ[PARENT]), whole_group=__name__ == "__main__")
+    os.environ[PARENT] = str(os.getpid())
+    keep_lean()
 
 
 def main() -> None:

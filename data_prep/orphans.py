@@ -10,16 +10,18 @@ import time
 _watching = False
 
 
-def end_with_parent(*, whole_group: bool = False) -> None:
+def end_with_parent(parent: int, *, whole_group: bool = False) -> None:
     """Watch the parent from a thread; once it is gone, kill this process (or its process group) at once.
 
     Pools of Python leave their workers waiting for ever when the parent is killed with -9.
+
+    Args:
+        parent: its process id as the parent knew it; asked for here, it might already be that of init.
     """
     global _watching
     if _watching:
         return
     _watching = True
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -67,6 +68,8 @@ class Verification:
     num_decoded: int = 0
     manifest: Path | None = None
     """None when none was written."""
+    withdrawn: Path | None = None
+    """Where an earlier manifest went that named a shard which is no longer whole, or not there."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,20 @@ def verify_folder(
     result.problems += duplicates
     if result.problems and not keep_going:
         writer.discard()
+        result.withdrawn = _withdraw(writer.path)
     else:
         writer.publish(leave_out={f"shards/{problem.shard}" for problem in duplicates})
         result.manifest = writer.path
     return result
+
+
+def _withdraw(manifest: Path) -> Path | None:
+    """Training believes a manifest, so one that is known to be wrong must not stay where it is read."""
+    if not manifest.exists():
+        return None
+    aside = manifest.with_name(f"{manifest.name}.withdrawn")
+    os.replace(manifest, aside)
+    return aside
 
 
 def check_shard(task: ShardTask) -> ShardCheck:

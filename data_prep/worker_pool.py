@@ -57,4 +57,6 @@ def in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Ite
 def _begin_worker() -> None:
     warnings.filterwarnings("ignore", module="PIL")  # a damaged file is counted with its reason, not told to the log
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    end_with_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    end_with_parent(parent.pid)

@@ -122,7 +122,7 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         urls.write_bytes(b"url\tcaption\n" + b"\n".join(lines) + b"\n")
         proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"), server.address)
         own = {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", "NO_ALBUMENTATIONS_UPDATE": ""}
-        process = run("download", "--urls", urls, "--out", root / "out", *FLAGS, **proxy, **own)
+        process = run("download", "--urls", urls, "--out", root / "out", *FLAGS, environment={**proxy, **own})
         yield Run(root / "out", urls, server, process, {case.name: row for row, case in enumerate(CASES)})
 
 

@@ -53,7 +53,9 @@ LOOKS: dict[str, tuple[Callable[[], bytes], tuple, tuple]] = {
     "16-bit gray png": (hostile.sixteen_bit_png, GRAY_64, GRAY_192),
     "16-bit colour png": (hostile.sixteen_bit_rgb_png, RED, BLUE),
     "16-bit gray tiff": (
-        lambda: saved(Image.fromarray(np.tile(np.repeat(np.uint16([0x4000, 0xC000]), 100), (120, 1))), "TIFF"),
+        lambda: saved(
+            Image.fromarray(np.tile(np.repeat(np.array([0x4000, 0xC000], np.uint16), 100), (120, 1))), "TIFF"
+        ),
         GRAY_64,
         GRAY_192,
     ),

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from data_prep.manifest import read_manifest
@@ -18,7 +19,7 @@ from data_prep.shard_reader import StoredSample, read_samples
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+def start(*arguments: object, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen[str]:
     """`python -m data_prep ARGUMENTS`, in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "data_prep", *map(str, arguments)],
@@ -31,9 +32,11 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def run(*arguments: object, timeout_s: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, environment: Mapping[str, str] = MappingProxyType({}), timeout_s: float = 240
+) -> subprocess.CompletedProcess[str]:
     """The same, to its end."""
-    process = start(*arguments, **environment)
+    process = start(*arguments, environment=environment)
     try:
         out, err = process.communicate(timeout=timeout_s)
     finally:

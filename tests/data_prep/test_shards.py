@@ -1,0 +1,298 @@
+"""Writing, reading and verifying shards: what is written reads back, and whatever is damaged is named."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from data_prep.image_encoding import ImageSettings
+from data_prep.job import Folder, Job, write_job
+from data_prep.manifest import read_manifest
+from data_prep.row_list import ListedImage
+from data_prep.shard_reader import ShardDamage, read_samples
+from data_prep.shard_writer import Answer, read_record, write_shard
+from data_prep.verify import ShardTask, Verification, check_shard, verify_folder
+from tests.support.hostile_images import halves, jpeg
+
+SHARDS, ROWS = 3, 4
+JOB = Job(
+    kind="pack",
+    source="made",
+    inputs_sha256="0" * 64,
+    shard_size=ROWS,
+    images=ImageSettings(image_size=64),
+    num_rows=SHARDS * ROWS,
+)
+
+
+def write(folder: Folder, shard: int, order: list[int]) -> None:
+    """Shard `shard`, answered in `order`; row 1 of the shard fails."""
+    rows = {shard * ROWS + i: ListedImage(f"http://a/{i}.jpg", [f"picture {i}"]) for i in range(ROWS)}
+    answers = [
+        Answer(shard * ROWS + i, None, "http_404: Not Found")
+        if i == 1
+        else Answer(shard * ROWS + i, jpeg(halves(90 + i, 70, left=(40 * i, 0, 0))), None)
+        for i in order
+    ]
+    write_shard(folder, JOB, shard, rows, answers, {"command": "test"})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Folder(tmp_path_factory.mktemp("whole"))
+    for path in (folder.shards, folder.failures, folder.work):
+        path.mkdir()
+    for shard in range(SHARDS):
+        write(folder, shard, [2, 0, 3, 1])
+    write_job(folder, JOB)
+    return folder.root
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def verify(root: Path, *, keep_going: bool = False, fraction: float = 1.0) -> Verification:
+    with ThreadPoolExecutor(1) as pool:
+        return verify_folder(root, pool, 1, keep_going=keep_going, fraction=fraction)
+
+
+def members(tar: Path) -> list[tuple[str, bytes]]:
+    with tarfile.open(tar) as file:
+        return [(member.name, file.extractfile(member).read()) for member in file]  # type: ignore[union-attr]
+
+
+def rewrite(tar: Path, content: list[tuple[str, bytes]]) -> None:
+    """Put other members into a shard and make its record agree with the bytes: only the content can give it away."""
+    with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as file:
+        for name, data in content:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            file.addfile(member, io.BytesIO(data))
+    record = json.loads(tar.with_suffix(".json").read_text())
+    record["bytes"], record["sha256"] = tar.stat().st_size, hashlib.sha256(tar.read_bytes()).hexdigest()
+    tar.with_suffix(".json").write_text(json.dumps(record))
+
+
+def test_a_shard_is_the_same_bytes_in_whatever_order_answers_came(whole: Path, tmp_path: Path) -> None:
+    """Sorted by key, no times and no owners: a shard fetched twice has one hash."""
+    folder = Folder(tmp_path)
+    for path in (folder.shards, folder.failures, folder.work):
+        path.mkdir()
+    write(folder, 0, [0, 1, 2, 3])
+    assert (folder.shards / "made-00000.tar").read_bytes() == (whole / "shards" / "made-00000.tar").read_bytes()
+
+
+def test_members_are_as_the_contract_says(whole: Path) -> None:
+    """KEY.jpg then KEY.json, sorted; the JSON has exactly the contract's fields."""
+    content = members(whole / "shards" / "made-00000.tar")
+    keys = ["made-000000000", "made-000000002", "made-000000003"]
+    assert [name for name, _ in content] == [f"{key}.{kind}" for key in keys for kind in ("jpg", "json")]
+    assert json.loads(content[1][1]) == {
+        "key": keys[0],
+        "captions": ["picture 0"],
+        "url": "http://a/0.jpg",
+        "source": "made",
+        "original_width": 90,
+        "original_height": 70,
+        "width": 82,
+        "height": 64,
+        "sha256": hashlib.sha256(content[0][1]).hexdigest(),
+    }
+
+
+def test_manifest_offsets_cut_out_whole_samples(whole: Path) -> None:
+    """Bytes [offset, offset + length) are a tar of that one sample, as tarfile sees it."""
+    result = verify(whole)
+    assert result.problems == [] and result.num_decoded == result.num_samples == 9
+    rows = read_manifest(whole / "manifest.parquet")
+    assert [row["path"] for row in rows] == [f"shards/made-0000{i}.tar" for i in range(SHARDS)]
+    for row in rows:
+        tar = (whole / row["path"]).read_bytes()
+        assert (row["bytes"], row["num_samples"], row["listed"], row["yield"]) == (len(tar), 3, 4, 0.75)
+        assert row["failures"] == [{"reason": "http_404", "count": 1}]
+        for key, offset, length in zip(row["keys"], row["offsets"], row["lengths"], strict=True):
+            piece = io.BytesIO(tar[offset : offset + length] + bytes(1024))
+            with tarfile.open(fileobj=piece) as file:
+                assert file.getnames() == [f"{key}.jpg", f"{key}.json"]
+                assert sum(512 + -(-member.size // 512) * 512 for member in file.getmembers()) == length
+
+
+def _flip_in_image(tar: Path) -> None:
+    content = members(tar)
+    flipped = bytearray(content[2][1])
+    flipped[len(flipped) // 2] ^= 0x40
+    rewrite(tar, [*content[:2], (content[2][0], bytes(flipped)), *content[3:]])
+
+
+def _edit_meta(**changes: object) -> Callable[[Path], None]:
+    def edit(tar: Path) -> None:
+        content = members(tar)
+        meta = json.loads(content[1][1]) | changes
+        meta = {name: value for name, value in meta.items() if value != "REMOVED"}
+        rewrite(tar, [content[0], (content[1][0], json.dumps(meta).encode()), *content[2:]])
+
+    return edit
+
+
+def _not_an_image(tar: Path) -> None:
+    content = members(tar)
+    meta = json.loads(content[1][1]) | {"sha256": hashlib.sha256(b"\xff\xd8\xff no").hexdigest()}
+    rewrite(tar, [(content[0][0], b"\xff\xd8\xff no"), (content[1][0], json.dumps(meta).encode()), *content[2:]])
+
+
+FIRST, SECOND = "made-000000004", "made-000000006"
+DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "a flipped byte in an image": (_flip_in_image, SECOND, "image bytes differ from their sha256"),
+    "a flipped byte anywhere": (
+        lambda tar: tar.write_bytes(tar.read_bytes()[:-1] + b"x"),
+        f"{'made-000000007'}.json",
+        "bytes after the tar's end mark",
+    ),
+    "a tar cut in the middle": (
+        lambda tar: tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2]),
+        "",
+        "truncated tar",
+    ),
+    "a tar cut between members": (lambda tar: tar.write_bytes(tar.read_bytes()[:-10240]), "", "truncated tar"),
+    "an empty tar": (lambda tar: tar.write_bytes(b""), "", "truncated tar: 0 bytes and no end mark"),
+    "a missing json": (
+        lambda tar: rewrite(tar, members(tar)[:1] + members(tar)[2:]),
+        f"{FIRST}.jpg",
+        "image without its .json",
+    ),
+    "a missing image": (lambda tar: rewrite(tar, members(tar)[1:]), f"{FIRST}.json", ".json without its image"),
+    "a last image alone": (
+        lambda tar: rewrite(tar, members(tar)[:-1]),
+        "made-000000007.jpg",
+        "image without its .json",
+    ),
+    "a duplicate key": (lambda tar: rewrite(tar, members(tar)[:2] * 2 + members(tar)[4:]), FIRST, "duplicate key"),
+    "a missing sample": (lambda tar: rewrite(tar, members(tar)[:-2]), "", "holds 2 samples, its record says 3"),
+    "a foreign member": (
+        lambda tar: rewrite(tar, [*members(tar), ("../../etc/x.jpg", b"x")]),
+        "../../etc/x.jpg",
+        "foreign member",
+    ),
+    "bytes that are no image": (_not_an_image, FIRST, "image cannot be decoded"),
+    "a field that is gone": (_edit_meta(captions="REMOVED"), FIRST, "JSON has no captions"),
+    "a field of another kind": (_edit_meta(width="82"), FIRST, "JSON field width is '82', not int"),
+    "another image's size": (_edit_meta(width=83), FIRST, "image is 82 x 64, its JSON says 83 x 64"),
+    "another sample's json": (_edit_meta(key=SECOND), FIRST, f"JSON is of key {SECOND}"),
+    "an empty caption": (_edit_meta(captions=["a", " "]), FIRST, "an empty caption, or none"),
+    "no record": (lambda tar: tar.with_suffix(".json").unlink(), "", "no record made-00001.json beside it"),
+    "a broken record": (lambda tar: tar.with_suffix(".json").write_text("{"), "", "is not a shard record"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_named_with_its_shard_and_sample(copy: Path, name: str) -> None:
+    """One damaged shard of three: named, no manifest; the other two are fine."""
+    damage, sample, reason = DAMAGE[name]
+    damage(copy / "shards" / "made-00001.tar")
+    result = verify(copy)
+    assert result.manifest is None and not (copy / "manifest.parquet").exists()
+    assert {problem.shard for problem in result.problems} == {"made-00001.tar"}
+    assert any(problem.sample.startswith(sample) and reason in problem.reason for problem in result.problems), (
+        result.problems
+    )
+
+
+def test_a_manifest_that_is_no_longer_true_is_withdrawn(copy: Path) -> None:
+    """Training reads what the manifest names; a shard found bad must not stay in it."""
+    assert verify(copy).manifest == copy / "manifest.parquet"
+    _flip_in_image(copy / "shards" / "made-00001.tar")
+    result = verify(copy)
+    assert result.withdrawn == copy / "manifest.parquet.withdrawn" and result.withdrawn.exists()
+    assert not (copy / "manifest.parquet").exists()
+
+
+def test_keep_going_writes_the_good_shards_only(copy: Path) -> None:
+    _flip_in_image(copy / "shards" / "made-00001.tar")
+    result = verify(copy, keep_going=True)
+    assert f"made-00001.tar: {SECOND}: image bytes differ from their sha256" in map(str, result.problems)
+    rows = read_manifest(copy / "manifest.parquet")
+    assert [row["path"] for row in rows] == ["shards/made-00000.tar", "shards/made-00002.tar"]
+
+
+def test_a_key_in_two_shards_is_found_and_left_out_once(copy: Path) -> None:
+    """Each shard is fine by itself; together they hold a sample twice."""
+    rewrite(copy / "shards" / "made-00002.tar", members(copy / "shards" / "made-00001.tar"))
+    result = verify(copy, keep_going=True)
+    assert {(problem.shard, problem.reason) for problem in result.problems} == {
+        ("made-00002.tar", "duplicate key: also in made-00001.tar")
+    }
+    assert [row["path"][-6:] for row in read_manifest(copy / "manifest.parquet")] == ["00.tar", "01.tar"]
+
+
+def test_files_that_do_not_belong_are_named(copy: Path) -> None:
+    shards = copy / "shards"
+    (shards / "notes.txt").write_text("x")
+    (shards / ".made-00003.tar.77.tmp").write_bytes(b"half")
+    shutil.copy(shards / "made-00000.tar", shards / "other-00000.tar")
+    shutil.copy(shards / "made-00000.json", shards / "stray.json")
+    (shards / "made-00002.tar").unlink()
+    wrong = {(problem.shard, problem.reason.partition(":")[0]) for problem in verify(copy).problems}
+    assert wrong == {
+        ("notes.txt", "foreign file"),
+        (".made-00003.tar.77.tmp", "left by an interrupted write"),
+        ("other-00000.tar", "foreign shard"),
+        ("other-00000.tar", "foreign or unfinished tar"),
+        ("stray.json", "record without its tar"),
+        ("made-00002.json", "record without its tar"),
+        ("made-00002.tar", "missing"),
+    }
+
+
+def test_a_sample_of_the_images_is_decoded_and_all_are_hashed(copy: Path) -> None:
+    """With --sample 0 an undecodable image with a right hash passes, and a wrong hash does not."""
+    _not_an_image(copy / "shards" / "made-00001.tar")
+    result = verify(copy, fraction=0.0)
+    assert (result.problems, result.num_decoded, result.num_samples) == ([], 0, 9)
+    _flip_in_image(copy / "shards" / "made-00002.tar")
+    assert "differ from their sha256" in str(verify(copy, fraction=0.0).problems)
+
+
+def test_the_same_seed_decodes_the_same_sample(whole: Path) -> None:
+    counts = {
+        seed: [check_shard(ShardTask(whole, "made-00000.tar", 4, 0.5, seed)).num_decoded for _ in range(2)]
+        for seed in range(8)
+    }
+    assert all(first == second for first, second in counts.values())
+    assert len({first for first, _ in counts.values()}) > 1
+
+
+def test_a_shard_that_lost_an_answer_is_not_written(tmp_path: Path) -> None:
+    """img2dataset can lose a row and exit 0; a shard with a row too few must not come into being."""
+    folder = Folder(tmp_path)
+    for path in (folder.shards, folder.failures, folder.work):
+        path.mkdir()
+    with pytest.raises(ValueError, match="answers for 4 rows"):
+        write(folder, 0, [0, 1, 2])
+    assert not list(folder.shards.iterdir())
+
+
+def test_a_size_in_a_header_beyond_the_file_is_a_truncated_tar(tmp_path: Path) -> None:
+    """A damaged header that announces 8 GiB must not be allocated."""
+    member = tarfile.TarInfo("a.jpg")
+    member.size = 8 * 2**30 - 1
+    path = tmp_path / "x.tar"
+    path.write_bytes(member.tobuf(tarfile.USTAR_FORMAT) + bytes(10_240))
+    with pytest.raises(ShardDamage, match=r"ends inside a\.jpg"):
+        list(read_samples(path))
+
+
+def test_records_of_another_version_are_refused(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "made-00000.json"
+    path.write_text((whole / "shards" / "made-00000.json").read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(ValueError, match="another version"):
+        read_record(path)
