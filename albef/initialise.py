@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
+from albef.init_config import InitConfig
 from albef.model import AlbefForPretraining
 from albef.official import layer_pairs
 from albef.position_embedding import resize_position_embedding
@@ -26,18 +27,6 @@ BERT_FILES = ("model.safetensors", "pytorch_model.bin")
 EMBEDDINGS = ("word", "position", "token_type")
 BERT_UNUSED = re.compile(r"pooler\.|cls\.seq_relationship\.|embeddings\.position_ids$|cls\.predictions\.decoder\.")
 """What ALBEF has no place for; the decoder is tied to the word embeddings, its bias is `cls.predictions.bias`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitConfig:
-    """Where the starting weights come from; what is not named starts random."""
-
-    image: str | None = None
-    """Image encoder: a timm or DeiT state dict (.pth, .safetensors), or `hub:NAME` to have timm fetch it, such as
-    hub:deit_base_patch16_224."""
-    text: str | None = None
-    """Text and multimodal encoders: a BERT state dict (.safetensors, .bin, .pth), or a folder that holds one with its
-    config.json."""
 
 
 @dataclass(frozen=True, kw_only=True)

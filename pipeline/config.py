@@ -18,7 +18,7 @@ from annotated_types import Ge, Lt
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from albef.config import AlbefConfig
-from albef.initialise import InitConfig
+from albef.init_config import InitConfig
 from albef.objective import ObjectiveConfig
 from pipeline.checkpoint import CheckpointConfig
 from pipeline.data.loader import DataConfig

@@ -15,7 +15,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
-from albef.initialise import InitConfig, initialise, load_bert_weights, load_vision_weights
+from albef.init_config import InitConfig
+from albef.initialise import initialise, load_bert_weights, load_vision_weights
 from albef.layers import token_mask
 from albef.model import AlbefForPretraining
 
