@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -119,7 +120,7 @@ def test_forward_equals_separate_passes() -> None:
         assert teacher is not None
         logs = (feat @ torch.cat([keys, queued]).T / temperature).log_softmax(dim=1)
         soft = ALPHA * teacher + (1 - ALPHA) * torch.eye(size, size + queue.size)
-        itc -= float((logs * soft).sum(dim=1).mean()) / 2
+        itc -= (logs * soft).sum(dim=1).mean().item() / 2
     assert output.itc.item() == pytest.approx(itc, rel=1e-7)  # the one-hot weight is fp32, as in the original
 
     pairs = [(b, b, 1) for b in range(size)]
@@ -141,7 +142,7 @@ def test_forward_equals_separate_passes() -> None:
         b, place = divmod(position, mask.shape[1])
         state = student.multimodal_encoder(masked[[b]], mask[[b]], images[[b]])[0, place]
         logs = student.mlm_head(state, student.text_encoder.embeddings.word.weight).log_softmax(dim=0)
-        mlm -= (1 - ALPHA) * float(logs[batch.mlm_labels[n]]) + ALPHA * float((logs * targets.mlm_probs[n]).sum())
+        mlm -= (1 - ALPHA) * logs[batch.mlm_labels[n]].item() + ALPHA * (logs * targets.mlm_probs[n]).sum().item()
     assert output.mlm.item() == pytest.approx(mlm / len(batch.mlm_positions), rel=1e-12)
     assert output.total.item() == pytest.approx((output.itc + output.itm + output.mlm).item(), rel=1e-15)
 
@@ -181,7 +182,8 @@ def test_a_loss_switched_off_is_zero_and_costs_nothing(loss: str, unused: tuple[
     """It is exactly 0, the other two are as before, what only it uses runs on no row and gets no gradient."""
     batch = make_batch()
     full = run(make_student(), batch)
-    student = make_student(**{loss: False})
+    switches: dict[str, Any] = {loss: False}
+    student = make_student(**switches)
     rows = count_rows(student)
     output = run(student, batch)
     assert getattr(output, loss).item() == 0
@@ -199,7 +201,8 @@ def test_one_loss_alone() -> None:
     """Each loss runs without the others, on no more rows than it needs."""
     size, batch = 5, make_batch()
     for loss, texts, fused in (("itc", size, 0), ("itm", size, 3 * size), ("mlm", size, size)):
-        student = make_student(**{name: name == loss for name in ("itc", "itm", "mlm")})
+        switches: dict[str, Any] = {name: name == loss for name in ("itc", "itm", "mlm")}
+        student = make_student(**switches)
         rows = count_rows(student)
         output = run(student, batch)
         assert output.total.item() == getattr(output, loss).item() > 0

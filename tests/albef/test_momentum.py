@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
@@ -28,7 +29,7 @@ def test_average_is_the_formula() -> None:
     """p_m = m p_m + (1 - m) p after each of three steps, for every shared weight; no ITM head, no temperature."""
     student = make_student(dtype=torch.float64, momentum=0.9)
     teacher = MomentumTeacher(student, device="cpu")
-    expected = {name: weight.detach().clone() for name, weight in student.named_parameters()}
+    expected: dict[str, Tensor] = {name: weight.detach().clone() for name, weight in student.named_parameters()}
     for step in range(3):
         nudge(student, step)
         teacher.update(student)
@@ -37,9 +38,9 @@ def test_average_is_the_formula() -> None:
     state = teacher.state_dict()
     assert expected.keys() - state.keys() == {"temperature", "itm_head.weight", "itm_head.bias"}
     assert state.keys() < expected.keys()
-    for name, weight in state.items():
-        assert weight.dtype == torch.float64
-        assert torch.allclose(weight, expected[name], rtol=1e-12, atol=1e-14), name
+    for name, averaged in state.items():
+        assert averaged.dtype == torch.float64
+        assert torch.allclose(averaged, expected[name], rtol=1e-12, atol=1e-14), name
 
 
 def test_update_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,8 @@ def test_targets_are_plain_softmaxes() -> None:
 def test_distillation_switched_off_skips_its_work() -> None:
     """Without ITC targets no softmax over the queue, without MLM targets no masked text and no multimodal pass."""
     batch, queue = make_batch(), make_queue()
-    for changes in ({"distill_itc": False, "distill_mlm": False}, {"itc": False, "mlm": False}):
+    switched_off: list[dict[str, Any]] = [{"distill_itc": False, "distill_mlm": False}, {"itc": False, "mlm": False}]
+    for changes in switched_off:
         teacher = MomentumTeacher(make_student(**changes), device="cpu")
         rows: list[int] = []
         passes: list[int] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -157,21 +159,14 @@ def test_one_collective_a_step() -> None:
 
 
 def _count_collectives(rank: int, world_size: int) -> tuple[int, bool]:
-    calls: list[bool] = []
-    real = dist.all_gather_into_tensor
-
-    def counted(*args: object, **kwargs: object) -> object:
-        calls.append(bool(kwargs.get("async_op")))
-        return real(*args, **kwargs)
-
-    dist.all_gather_into_tensor = counted
-    queue = FeatureQueue(8, 2, seed=0)
-    queue.gather(*rows(0, 2), num_lanes=2)
-    queue.gather(*rows(2, 2), num_lanes=2)
-    launched = len(calls)
-    queue.enqueue()
-    assert len(calls) == launched
-    return len(calls), all(calls)
+    with mock.patch.object(dist, "all_gather_into_tensor", wraps=dist.all_gather_into_tensor) as calls:
+        queue = FeatureQueue(8, 2, seed=0)
+        queue.gather(*rows(0, 2), num_lanes=2)
+        queue.gather(*rows(2, 2), num_lanes=2)
+        launched = calls.call_count
+        queue.enqueue()
+        assert calls.call_count == launched
+        return launched, all(call.kwargs["async_op"] for call in calls.call_args_list)
 
 
 def test_a_rank_that_differs_is_named() -> None:

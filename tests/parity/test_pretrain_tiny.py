@@ -306,13 +306,13 @@ def test_temperature_is_clamped(golden: Golden, dtype: torch.dtype) -> None:
             trio.student.temperature.fill_(float(value))
         trio.teacher.update(trio.student)
         temperature = trio.student.clamped_temperature()
-        assert float(temperature) == pytest.approx(expected["temp_after"], rel=1e-6)
+        assert temperature.item() == pytest.approx(expected["temp_after"], rel=1e-6)
         targets = trio.teacher.targets(batch, trio.queue, temperature)
         alpha = golden.info["config"]["alpha"]
         output = trio.student(batch, targets, trio.queue, alpha, negative_indices=negatives)
-        tight = {"rel": 1e-9 if dtype == torch.float64 else 1e-5}
-        assert output.itc.item() == pytest.approx(expected["loss_ita"], **tight)
-        assert output.itm.item() == pytest.approx(expected["loss_itm"], **tight)
-        assert output.mlm.item() == pytest.approx(expected["loss_mlm"], **tight)
+        close = 1e-9 if dtype == torch.float64 else 1e-5
+        assert output.itc.item() == pytest.approx(expected["loss_ita"], rel=close)
+        assert output.itm.item() == pytest.approx(expected["loss_itm"], rel=close)
+        assert output.mlm.item() == pytest.approx(expected["loss_mlm"], rel=close)
         output.itc.backward()
         assert trio.student.temperature.grad is not None and trio.student.temperature.grad.abs().item() > 0
