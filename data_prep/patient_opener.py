@@ -123,6 +123,8 @@ def _why(error: Exception) -> FetchFailed:
     cause: object = error
     if isinstance(error, urllib.error.URLError):
         cause = error.reason
+    if isinstance(cause, str):  # UnknownHandler's only way to say so
+        return FetchFailed("unsupported_scheme", cause, may_pass=False)
     if isinstance(cause, TimeoutError):
         return FetchFailed("timed_out", cause, may_pass=True)
     if isinstance(cause, socket.gaierror):
