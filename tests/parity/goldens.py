@@ -128,11 +128,20 @@ def objective(golden: Golden, **changes: Any) -> ObjectiveConfig:
     return ObjectiveConfig(**(values | {"max_text_tokens": golden.info["run"]["L"]} | changes))
 
 
-def build(golden: Golden, dtype: torch.dtype, *, state: Mapping[str, Tensor] | None = None, **changes: Any) -> Trio:
+def build(
+    golden: Golden,
+    dtype: torch.dtype,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    device: str = "cpu",
+    **changes: Any,
+) -> Trio:
     """Student (in eval mode), teacher and queue with the recorded weights.
 
     Args:
+        dtype: of the student and the teacher's forward; the teacher's weights and the queue are fp32 at least.
         state: official state dict; None takes the recording's `state/`.
+        device: where all three live.
         changes: of the objective.
     """
     config = model_config(golden)
@@ -144,10 +153,11 @@ def build(golden: Golden, dtype: torch.dtype, *, state: Mapping[str, Tensor] | N
     assert weights.teacher is not None and weights.queue is not None
     student = AlbefForPretraining(config, objective(golden, **changes))
     student.load_state_dict(weights.student)
-    student.to(dtype).eval()
-    teacher = MomentumTeacher(student, device="cpu")
+    student.to(device, dtype).eval()
+    teacher = MomentumTeacher(student, device=device, compute_dtype=dtype)
     teacher.load_state_dict(weights.teacher)
-    queue = FeatureQueue(student.objective.queue_size, config.embed_dim, seed=0, dtype=dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    queue = FeatureQueue(student.objective.queue_size, config.embed_dim, seed=0, device=device, dtype=wide)
     queue.load_state_dict({key: weights.queue[key] for key in ("image", "text", "pointer")})
     return Trio(student, teacher, queue)
 
