@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -187,7 +188,7 @@ def test_children_end_with_the_demo_and_leftovers_are_found(tmp_path: Path) -> N
     assert MARK not in os.environ
 
 
-def wait_until(condition, what: str, timeout_s: float = 30.0) -> None:  # type: ignore[no-untyped-def]
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
     """Poll; AssertionError that says what did not happen."""
     deadline = time.monotonic() + timeout_s
     while not condition():
