@@ -6,6 +6,7 @@ Precedence: defaults < preset < recipe < flags.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
@@ -122,11 +123,12 @@ SIZE = Key(
 )
 
 
-def recipe_keys() -> list[Key]:
+@functools.cache
+def recipe_keys() -> tuple[Key, ...]:
     """Everything a recipe or a flag can set, in the order of RunConfig."""
     keys = keys_of(RunConfig, narrower=LIMITS)
     first_of_model = next(index for index, key in enumerate(keys) if key.name.startswith("model."))
-    return [*keys[:first_of_model], SIZE, *keys[first_of_model:]]
+    return (*keys[:first_of_model], SIZE, *keys[first_of_model:])
 
 
 def load_config(recipe: str | Path, overrides: Iterable[str] = (), *, other_flags: Iterable[str] = ()) -> RunConfig:
@@ -178,7 +180,9 @@ def resolve(
     preset = PRESETS[given.get("preset", "fixed")]
     size = AlbefConfig.tiny() if given.pop("model.size", "base") == "tiny" else AlbefConfig.base()
     sized = {f"model.{key}": value for key, value in size.to_dict().items()}
-    run = build(RunConfig, {"name": name} | sized | preset | given, problems)
+    # 7 where a field is a float: as a float, so that what is dumped and read again is the same to the last digit
+    floats = {key.name: float(key.default) for key in keys.values() if key.is_float and type(key.default) is int}
+    run = build(RunConfig, {"name": name} | floats | sized | preset | given, problems)
     if run is not None:
         problems += _across_sections(run)
     refuse(f"recipe {name}", problems, more="`python -m pipeline pretrain --help` lists every key with its meaning")

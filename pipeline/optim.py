@@ -38,7 +38,7 @@ class OptimConfig:
             raise ConfigError(f"optim.betas {list(self.betas)} are not both in [0, 1)", "the paper's are [0.9, 0.999]")
 
 
-SPARED = ("temperature", "cls_token", "pos_embed", "position_embeddings.weight")
+SPARED = ("temperature", "cls_token", "pos_embed", "embeddings.position.weight")
 """Ends of the names that only `official` decays."""
 
 

@@ -43,6 +43,12 @@ class Key:
         """The type as a reader would write it: `int`, `float or null`, `tiny | base`, `list of str`."""
         return _kind_text(self.kind)
 
+    @property
+    def is_float(self) -> bool:
+        """Whether a whole number given here becomes a float."""
+        members = _members(self.kind)
+        return float in members and int not in members
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:

@@ -1,0 +1,75 @@
+"""`check`: the arithmetic it prints, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from albef.config import AlbefConfig
+from albef.objective import ObjectiveConfig
+from pipeline import cli
+from pipeline.config import load_config, resolve
+from pipeline.ds_config import resolve_ds_config
+from pipeline.memory import estimate_memory, saved_bytes
+from tests.support.tiny_run import tiny_recipe
+
+TINY = {"model": {"size": "tiny"}, "batch": {"global_batch_size": 8, "micro_batch_size": 2}}
+
+
+def test_prints_recipe_json_batch_memory_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """48 pairs in three shards, lanes of four: six steps an epoch; on two ranks one lane each."""
+    recipe = tiny_recipe(tmp_path)
+    assert cli.main(["check", str(recipe), "--optim.lr", "2e-3", "--world-size", "2"]) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "global_batch_size 8 = micro_batch_size 4 x grad_accum_steps 1 x world_size 2",
+        "2 lanes: runs on 1, 2 ranks",
+        '"train_micro_batch_size_per_gpu": 4',
+        "3 shards, 48 samples, 0 of them left out of each epoch",
+        "6 steps an epoch, 10 steps in all (1.7 epochs)",
+        "contrastive candidates 24 (lane 4 + queue 20)",
+        "learning rate first, after warm-up, half way, last: 0.0001, 0.002",
+    ):
+        assert line in text, f"{line!r} is not in\n{text}"
+    resolved = text.split("\n\n== DeepSpeed")[0].split("resolved\n", 1)[1]
+    (tmp_path / "again.yaml").write_text(resolved)
+    assert load_config(tmp_path / "again.yaml") == load_config(recipe, ["--optim.lr", "2e-3"])
+
+
+def test_missing_data_is_told_and_mistakes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe can be checked before its shards exist; a world that does not fit cannot be run at all."""
+    recipe = str(tiny_recipe(tmp_path))
+    assert cli.main(["check", recipe, "--data.manifests", "nowhere"]) == 0
+    assert "not ready, training will refuse: no manifest at nowhere" in capsys.readouterr().out
+    assert cli.main(["check", recipe, "--world-size", "3"]) == 2
+    assert (
+        "global_batch_size 8 is not micro_batch_size 4 x grad_accum_steps 1 x world_size 3" in capsys.readouterr().err
+    )
+    assert cli.main(["check", recipe, "--world-size", "0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("ds", "weights", "gradients", "optimizer", "teacher"),
+    [("zero0_fp32", 4, 4, 8, 4), ("zero0_bf16", 2, 6, 12, 6), ("zero1_bf16", 2, 6, 3, 6), ("zero2_bf16", 2, 3, 3, 6)],
+)
+def test_memory_is_bytes_a_parameter(ds: str, weights: int, gradients: int, optimizer: int, teacher: int) -> None:
+    """On four ranks, by hand: bf16 keeps fp32 masters; stage 1 shares the optimizer's 12 bytes, stage 2 gradients."""
+    run = resolve(TINY | {"deepspeed": {"config": ds}}, name="r")
+    memory = estimate_memory(run, resolve_ds_config(run, 4), 4)
+    buffer = 4 * 50_000_000 if ds.startswith("zero2") else 0
+    count = memory.student_parameters
+    # whole bytes: a quarter of a parameter's byte may be rounded away
+    assert memory.weights == weights * count and abs(memory.gradients - buffer - gradients * count) <= 1
+    assert abs(memory.optimizer - optimizer * count) <= 1
+    assert memory.teacher == teacher * memory.teacher_parameters
+    assert memory.queue == 2 * 65_536 * 128 * 4
+
+
+def test_activations_grow_with_batch_and_precision() -> None:
+    """Twice the batch keeps twice as much, and bf16 keeps less than fp32."""
+    config, objective = AlbefConfig.tiny(), ObjectiveConfig(queue_size=16)
+    two, four = (saved_bytes(config, objective, batch_size=size, dtype=torch.float32) for size in (2, 4))
+    assert 1.8 < four / two < 2.2
+    assert saved_bytes(config, objective, batch_size=4, dtype=torch.bfloat16) < four

@@ -1,0 +1,143 @@
+"""The command line: what is printed, the exit codes, and that nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.config import recipe_keys
+from pipeline.recipe import shipped_recipes
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+    """error and hint of a command that is refused: exit 2, nothing on stdout, no traceback."""
+    assert cli.main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    error, hint = captured.err.strip().rsplit("\n", 1)
+    assert error.startswith("error: ") and hint.startswith("hint: ")
+    return error, hint
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
+    """In a fresh process: torch, deepspeed and pydantic stay outside."""
+    program = (
+        "import sys; from pipeline.cli import main; code = main(['--help']);"
+        "heavy = {'torch', 'deepspeed', 'transformers', 'timm', 'pydantic'} & set(sys.modules);"
+        "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(command in done.stdout for command in cli.COMMANDS)
+
+
+def test_help_of_pretrain_lists_every_recipe_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """With its docstring and default, from the dataclasses; and the order of precedence."""
+    assert cli.main(["pretrain", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [key.name for key in recipe_keys() if f"--{key.name} " not in text] == []
+    folded = " ".join(text.split())
+    assert [key.name for key in recipe_keys() if key.doc not in folded] == []
+    assert "--optim.weight_decay a number (default: 0.02)" in folded
+    assert "defaults < preset < recipe < flags" in folded
+    assert "--run-dir" in text and "--resume" in text
+
+
+def test_configuration_needs_no_deepspeed() -> None:
+    """Importing it takes many seconds, and `check` runs where it need not be installed."""
+    program = "import sys, pipeline.check; sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=240).returncode == 0
+
+
+def test_the_module_runs_as_a_program() -> None:
+    """`python -m pipeline`: its own exit code, its error on stderr."""
+    done = subprocess.run([sys.executable, "-m", "pipeline", "chekc"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: there is no command chekc\n"
+        "hint: did you mean check? there are check, pretrain, evaluate, export, import, bench\n"
+    )
+
+
+def test_no_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal never exits 0."""
+    assert told(capsys)[0] == "error: no command given"
+
+
+def test_a_missing_recipe_lists_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether none is named or one that does not exist."""
+    _, hint = told(capsys, "pretrain")
+    assert "RECIPE" in hint
+    error, hint = told(capsys, "pretrain", "albef_14n")
+    assert error == "error: there is no recipe albef_14n"
+    assert "did you mean albef_14m?" in hint and all(name in hint for name in shipped_recipes())
+
+
+def test_flags_and_keys_are_found_anywhere_and_misspelt_ones_are_told_together(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before and after the recipe, with = and without."""
+    error, hint = told(
+        capsys, "pretrain", "--optm.lr", "3", "demo", "--run-dri=x", "--optim.lr", "fast", "--resume", "auto"
+    )
+    assert error.startswith("error: recipe demo has 3 mistakes:")
+    assert "--optm.lr is not a flag or a key (did you mean --optim.lr?)" in error
+    assert "did you mean --run-dir?" in error and "optim.lr should be a number, is 'fast'" in error
+    assert "pretrain --help" in hint
+
+
+def test_wrong_values_of_a_command_s_own_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """argparse's complaints come out as error and hint too."""
+    assert "invalid choice: 'maybe'" in told(capsys, "pretrain", "demo", "--resume", "maybe")[0]
+    assert "expected one argument" in told(capsys, "pretrain", "demo", "--resume")[0]
+    assert "unknown argument second" in told(capsys, "pretrain", "demo", "second")[0]
+    assert "needs a value" in told(capsys, "pretrain", "demo", "--seed")[0]
+    error, hint = told(capsys, "bench", "step", "--sise", "tiny")
+    assert "unknown arguments --sise tiny" in error and "did you mean --size?" in hint
+
+
+def test_debug_shows_the_traceback() -> None:
+    """Anywhere on the line."""
+    with pytest.raises(Exception, match="no recipe nope"):
+        cli.main(["pretrain", "nope", "--debug"])
+
+
+def test_other_ranks_say_who_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight ranks with one mistake would otherwise look like one rank with eight."""
+    monkeypatch.setenv("RANK", "3")
+    assert cli.main(["pretrain", "nope"]) == 2
+    assert capsys.readouterr().err.startswith("[rank 3] error: there is no recipe nope\n[rank 3] hint: ")
+
+
+def test_own_flags_are_parted_from_keys() -> None:
+    """A key without a value does not swallow the flag after it."""
+    parser = cli.Parser(prog="x")
+    parser.add_argument("recipe")
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--json", action="store_true")
+    own, keys = cli.split_overrides(
+        ["--a.b", "1", "demo", "--json", "--c=2", "--run-dir", "x", "--d", "--run-dir=y", "--e", "-1"], parser
+    )
+    assert own == ["demo", "--json", "--run-dir", "x", "--run-dir=y"]
+    assert keys == ["--a.b", "1", "--c=2", "--d", "--e", "-1"]
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in cli.TAKES_RECIPE])
+def test_every_command_of_the_table_has_its_module(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each brings its flags and a `run`."""
+    assert cli.main([command, "--help"]) == 0
+    assert f"usage: pipeline {command}" in capsys.readouterr().out
+    module = cli._import(cli.COMMANDS[command][0])
+    assert callable(module.run)
+    module.add_arguments(argparse.ArgumentParser())
+
+
+def test_a_dependency_that_is_not_installed_is_something_to_mend() -> None:
+    """Not a traceback."""
+    with pytest.raises(cli.ConfigError, match="nonexistent_package is not installed"):
+        cli._import("nonexistent_package.module")
