@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Lt
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from albef.config import AlbefConfig
@@ -91,7 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What a preset changes of the defaults, by dotted name."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Dropout = Annotated[float, Ge(0), Lt(1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 LIMITS: dict[str, Any] = {
     **{

@@ -42,7 +42,7 @@ def test_a_run_shorter_than_its_warm_up_is_cut_off_in_it() -> None:
 def test_no_warm_up_starts_at_the_peak() -> None:
     """In both modes."""
     for mode in ("per_step", "per_epoch"):
-        config = ScheduleConfig(mode=mode, warmup_steps=0)  # type: ignore[arg-type]
+        config = ScheduleConfig(mode=mode, warmup_steps=0)
         assert lr_at(0, config, lr=6.0, steps_per_epoch=7, total_steps=30) == 6.0
 
 
