@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import math
 import multiprocessing
 import signal
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,10 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.order import LaneOrder
 from pipeline.data.transforms import AugmentConfig
 from pipeline.data.understudy import understudies
+
+POLL_S = 2
+"""How often a waiting trainer looks whether its workers live. The fork server's children do not announce their end to
+it by a signal, so torch by itself would notice only at the end of its time-out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +151,12 @@ class PretrainLoader:
         self._workers.stop()
 
     def _steps(self, start_step: int) -> Generator[StepBatches, None, None]:
-        results = self._workers.start(self._builder, self._tasks(start_step), self.data, self._pin_memory)
+        self._workers.start(self._builder, self._tasks(start_step), self.data, self._pin_memory)
         try:
             for step in itertools.count(start_step):
                 lanes, skipped = [], Counter[str]()
                 for _ in self.lanes:
-                    result = _next(results, self.data.timeout_s)
+                    result = self._workers.next(self.data.timeout_s)
                     skipped.update(self._bad_samples.watch(result))
                     assert result.batch is not None, "hopeless results have raised"
                     lanes.append(result.batch)
@@ -176,9 +182,7 @@ class _Workers:
     def __init__(self) -> None:
         self._iterator: Any = None
 
-    def start(
-        self, builder: LaneBuilder, tasks: Iterator[LaneTask], data: DataConfig, pin_memory: bool
-    ) -> Iterator[LaneResult]:
+    def start(self, builder: LaneBuilder, tasks: Iterator[LaneTask], data: DataConfig, pin_memory: bool) -> None:
         several = data.num_workers > 0
         loader: DataLoader = DataLoader(
             builder,
@@ -186,7 +190,7 @@ class _Workers:
             sampler=tasks,  # any iterable of indices will do, also an endless one
             num_workers=data.num_workers,
             prefetch_factor=data.prefetch if several else None,
-            timeout=data.timeout_s if several else 0,
+            timeout=POLL_S if several else 0,
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
             worker_init_fn=prepare_worker,
@@ -197,36 +201,50 @@ class _Workers:
             self._iterator = iter(loader)
         # Registered last, so run first: before multiprocessing joins workers that are deaf to its SIGTERM.
         atexit.register(self.stop)
-        return self._iterator
+
+    def next(self, timeout_s: float) -> LaneResult:
+        """The result of the next task, in the tasks' order.
+
+        Raises: DataError when a worker died, or nothing came in timeout_s (0: for ever).
+        """
+        deadline = time.monotonic() + (timeout_s or math.inf)
+        while True:
+            try:
+                return next(self._iterator)
+            except (RuntimeError, EOFError, OSError) as error:
+                self._raise_if_a_worker_died(error)
+                if "DataLoader timed out" not in str(error):  # torch/utils/data/dataloader.py
+                    raise  # a worker's own traceback: a bug
+                if time.monotonic() > deadline:
+                    raise DataError(
+                        f"no micro-batch arrived in {timeout_s:g} s",
+                        "a mount hangs, or reading is far too slow: look at the disk, or raise data.timeout_s",
+                    ) from error
+
+    def _raise_if_a_worker_died(self, error: Exception) -> None:
+        if not isinstance(error, RuntimeError):  # the connection broke: the end of its worker may take a moment
+            connection.wait([process.sentinel for process in self._processes()], timeout=5.0)
+        exit_codes = [process.exitcode for process in self._processes() if process.exitcode is not None]
+        if exit_codes:
+            raise DataError(
+                f"a data worker died with exit code {exit_codes[0]}",
+                "it was killed, most often for memory: use fewer data.num_workers or a smaller data.prefetch, or give "
+                "/dev/shm more room",
+            ) from error
 
     def stop(self) -> None:
         atexit.unregister(self.stop)
-        iterator, self._iterator = self._iterator, None
-        processes = getattr(iterator, "_workers", [])
+        processes = self._processes()
         if processes:
-            iterator._shutdown_workers()
+            self._iterator._shutdown_workers()
+        self._iterator = None
         for process in processes:
             if process.is_alive():  # stuck in a read that does not return
                 process.kill()
+            process.join()
 
-
-def _next(results: Iterator[LaneResult], timeout_s: int) -> LaneResult:
-    try:
-        return next(results)
-    except RuntimeError as error:
-        # torch's own words (torch/utils/data/dataloader.py); anything else is a worker's traceback, and a bug.
-        if "DataLoader timed out" in str(error):
-            raise DataError(
-                f"no micro-batch arrived within {timeout_s} s",
-                "a mount hangs, or the workers are far too slow: look at the disk, or raise data.timeout_s",
-            ) from error
-        if "DataLoader worker" in str(error) and "pid" in str(error):
-            raise DataError(
-                f"a data worker died: {error}",
-                "it was killed, most often for memory: use fewer data.num_workers or a smaller data.prefetch, "
-                "or give /dev/shm more room",
-            ) from error
-        raise
+    def _processes(self) -> list[Any]:
+        return getattr(self._iterator, "_workers", [])
 
 
 def _start_fork_server() -> Any:

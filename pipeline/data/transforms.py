@@ -94,13 +94,13 @@ def random_crop(width: int, height: int, draws: Draws, *, scale_min: float) -> t
 def crop_resize(image: Image.Image, box: tuple[int, int, int, int], size: int, name: str) -> Image.Image:
     """The box of an opened image as RGB of size x size, bicubic.
 
-    A JPEG whose box is at least twice `size` both ways is decoded at a half, a quarter or an eighth (libjpeg scales in
-    the frequency domain, which costs a fraction of a full decode). Whether it is depends on the image and its draws
-    alone, and shards at the default 288 pixels are never affected.
+    A JPEG whose box is at least four times `size` both ways is decoded at a half, a quarter or an eighth, to no less
+    than twice `size` (libjpeg scales in the frequency domain, at a fraction of the cost of a full decode). Whether it
+    is depends on the image and its draws alone; shards made for this recipe's image size are never affected.
     """
     left, top, right, bottom = box
     full_width, full_height = image.size
-    shrink = min(right - left, bottom - top) // size
+    shrink = min(right - left, bottom - top) // (2 * size)
     if shrink >= 2:
         scale = max(power for power in (2, 4, 8) if power <= shrink)
         image.draft("RGB", (max(1, full_width // scale), max(1, full_height // scale)))

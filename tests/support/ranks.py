@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import tempfile
 import time
@@ -133,6 +134,8 @@ def _run_rank(
 ) -> None:
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
+    # The server they are forked from may have been started by the training loader, deaf to a scheduler's signals.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
         if process_group:
             dist.init_process_group(

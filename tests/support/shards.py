@@ -120,6 +120,10 @@ def _write_shard(path: Path, pairs: Sequence[Pair]) -> dict:
 
 
 def _record(one: Pair) -> bytes:
-    record: dict[str, object] = {"key": one.key, "captions": list(one.captions), "url": f"http://example.invalid/{one.key}.jpg"}
+    record: dict[str, object] = {
+        "key": one.key,
+        "captions": list(one.captions),
+        "url": f"http://example.invalid/{one.key}.jpg",
+    }
     record |= {"source": "made", "original_width": 80, "original_height": 72, "width": 80, "height": 72}
     return json.dumps(record | {"sha256": hashlib.sha256(one.jpg).hexdigest()}).encode()

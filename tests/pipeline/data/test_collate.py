@@ -1,0 +1,85 @@
+"""From raw samples to a micro-batch: the caption, the mask and the draws, each from its own name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import pytest
+import torch
+
+from albef.config import AlbefConfig
+from albef.objective import ObjectiveConfig
+from albef.tokenizer import AlbefTokenizer
+from pipeline.data.collate import Example, collate, training_example
+from pipeline.data.reader import BadSample, RawSample
+from pipeline.data.transforms import AugmentConfig
+from tests.support.shards import jpeg, picture
+
+TINY = AlbefConfig.tiny(image_size=32)
+TOKENIZER = AlbefTokenizer()
+JPG = jpeg(picture(0))
+
+
+def example(captions: list[str], *, name: str = "k", seed: int = 0, epoch: int = 0) -> Example:
+    raw = RawSample(name=name, jpg=JPG, captions=captions)
+    return training_example(raw, image_size=32, augment=AugmentConfig(), max_words=5, seed=seed, epoch=epoch)
+
+
+def batch(examples: list[Example], *, seed: int = 0, epoch: int = 0, step: int = 0, lane: int = 0):
+    return collate(
+        examples,
+        model=TINY,
+        objective=ObjectiveConfig(max_text_tokens=6),
+        tokenizer=TOKENIZER,
+        seed=seed,
+        epoch=epoch,
+        step=step,
+        lane=lane,
+    )
+
+
+def test_captions_are_drawn_evenly_among_the_usable_ones():
+    """Of four captions, one empty after cleaning: the other three each come up in a third of 900 epochs."""
+    captions = ["A Dog!", "?!", "two cats", "one two three four five six seven"]
+    counts = Counter(example(captions, epoch=epoch).caption for epoch in range(900))
+    assert set(counts) == {"a dog", "two cats", "one two three four five"}
+    assert all(abs(count - 300) < 5 * (900 * 2 / 9) ** 0.5 for count in counts.values())
+
+
+def test_a_sample_without_a_usable_caption_is_bad():
+    """Nothing but punctuation and blanks is an empty caption."""
+    with pytest.raises(BadSample) as error:
+        example(["", " \t ", "?!"])
+    assert error.value.reason == "caption_empty"
+
+
+def test_a_micro_batch_holds_what_the_step_needs():
+    """Shapes, types, texts cut to six tokens with [CLS], labels that are the hidden ids."""
+    examples = [example([f"number {n} of a long row of words"], name=f"k{n}") for n in range(5)]
+    made = batch(examples)
+    assert made.image.shape == (5, 3, 32, 32) and made.image.dtype == torch.float32
+    assert made.input_ids.shape == made.attention_mask.shape == made.mlm_input_ids.shape == (5, 6)
+    assert (made.input_ids[:, 0] == TINY.cls_token_id).all()
+    assert torch.equal(made.mlm_labels, made.input_ids.flatten()[made.mlm_positions])
+    outside = torch.ones(30, dtype=torch.bool)
+    outside[made.mlm_positions] = False
+    assert torch.equal(made.mlm_input_ids.flatten()[outside], made.input_ids.flatten()[outside])
+    assert made.negative_draws.shape == (2, 5) and made.negative_draws.dtype == torch.float64
+    assert made.keys == [f"k{n}" for n in range(5)]
+    assert made.captions == [f"number {n} of a long" for n in range(5)]
+
+
+def test_masks_and_negatives_depend_on_seed_epoch_step_and_lane_only():
+    """The same four give the same draws for the same texts; changing any one of them changes both draws."""
+    examples = [example([f"a row of words number {n}"], name=f"k{n}") for n in range(16)]
+    at = {"seed": 1, "epoch": 2, "step": 3, "lane": 4}
+    first, again = batch(examples, **at), batch(examples, **at)
+    for field in dataclasses.fields(first):
+        ours, theirs = getattr(first, field.name), getattr(again, field.name)
+        assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, field.name
+    for name in at:
+        other = batch(examples, **(at | {name: 9}))
+        assert not torch.equal(other.negative_draws, first.negative_draws), name
+        assert not torch.equal(other.mlm_input_ids, first.mlm_input_ids), name
+        assert torch.equal(other.input_ids, first.input_ids)

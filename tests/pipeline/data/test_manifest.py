@@ -1,0 +1,113 @@
+"""Reading manifests: what is in them, and a clear word about everything that can be wrong with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from albef.errors import DataError
+from pipeline.data.manifest import read_manifest
+from tests.support.shards import write_corpus, write_rows
+
+
+def damaged(path: Path, /, **changes: object) -> Path:
+    """The manifest at `path` with columns of its first shard changed (None drops the column)."""
+    rows = pq.read_table(path).to_pylist()
+    for name, value in changes.items():
+        if value is None:
+            for row in rows:
+                del row[name]
+        else:
+            rows[0][name] = value
+    write_rows(path, rows)
+    return path
+
+
+def test_samples_are_numbered_through_the_shards(tmp_path):
+    """Shards of 3, 1 and 4: sample 5 is the second of the last shard, at its place in the tar."""
+    path = write_corpus(tmp_path, [3, 1, 4])
+    manifest = read_manifest(path)
+    rows = pq.read_table(path).to_pylist()
+    assert manifest.num_samples == 8
+    assert manifest.shard_sizes.tolist() == [3, 1, 4]
+    sample = manifest.sample(5)
+    assert sample.path == str(tmp_path / "shard_00002.tar")
+    assert (sample.offset, sample.length) == (rows[2]["offsets"][1], rows[2]["lengths"][1])
+    assert sample.key == sample.name == "000000005"
+    assert manifest.names(np.arange(8)) == [f"{number:09d}" for number in range(8)]
+
+
+def test_a_folder_a_file_and_a_brace_pattern_name_manifests(tmp_path):
+    """The folder, the file in it, and a pattern over two; the order of the names is the order of the samples."""
+    write_corpus(tmp_path / "b0", [2])
+    write_corpus(tmp_path / "b1", [3])
+    assert read_manifest(tmp_path / "b0").num_samples == 2
+    assert read_manifest(tmp_path / "b0" / "manifest.parquet").num_samples == 2
+    assert read_manifest(f"{tmp_path}/b{{0..1}}").shard_sizes.tolist() == [2, 3]
+    assert read_manifest([f"{tmp_path}/b1", f"{tmp_path}/b0"]).shard_sizes.tolist() == [3, 2]
+
+
+def test_equal_keys_of_two_manifests_are_told_apart(tmp_path):
+    """Downloads number their samples from zero: the source goes before the key, or the manifest's number."""
+    for folder, source in (("x", "cc3m"), ("y", "sbu"), ("z", "sbu")):
+        write_corpus(tmp_path / folder, [1], source=source)
+    both = read_manifest([tmp_path / "x", tmp_path / "y"])
+    assert both.names(np.arange(2)) == ["cc3m/000000000", "sbu/000000000"]
+    assert both.sample(1).key == "000000000"
+    assert read_manifest([tmp_path / "y", tmp_path / "z"]).names(np.arange(2)) == ["0/000000000", "1/000000000"]
+
+
+def test_a_missing_manifest_says_what_writes_one(tmp_path):
+    """No folder, an empty folder, nothing named at all, the same one twice."""
+    with pytest.raises(DataError, match=r"no manifest at .*nowhere") as error:
+        read_manifest(tmp_path / "nowhere")
+    assert "data_prep verify" in error.value.hint
+    with pytest.raises(DataError, match=r"no manifest\.parquet in"):
+        read_manifest(tmp_path)
+    with pytest.raises(DataError, match="no manifest was named"):
+        read_manifest([])
+    with pytest.raises(DataError, match="brace"):
+        read_manifest("/data/{a,b")
+    path = write_corpus(tmp_path, [1])
+    with pytest.raises(DataError, match="named twice"):
+        read_manifest([path, tmp_path])
+
+
+def test_a_file_that_is_no_manifest_is_refused(tmp_path):
+    """Text instead of parquet; parquet of another version; parquet without the offsets."""
+    text = tmp_path / "manifest.parquet"
+    text.write_text("path,source\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_manifest(text)
+    path = write_corpus(tmp_path / "v", [2])
+    write_rows(path, pq.read_table(path).to_pylist(), version="7")
+    with pytest.raises(DataError, match="version 7, this program reads version 1"):
+        read_manifest(path)
+    with pytest.raises(DataError, match="lacks the columns offsets"):
+        read_manifest(damaged(write_corpus(tmp_path / "c", [2]), offsets=None))
+    empty = tmp_path / "e" / "manifest.parquet"
+    empty.parent.mkdir()
+    write_rows(empty, [])
+    with pytest.raises(DataError, match="lists no sample"):
+        read_manifest(empty)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": "gone.tar"}, "1 of 2 shards are missing: gone.tar"),
+        ({"bytes": 17}, r"1 of 2 shards are of another size: shard_00000.tar \(\d+ bytes, the manifest says 17\)"),
+        ({"keys": ["000000001", "000000001"]}, "used twice, '000000001' first"),
+        ({"keys": ["000000003", "000000001"]}, "used twice, '000000003' first"),
+        ({"keys": ["000000000"]}, "2 samples but another number of keys"),
+        ({"lengths": [512, 10**9]}, "outside their shard"),
+        ({"offsets": [-512, 0]}, "outside their shard"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_or_the_disk_is_refused(tmp_path, changes, message):
+    """Each fault is named with its numbers; a key may be used twice within a shard or across two."""
+    with pytest.raises(DataError, match=message):
+        read_manifest(damaged(write_corpus(tmp_path, [2, 2]), **changes))
