@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import re
 import signal
 import sys
@@ -226,9 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         where = f"{error.filename}: " if error.filename else ""
+        cure = "make room on the disk of the output folder" if error.errno == errno.ENOSPC else "mend that"
         print(
-            f"error: {where}{error.strerror or error}\nhint: mend that, then run the same command again",
-            file=sys.stderr,
+            f"error: {where}{error.strerror or error}\nhint: {cure}, then run the same command again", file=sys.stderr
         )
         return 2
     except KeyboardInterrupt:

@@ -53,6 +53,7 @@ def check_complete(folder: Path, num_rows: int) -> None:
     assert failed == {row: "http_404" for row in range(num_rows) if row % 10 == 7}
 
 
+@pytest.mark.slow
 def test_killed_twice_nothing_is_lost_and_finished_shards_are_not_redone(
     slow_server: ImageServer, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_killed_twice_nothing_is_lost_and_finished_shards_are_not_redone(
     check_complete(out, NUM_ROWS)
 
 
+@pytest.mark.slow
 def test_a_killed_download_worker_is_noticed_and_its_shard_fetched_again(
     slow_server: ImageServer, tmp_path: Path
 ) -> None:
