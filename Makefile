@@ -44,13 +44,15 @@ fix: $(ENVIRONMENT)  ## let ruff repair and format what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# DeepSpeed prints notes of its own; the result is the one line that is a JSON object.
 gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benchmarks/results/DATE-DEVICE.json
-	@device=$$($(PY) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))' 2>/dev/null) \
-		|| { echo "error: torch sees no GPU"; echo "hint: nvidia-smi shows the driver; make test needs none" ; exit 2; } >&2; \
-	$(PY) -m pytest -m gpu --durations=15 \
-		&& mkdir -p benchmarks/results \
-		&& $(PY) -m pipeline bench step --device cuda --json > benchmarks/results/$$(date +%Y-%m-%d)-$$device.json \
-		&& cat benchmarks/results/$$(date +%Y-%m-%d)-$$device.json
+	@$(PY) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
+		"error: torch sees no GPU\nhint: nvidia-smi shows the driver; make test needs none")'
+	$(PY) -m pytest -m gpu --durations=15
+	@mkdir -p benchmarks/results
+	@device=$$($(PY) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))'); \
+	file=benchmarks/results/$$(date +%Y-%m-%d)-$$device.json; \
+	$(PY) -m pipeline bench step --device cuda --json | grep '^{' > $$file && cat $$file
 
 # dataclasses: a backport that img2dataset asks for; the newest version that pip accepts on this Python is 0.6.
 lock: $(ENVIRONMENT)  ## write requirements.lock anew from setup.cfg; the tests decide whether it is kept
