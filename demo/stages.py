@@ -70,8 +70,12 @@ class Stages:
             "validation.manifest": str(self.layout.shards("val")),
         }
         if asked.steps is not None:
-            flags["max_steps"] = str(asked.steps)
-            flags["schedule.warmup_steps"] = str(min(20, asked.steps // 4))
+            flags |= {
+                "max_steps": str(asked.steps),
+                "schedule.warmup_steps": str(asked.steps // 10),
+                "checkpoint.save_every": str(max(1, asked.steps // 3)),
+                "validation.every_steps": str(max(1, asked.steps // 3)),
+            }
         environment = {
             "RUN_DIR": str(self.layout.root),
             "PYTHON": sys.executable,
