@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 from PIL import Image
@@ -18,6 +19,9 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.reader import BadSample, SampleRef, ShardReader, load_pixels, open_image
 
 log = logging.getLogger(__name__)
+
+_READING = Lock()
+"""A ShardReader serves one thread at a time; decoding, which takes longer, runs outside."""
 
 Captions = Literal["all", "first"]
 
@@ -46,7 +50,7 @@ class EvaluationPairs:
         return len(self.texts)
 
     def image(self, index: int) -> Image.Image:
-        """Image `index` as it was stored, RGB. Raises: DataError when it cannot be decoded."""
+        """Image `index` as it was stored, RGB; may be called from threads. Raises: DataError when it cannot be read."""
         return self.load(index)
 
     @classmethod
@@ -180,9 +184,11 @@ def _open_file(paths: list[Path], index: int) -> Image.Image:
 
 def _open_sample(reader: ShardReader, refs: list[SampleRef], index: int) -> Image.Image:
     try:
-        return _decode(reader.read(refs[index]).jpg, refs[index].name)
+        with _READING:
+            sample = reader.read(refs[index])
     except BadSample as bad:
         raise _unreadable(refs[index].name, bad) from bad
+    return _decode(sample.jpg, sample.name)
 
 
 def _decode(data: bytes, name: str) -> Image.Image:

@@ -1,0 +1,49 @@
+"""How far long work is: a line that rewrites itself on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from datetime import timedelta
+from typing import TextIO
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Called as `progress(what, done, total)`; a new `what` starts a new clock.
+
+    Args:
+        stream: where a terminal would be; anything else gets log lines.
+        every_s: seconds between two log lines; a terminal is refreshed five times a second.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, every_s: float = 10.0) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._every_s = 0.2 if self._terminal else every_s
+        self._what = ""
+        self._began = self._told = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Tell it, if it is time to; the end is always told."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began, self._told = what, now, now
+        if done < total and now - self._told < self._every_s:
+            return
+        self._told = now
+        line = self._line(done, total, now - self._began)
+        if not self._terminal:
+            log.info("%s", line)
+            return
+        self._stream.write(f"\r{line}\x1b[K" + ("\n" if done >= total else ""))
+        self._stream.flush()
+
+    def _line(self, done: int, total: int, elapsed_s: float) -> str:
+        line = f"{self._what}: {done} of {total}"
+        if done >= total or not done or not elapsed_s:
+            return f"{line}, {elapsed_s:.1f} s"
+        rate = done / elapsed_s
+        return f"{line}, {rate:.1f}/s, {timedelta(seconds=round((total - done) / rate))} left"
