@@ -47,7 +47,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found, with the usage as the way out."""
-        raise ConfigError(f"{self.prog}: {message}", " ".join(self.format_usage().split()) + f"; {self.prog} --help")
+        hint = " ".join(self.format_usage().split()) + f"; {self.prog} --help"
+        if message.endswith("required: RECIPE"):
+            from pipeline.recipe import shipped_recipes
+
+            hint = f"give the path of a YAML recipe, or one of {', '.join(shipped_recipes())}"
+        raise ConfigError(f"{self.prog}: {message}", hint)
 
     def flags(self) -> list[str]:
         """Every long flag, those of subcommands included."""
@@ -131,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
 
     config = load_config(args.recipe, args.overrides, other_flags=args.flags)
+    _import("pipeline.distributed").prepare_deepspeed_import()
     train = _import("pipeline.train")
     return train.pretrain(config, args.run_dir or Path("runs") / config.name, resume=args.resume)
 

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from albef.errors import ConfigError
+from pipeline import logs
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -103,16 +104,15 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
     os.environ.update(launch_environment(os.environ))
     rank, local_rank, size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     device = _device(local_rank)
-    if device.type == "cpu":
-        # DeepSpeed would otherwise try to find an accelerator by what is installed, not by what is there.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    else:
+    if device.type == "cuda":
         torch.cuda.set_device(device)
+    prepare_deepspeed_import()
     import deepspeed  # takes seconds: not for those who only want to read this file's World
 
     # On the CPU DeepSpeed compiles a shared-memory all-reduce with g++ at its first start, while all ranks wait for it:
     # minutes on a busy machine, and a compiler that need not be there. gloo's own all-reduce does.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logs.quiet_deepspeed()
     if not dist.is_initialized():
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
@@ -121,6 +121,12 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
             timeout=timeout,
         )
     return World(rank=rank, local_rank=local_rank, size=size, device=device)
+
+
+def prepare_deepspeed_import() -> None:
+    """Tell DeepSpeed that there is no GPU where there is none, before it is imported and says so on stdout."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def shutdown() -> None:

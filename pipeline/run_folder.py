@@ -135,7 +135,8 @@ def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:
         listed = "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in refused.items())
         raise ConfigError(
             f"{folder.path} holds a run that cannot go on with this recipe: {listed}",
-            f"run it as it was with `python -m pipeline pretrain {folder.config}`, or begin another with --run-dir",
+            f"go on as it was with `python -m pipeline pretrain {folder.config} --run-dir {folder.path}`, "
+            "or begin another run with another --run-dir",
         )
     return [f"recipe change: {name} was {old}, is {new}" for name, (old, new) in changed.items()]
 

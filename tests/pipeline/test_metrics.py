@@ -31,7 +31,8 @@ def take(metrics: Metrics, step: int, *, rank: int = 0, skipped: dict[str, int] 
     """A step whose losses are step, step + 0.1, ... and ten more on each further rank."""
     metrics.data_wait(0.0)
     losses = torch.arange(5) * 0.1 + step + 10 * rank
-    scalars: dict[str, Any] = {"optim/lr": 1e-4 * step, "train/temperature": torch.tensor([0.07]), "optim/grad_norm": None}
+    temperature = torch.tensor([0.07])
+    scalars: dict[str, Any] = {"optim/lr": 1e-4 * step, "train/temperature": temperature, "optim/grad_norm": None}
     metrics.record(step, losses, epoch=0, skipped=skipped, scalars=scalars)
 
 
