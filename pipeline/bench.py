@@ -134,6 +134,7 @@ class _BenchStep:
         settings: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": micro_batch_size,
             "gradient_accumulation_steps": 1,
+            "gradient_clipping": 0.0,
             "steps_per_print": 1_000_000,
             "zero_optimization": {"stage": stage},
             "zero_allow_untested_optimizer": True,

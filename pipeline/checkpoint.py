@@ -214,7 +214,7 @@ def load_checkpoint(
     if loaded is None:
         raise CheckpointError(f"DeepSpeed cannot load {path}", "use another checkpoint of the run")
     teacher.load_state_dict(load_file(path / "teacher.safetensors"))
-    queue.load_state_dict(load_file(path / "queue.safetensors"))
+    queue.load_state_dict(dict(load_file(path / "queue.safetensors")))
     _load_random_state(path, world.rank)
 
 

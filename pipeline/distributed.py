@@ -60,7 +60,7 @@ class World:
         """True on every rank if it is True on any."""
         if self.size == 1:
             return flag
-        votes = torch.tensor([int(flag)], device=self.device)
+        votes = torch.tensor([int(flag)])  # on the CPU, by gloo: the host does not wait for the device's queue
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return bool(votes.item())
 
@@ -95,7 +95,7 @@ class World:
 
 
 def init(*, timeout: timedelta = TIMEOUT) -> World:
-    """Join the process group (NCCL on CUDA, gloo on the CPU) and take this rank's device.
+    """Join the process group (NCCL for CUDA tensors, gloo for those on the CPU) and take this rank's device.
 
     `DS_ACCELERATOR=cpu` keeps a machine with a GPU on the CPU: DeepSpeed's own variable, so that both agree.
 
@@ -115,7 +115,7 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
     logs.quiet_deepspeed()
     if not dist.is_initialized():
         deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            dist_backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             auto_mpi_discovery=False,  # it looks for mpi4py whenever a variable is missing
             verbose=False,
             timeout=timeout,

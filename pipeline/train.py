@@ -30,6 +30,7 @@ from pipeline.data.loader import PretrainLoader, StepBatches
 from pipeline.data.manifest import read_manifest
 from pipeline.distributed import World
 from pipeline.ds_config import ResolvedDeepSpeed, resolve_ds_config
+from pipeline.flops import flops_per_sample, peak_flops
 from pipeline.metrics import Metrics
 from pipeline.optim import build_optimizer
 from pipeline.run_folder import RunFolder
@@ -126,9 +127,29 @@ def build(run: RunConfig, run_dir: Path, world: World) -> Training:
         queue=queue,
         loader=loader,
         validator=Validator(run.validation, run.model, tokenizer, world),
-        metrics=Metrics(run.logging, folder, world, total_steps=total_steps, batch=run.batch.global_batch_size),
+        metrics=build_metrics(run, folder, world, ds, total_steps=total_steps),
         tokenizer=tokenizer,
         total_steps=total_steps,
+    )
+
+
+def build_metrics(
+    run: RunConfig, folder: RunFolder, world: World, ds: ResolvedDeepSpeed, *, total_steps: int
+) -> Metrics:
+    """The run's scalars; on a GPU with what MFU needs, counted once (on the CPU `bench step` tells it)."""
+    flops, peak = 0.0, 0.0
+    if world.is_main and world.device.type == "cuda":
+        flops = flops_per_sample(run.model, run.objective, batch_size=run.batch.micro_batch_size)
+        peak, source = peak_flops(world.device, ds.compute_dtype)
+        log.info("%.1f GFLOP a sample, peak %.0f TFLOP/s (%s)", flops / 1e9, peak / 1e12, source)
+    return Metrics(
+        run.logging,
+        folder,
+        world,
+        total_steps=total_steps,
+        batch=run.batch.global_batch_size,
+        flops_per_sample=flops,
+        peak_flops=peak,
     )
 
 
@@ -177,9 +198,7 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor, dict[s
     steps_per_epoch = training.loader.steps_per_epoch
     ramp_epochs = run.schedule.alpha_ramp_epochs
     alpha = alpha_at(step, run.objective.alpha, steps_per_epoch=steps_per_epoch, ramp_epochs=ramp_epochs)
-    lr = lr_at(
-        step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=training.total_steps
-    )
+    lr = lr_at(step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=training.total_steps)
     set_lr(engine, lr)
     temperature = engine.module.clamped_temperature().detach()
     sums = torch.zeros(5, device=world.device)

@@ -67,4 +67,3 @@ def _take_steps(rank: int, world_size: int, stage: int) -> None:
     finals = {name: parameter.detach() for name, parameter in trio.parameters().items()} | trio.averaged()
     for name, recorded in golden.under("final/").items():
         check(f"stage {stage} final/{name}", finals[name].view(recorded.shape), recorded, WEIGHTS)
-

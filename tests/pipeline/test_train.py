@@ -30,9 +30,7 @@ def run(tmp_path: Path, name: str, *, ranks: int = 1, overrides: list[str] | Non
     """Train to the end on `ranks` ranks; returns the last checkpoint."""
     run_dir = tmp_path / name
     recipe = tiny_recipe(tmp_path)
-    codes = run_ranks(
-        train, ranks, str(recipe), str(run_dir), overrides or [], process_group=False, timeout_s=200
-    )
+    codes = run_ranks(train, ranks, str(recipe), str(run_dir), overrides or [], process_group=False, timeout_s=200)
     assert codes == [0] * ranks
     return newest(run_dir)
 
