@@ -107,7 +107,7 @@ def test_tables_hold_the_same_and_survive_a_bar_in_a_caption(step, tokenizer):
 
 
 def test_a_batch_without_masks_or_captions_can_be_shown(step, tokenizer):
-    """Distillation off, or nothing masked: no such picture. Captions not carried: read off the tokens. One sample: fine."""
+    """No distillation, nothing masked: no such picture. No captions carried: read off the tokens. One sample: fine."""
     batch, targets = step
     off = dataclasses.replace(targets, mlm_probs=None)
     assert "train/mlm_pseudo_targets" not in training_pictures(batch, off, tokenizer)
