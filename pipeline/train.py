@@ -33,6 +33,7 @@ from pipeline.ds_config import ResolvedDeepSpeed, resolve_ds_config
 from pipeline.flops import flops_per_sample, peak_flops
 from pipeline.metrics import Metrics
 from pipeline.optim import build_optimizer
+from pipeline.pictures import training_pictures, training_tables
 from pipeline.run_folder import RunFolder
 from pipeline.schedule import alpha_at, lr_at
 from pipeline.stopping import STOPPED_AND_SAVED, StopWatch
@@ -284,10 +285,10 @@ def validate(training: Training, *, step: int) -> None:
 
 def show(training: Training, batch: PretrainBatch, targets: TeacherTargets, step: int) -> None:
     """Samples and the teacher's pseudo-targets beside the ground truth (paper, figure 2), to TensorBoard."""
-    from pipeline.pictures import training_pictures
-
     for tag, picture in training_pictures(batch, targets, training.tokenizer).items():
         training.metrics.image(tag, picture, step)
+    for tag, table in training_tables(batch, targets, training.tokenizer).items():
+        training.metrics.text(tag, table, step)
 
 
 def gradient_norm(training: Training, step: int) -> Tensor | None:
