@@ -73,9 +73,10 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
     """
     world = distributed.init()
     try:
-        training = build(run, run_dir, world)
-        go_on_from_checkpoint(training, resume)
-        with StopWatch(world, training.folder.stop_file) as stop:
+        # Before the build, which takes seconds: a rank that a signal finds without a handler would die of it.
+        with StopWatch(world, RunFolder(path=run_dir).stop_file) as stop:
+            training = build(run, run_dir, world)
+            go_on_from_checkpoint(training, resume)
             code = fit(training, stop)
         training.metrics.close()
         training.loader.close()
