@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=128,
         metavar="K",
-        help="candidates per query re-ranked by matching (default: 128, the paper's for Flickr30k; 256 for COCO)",
+        help="candidates per query re-ranked by matching (default: 128, the original's for Flickr30k; 256 for COCO)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
     parser.add_argument(

@@ -142,8 +142,8 @@ def retrieve(
 
     Args:
         model: on `world.device`, in eval mode (dropout would be drawn otherwise).
-        k_test: candidates per query that the matching head re-ranks; the paper's zero-shot numbers use 128 (Flickr30k)
-            and 256 (COCO).
+        k_test: candidates per query that the matching head re-ranks; the original's configurations say 128 for
+            Flickr30k and 256 for COCO.
         batch_size: images, and texts, encoded at once.
         num_workers: threads that load images; by default one per core, at most 8.
         progress: told how far it is.
