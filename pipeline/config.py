@@ -82,6 +82,7 @@ class RunConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     "fixed": {},
     "paper": {
+        "data.augment.randaugment_overflow": True,
         "objective.teacher_dropout": True,
         "optim.decay_groups": "official",
         "schedule.mode": "per_epoch",

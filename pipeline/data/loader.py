@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from albef.batch import PretrainBatch
@@ -42,19 +43,19 @@ class DataConfig:
 
     manifests: tuple[str, ...] = ()
     """manifest.parquet files, folders that hold one, or brace patterns of those; together they are the corpus."""
-    shuffle_window_shards: int = 8
+    shuffle_window_shards: PositiveInt = 8
     """Neighbouring shards (of an epoch's permutation) whose samples are shuffled together."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """The random changes to the images."""
-    max_caption_words: int = 30
+    max_caption_words: PositiveInt = 30
     """Captions are cut to this many words before the tokenizer cuts them to tokens."""
-    num_workers: int = 4
+    num_workers: NonNegativeInt = 4
     """Processes that read and decode, for each rank; 0 does it in the training process."""
-    prefetch: int = 2
+    prefetch: PositiveInt = 2
     """Micro-batches each worker prepares ahead."""
-    max_failures_in_a_row: int = 100
+    max_failures_in_a_row: PositiveInt = 100
     """So many replaced samples one after another (in a rank's order) end the run with an error."""
-    timeout_s: int = 900
+    timeout_s: NonNegativeInt = 900
     """A micro-batch that takes longer than this ends the run (a hung mount); 0 waits for ever. Needs workers."""
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from albef.preprocess import normalise
@@ -23,21 +25,18 @@ from pipeline.seeds import Draws
 RATIO = (3 / 4, 4 / 3)
 """Width to height of a crop, before it is squashed to a square."""
 
-_TABLE = normalise(torch.arange(256.0).expand(3, 1, 256) / 255).reshape(3, 256).numpy()
-"""(3, 256) float32: the normalised value of each 8-bit value, per channel."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """The random changes to a training image."""
 
-    crop_scale_min: float = 0.2
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Least share of the image's area that a crop covers; 1.0 still varies the crop's shape."""
-    flip_probability: float = 0.5
+    flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Chance of mirroring. Zero for data whose captions say left and right."""
-    randaugment_ops: int = 2
+    randaugment_ops: NonNegativeInt = 2
     """Operations drawn per image, each applied half of the time; 0 turns RandomAugment off."""
-    randaugment_level: float = 7
+    randaugment_level: Annotated[float, Field(ge=0, le=10)] = 7.0
     """Their strength, 0 to 10."""
     randaugment_overflow: bool = False
     """As the original, let AutoContrast turn channels white and Sharpness wrap around (the `paper` preset)."""
@@ -111,9 +110,6 @@ def crop_resize(image: Image.Image, box: tuple[int, int, int, int], size: int, n
 
 
 def normalised(image: Image.Image) -> Tensor:
-    """(3, H, W) float32: RGB in [0, 1], less CLIP's mean, over its deviation."""
-    pixels = np.asarray(image)  # (H, W, 3) uint8
-    planes = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
-    for channel in range(3):
-        np.take(_TABLE[channel], pixels[..., channel], out=planes[channel])
-    return torch.from_numpy(planes)
+    """(3, H, W) float32: RGB in [0, 1], less CLIP's mean, over its deviation; as in evaluation."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W) uint8
+    return normalise(pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255)
