@@ -2,8 +2,8 @@
 
 The ranks share the images: a rank encodes its images, and scores with the matching head every pair its images are in,
 whichever direction asked for it. So image embeddings, by far the largest thing here, never travel, and a pair that both
-directions want is computed once. Images and texts are cut into blocks of `batch_size`; block b belongs to rank
-b % size, and nothing is computed across blocks, so that one rank or many do the same arithmetic.
+directions want is computed once. Images and texts are cut into blocks of at most `batch_size`; block b belongs to
+rank b % size, and nothing is computed across blocks, so that one rank or many do the same arithmetic.
 """
 
 # I images, T texts, k candidates, E embedding, P patches, D image width, L text tokens, H text width
@@ -26,6 +26,8 @@ from albef.model import AlbefForPretraining
 from pipeline.distributed import World
 
 RECALL_AT = (1, 5, 10)
+MIN_BLOCKS = 8
+"""Small sets are cut at least so often, whatever the batch size: as many ranks then have something to do."""
 PAIRS_AT_ONCE = 512
 """Texts matched against an image in one pass; bounds the memory of the multimodal encoder."""
 SHARED_AT_ONCE = 64 * 2**20
@@ -144,7 +146,7 @@ def retrieve(
         model: on `world.device`, in eval mode (dropout would be drawn otherwise).
         k_test: candidates per query that the matching head re-ranks; the original's configurations say 128 for
             Flickr30k and 256 for COCO.
-        batch_size: images, and texts, encoded at once.
+        batch_size: images, and texts, encoded at once, at most.
         num_workers: threads that load images; by default one per core, at most 8.
         progress: told how far it is.
 
@@ -185,6 +187,7 @@ def retrieve(
 
 
 def _blocks(total: int, size: int) -> list[range]:
+    size = min(size, -(-total // MIN_BLOCKS))
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
