@@ -356,6 +356,7 @@ def test_the_output_folder_is_replaced_only_when_asked_and_only_if_it_was_export
     assert "something else" in refused(capsys, ["export", str(copy), "--out", str(copy), "--overwrite"])
     (tmp_path / "file").write_text("")
     assert "not a folder" in refused(capsys, ["export", str(copy), "--out", str(tmp_path / "file")])
+    assert "cannot be written" in refused(capsys, ["export", str(copy), "--out", str(tmp_path / "file" / "model")])
 
 
 def test_read_back_weights_carry_no_extra_names(saved, tmp_path):
