@@ -41,6 +41,9 @@ class AlbefConfig:
     """Dropout on embeddings and on the output of attention and feed-forward, text and multimodal layers."""
     attention_dropout: float = 0.1
     """Dropout on attention weights, text and multimodal layers. The image encoder has none."""
+    layer_init_std: float = 0.02
+    """Spread of the fresh weights of text and multimodal layers. 0.02 is BERT's, for a width of 768; narrower layers
+    need more, or all texts start out (and stay) alike."""
     embed_dim: int = 256
     """Width of the joint space in which image and text features are compared."""
     temperature: float = 0.07
@@ -89,6 +92,7 @@ class AlbefConfig:
             "text_heads": 3,
             "text_ffn_width": 768,
             "max_text_positions": 64,
+            "layer_init_std": 0.06,
             "embed_dim": 128,
         }
         return cls(**(small | changes))

@@ -55,7 +55,7 @@ class MultimodalEncoder(nn.Module):
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(MultimodalLayer(config) for _ in range(config.fusion_depth))
-        initialise_bert(self)
+        initialise_bert(self, config.layer_init_std)
 
     def forward(
         self, text_embeds: Tensor, attention_mask: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None

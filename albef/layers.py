@@ -15,6 +15,10 @@ BERT_NORM_EPS = 1e-12
 """LayerNorm epsilon of BERT; the image encoder's is 1e-6."""
 
 
+BERT_INIT_STD = 0.02
+"""Spread of BERT's fresh weights."""
+
+
 class Attention(nn.Module):
     """Multi-head attention with BERT's residual and norm after it (Devlin et al. 2019; post-norm).
 
@@ -100,11 +104,11 @@ def token_mask(attention_mask: Tensor) -> Tensor:
     return attention_mask.bool()[:, None, None, :]
 
 
-def initialise_bert(module: nn.Module) -> None:
-    """BERT's initialisation of all below `module`: N(0, 0.02) matrices and embeddings, zero biases, unit norms."""
+def initialise_bert(module: nn.Module, std: float = BERT_INIT_STD) -> None:
+    """BERT's initialisation of all below `module`: N(0, std) matrices, N(0, 0.02) embeddings, zero biases, unit norms."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.normal_(part.weight, std=0.02)
+            nn.init.normal_(part.weight, std=std if isinstance(part, nn.Linear) else BERT_INIT_STD)
         if isinstance(part, nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
         if isinstance(part, nn.LayerNorm):

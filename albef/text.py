@@ -49,7 +49,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.embeddings = TextEmbeddings(config)
         self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.text_depth))
-        initialise_bert(self)
+        initialise_bert(self, config.layer_init_std)
         with torch.no_grad():
             self.embeddings.word.weight[config.pad_token_id].zero_()
 

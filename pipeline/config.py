@@ -100,6 +100,7 @@ LIMITS: dict[str, Any] = {
         if whole.type == "int"
     },
     "model.temperature": PositiveFloat,
+    "model.layer_init_std": PositiveFloat,
     "model.hidden_dropout": Dropout,
     "model.attention_dropout": Dropout,
     "objective.alpha": Fraction,
