@@ -105,7 +105,7 @@ def token_mask(attention_mask: Tensor) -> Tensor:
 
 
 def initialise_bert(module: nn.Module, std: float = BERT_INIT_STD) -> None:
-    """BERT's initialisation of all below `module`: N(0, std) matrices, N(0, 0.02) embeddings, zero biases, unit norms."""
+    """BERT's initialisation of all below `module`: N(0, std) matrices, N(0, 0.02) embeddings, zero biases, norms 1."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=std if isinstance(part, nn.Linear) else BERT_INIT_STD)
