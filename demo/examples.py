@@ -6,12 +6,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from albef import gradcam
 from albef.captions import clean_caption
+from albef.preprocess import preprocess_images
 from albef.pretrained import Albef
 from demo.page_pictures import ImageQuery, TextQuery, WordMaps
 from demo.pictures import ASSETS, Picture, PictureArchive, read_pictures
@@ -128,7 +130,7 @@ def _maps_of(
     source: str,
     boxes: Sequence[tuple[str, tuple[int, int, int, int]]] = (),
 ) -> WordMaps:
-    found = _word_maps(albef, picture, text)
+    found = gradcam.word_maps(albef.model, albef.tokenizer, picture, text, max_text_tokens=albef.max_text_tokens)
     picture = picture.convert("RGB")
     scale = 232 / max(picture.size)
     shown = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
@@ -142,10 +144,6 @@ def _maps_of(
                 ImageDraw.Draw(image).rectangle([edge * scale for edge in box], outline="white", width=3)
         words.append((word, image))
     return WordMaps(image=shown, caption=text, source=f"{source}; match {found.match:.2f}", words=words)
-
-
-def _word_maps(albef: Albef, picture: Image.Image, text: str) -> gradcam.WordMaps:
-    return gradcam.word_maps(albef.model, albef.tokenizer, picture, text, max_text_tokens=albef.max_text_tokens)
 
 
 @dataclass(frozen=True)
@@ -165,20 +163,38 @@ class Pointing:
         )
 
 
-def pointing(albef: Albef, archive: PictureArchive, scenes: Sequence[Picture]) -> Pointing:
+def pointing(albef: Albef, archive: PictureArchive, scenes: Sequence[Picture], batch_size: int = 25) -> Pointing:
     """Count the pointing game (Zhang et al. 2016) on scenes with boxes, with each scene's first caption."""
-    hits, labels, shares = 0, 0, 0.0
-    for scene in scenes:
-        picture = archive.open(scene.image)
-        found = _word_maps(albef, picture, scene.captions[0])
-        for label, (x0, y0, x1, y1) in scene.boxes:
-            named = [i for i, word in enumerate(found.words) if word in clean_caption(label).split()]
-            if not named:
-                continue
-            heat = Image.fromarray(found.maps[named].mean(dim=0).numpy())
-            smooth = torch.tensor(list(heat.resize(picture.size, Image.Resampling.BICUBIC).getdata()))
-            y, x = divmod(int(smooth.argmax()), picture.width)
-            hits += x0 <= x <= x1 and y0 <= y <= y1
-            labels += 1
-            shares += (x1 - x0) * (y1 - y0) / (picture.width * picture.height)
-    return Pointing(hits, labels, shares / max(1, labels))
+    hits, labels, share = 0, 0, 0.0
+    for start in range(0, len(scenes), batch_size):
+        batch = scenes[start : start + batch_size]
+        pictures = [archive.open(scene.image) for scene in batch]
+        texts = [clean_caption(scene.captions[0]) for scene in batch]
+        pixels = preprocess_images(pictures, albef.config.image_size).to(albef.device)
+        input_ids, mask = (x.to(albef.device) for x in albef.tokenizer(texts, albef.max_text_tokens))
+        found = gradcam.cross_attention(albef.model, pixels, input_ids, mask)
+        maps = gradcam.token_maps(found, mask).cpu()  # (B, L, G, G)
+        for scene, picture, ids, heat in zip(batch, pictures, input_ids, maps, strict=True):
+            pieces = albef.tokenizer.pieces(ids)
+            for label, box in scene.boxes:
+                named = place_of(albef.tokenizer.tokenize(clean_caption(label)), pieces)
+                if named:
+                    hits += points_into(box, heat[named].mean(dim=0), picture.size)
+                    labels += 1
+                    share += (box[2] - box[0]) * (box[3] - box[1]) / (picture.width * picture.height)
+    return Pointing(hits, labels, share / max(1, labels))
+
+
+def place_of(part: Sequence[str], whole: Sequence[str]) -> list[int]:
+    """Indices in `whole` of the first run of pieces equal to `part`; empty if it is not there, or was cut off."""
+    for start in range(len(whole) - len(part) + 1):
+        if list(whole[start : start + len(part)]) == list(part):
+            return list(range(start, start + len(part)))
+    return []
+
+
+def points_into(box: tuple[int, int, int, int], heat: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the hottest place of a (G, G) map, scaled to a picture of (width, height), lies in a box of it."""
+    smooth = Image.fromarray(heat.float().numpy()).resize(size, Image.Resampling.BICUBIC)
+    y, x = divmod(int(np.asarray(smooth).argmax()), size[0])
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
