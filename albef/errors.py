@@ -1,5 +1,7 @@
 """Errors that a user can cause and mend. Raised where the fault is known, printed in one place (`pipeline.cli`)."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """What is wrong, with the numbers in it, and the way out.
@@ -16,6 +18,10 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} (hint: {self.hint})"
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
+        """Rank 0 sends what it found to the other ranks; by default only the message would travel."""
+        return type(self), (self.message, self.hint)
 
 
 class ConfigError(UserError):

@@ -126,23 +126,30 @@ def find_checkpoint(folder: Path) -> tuple[Path, CheckpointMeta] | None:
     """The checkpoint to go on from: the one `latest` names, else the newest that is whole; None when there is none.
 
     A checkpoint that is incomplete or whose files do not match their checksums is passed over with a warning.
+
+    Raises: CheckpointError when checkpoints were published but none is whole: beginning anew would bury them.
     """
     names = [path.name for path in sorted(folder.glob("step_*"), reverse=True) if path.is_dir()]
     pointer = folder / LATEST
     if pointer.is_file() and (named := pointer.read_text().strip()) in names:
         names.remove(named)
         names.insert(0, named)
-    passed_over = False
+    faults: list[str] = []
     for name in names:
         try:
             meta = verify_checkpoint(folder / name)
         except CheckpointError as error:
             log.warning("checkpoint %s cannot be used: %s", name, error.message)
-            passed_over = True
+            faults.append(error.message)
             continue
-        if passed_over:
+        if faults:
             log.warning("going on from %s, the newest whole checkpoint", name)
         return folder / name, meta
+    if published := [name for name in names if (folder / name / META).exists()]:
+        raise CheckpointError(
+            f"none of the {len(published)} checkpoints in {folder} can be used: {faults[-1]}",
+            "restore the files, or begin again with another --run-dir",
+        )
     return None
 
 

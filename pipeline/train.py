@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from albef.batch import PretrainBatch, TeacherTargets
+from albef.errors import CheckpointError
 from albef.initialise import initialise
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
@@ -231,7 +232,9 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor, dict[s
 def go_on_from_checkpoint(training: Training, resume: str) -> None:
     """Load the newest whole checkpoint of the run folder, if there is one; every rank takes the same."""
     world, folder = training.world, training.folder
-    found = world.broadcast_object(checkpoint.find_checkpoint(folder.checkpoints) if world.is_main else None)
+    found = world.broadcast_object(find_on_main(folder.checkpoints) if world.is_main else None)
+    if isinstance(found, CheckpointError):
+        raise found
     folder.check_resume(resume, found is not None)
     if found is None:
         training.metrics.begin_at(0)
@@ -250,6 +253,14 @@ def go_on_from_checkpoint(training: Training, resume: str) -> None:
     training.start_step = meta.step
     training.metrics.begin_at(meta.step)
     log.info("going on from %s: step %d of %d", path, meta.step, training.total_steps)
+
+
+def find_on_main(checkpoints: Path) -> tuple[Path, checkpoint.CheckpointMeta] | CheckpointError | None:
+    """What rank 0 found, or the error for all ranks to raise: one that raised alone would leave the others waiting."""
+    try:
+        return checkpoint.find_checkpoint(checkpoints)
+    except CheckpointError as error:
+        return error
 
 
 def save(training: Training, *, step: int, epoch: int) -> None:

@@ -82,6 +82,14 @@ def test_no_checkpoint_is_none_not_an_error(tmp_path):
     assert find_checkpoint(tmp_path) is None
 
 
+def test_damaged_checkpoints_are_not_buried_under_a_new_run(tmp_path):
+    """When every published checkpoint is damaged the run is refused, naming a fault, instead of beginning at step 0."""
+    for step in (10, 20):
+        (published(tmp_path, step) / "model.pt").write_bytes(b"w")
+    with pytest.raises(CheckpointError, match=r"none of the 2 checkpoints .* has 1 bytes, 7 were saved"):
+        find_checkpoint(tmp_path)
+
+
 def test_the_error_says_which_file_is_short_and_by_how_much(tmp_path):
     """Numbers in the message, so that a full disk is recognised for what it is."""
     path = published(tmp_path, 10, content=b"0123456789")
