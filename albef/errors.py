@@ -12,16 +12,12 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
+        super().__init__(message, hint)  # both: pickle, by which errors travel between ranks, rebuilds from these
         self.message = message
         self.hint = hint
 
     def __str__(self) -> str:
         return f"{self.message} (hint: {self.hint})"
-
-    def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
-        """Rank 0 sends what it found to the other ranks; by default only the message would travel."""
-        return type(self), (self.message, self.hint)
 
 
 class ConfigError(UserError):
