@@ -79,7 +79,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, *, device: torch.device) -> torch.optim.AdamW:
-    """torch's AdamW, fused on CUDA, handed to DeepSpeed as a client optimizer (so nothing is compiled at start)."""
+    """torch's fused AdamW, handed to DeepSpeed as a client optimizer (so nothing is compiled at start)."""
     import torch
 
     return torch.optim.AdamW(
@@ -87,5 +87,5 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, device: torch.devi
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
-        fused=device.type == "cuda",
+        fused=device.type in ("cuda", "cpu"),
     )

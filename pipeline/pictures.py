@@ -70,11 +70,13 @@ def training_pictures(
         targets: the teacher's, of the same batch. What it was not asked for (distillation off) gives no picture.
         num_samples, num_targets: how many of the batch to show.
     """
-    images = _pixels(batch.image[: max(num_samples, num_targets)])
-    captions = _captions(batch, tokenizer)
-    shown = list(zip(images, captions, strict=False))[:num_samples]
+    captions = _captions(batch, tokenizer)[: min(num_samples, len(batch.image))]
     itc, mlm = itc_targets(batch, targets, tokenizer, num_targets), mlm_targets(batch, targets, tokenizer, num_targets)
-    pictures = {"train/samples": _grid([_tile(image, [(caption, BLACK)]) for image, caption in shown], columns=4)}
+    # Short captions often have no masked word, so the samples of mlm may lie anywhere in the batch.
+    wanted = sorted({*range(len(captions)), *(target.sample for target in [*itc, *mlm])})
+    images = dict(zip(wanted, _pixels(batch.image[wanted]), strict=True))
+    tiles = [_tile(images[sample], [(caption, BLACK)]) for sample, caption in enumerate(captions)]
+    pictures = {"train/samples": _grid(tiles, columns=4)}
     rows = {
         "train/itc_pseudo_targets": [_row(images[target.sample], _itc_lines(target)) for target in itc],
         "train/mlm_pseudo_targets": [_row(images[target.sample], _mlm_lines(target)) for target in mlm],

@@ -133,3 +133,12 @@ def test_long_and_strange_captions_are_drawn(step, tokenizer):
     assert picture.shape == training_pictures(batch, targets, tokenizer)["train/itc_pseudo_targets"].shape
     empty = dataclasses.replace(batch, captions=["", "", ""])
     assert set(training_pictures(empty, targets, tokenizer)) == set(training_pictures(batch, targets, tokenizer))
+
+
+def test_a_masked_word_far_back_in_the_batch_gets_its_own_picture(step, tokenizer):
+    """Only the second sample has a masked word and only one sample is shown: its row still has its own colour."""
+    batch, targets = step
+    batch = dataclasses.replace(batch, mlm_positions=batch.mlm_positions[1:], mlm_labels=batch.mlm_labels[1:])
+    targets = dataclasses.replace(targets, mlm_probs=targets.mlm_probs[1:])
+    row = training_pictures(batch, targets, tokenizer, num_samples=1, num_targets=1)["train/mlm_pseudo_targets"]
+    assert np.abs(row[PAD + TILE // 2, PAD + TILE // 2].astype(int) - COLORS[1]).max() <= 1
