@@ -18,7 +18,7 @@ from tests.support.shards import picture
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("albef", "data_prep", "ds_configs", "pipeline", "slurm")
-NUM_PICTURES = 64  # one global batch of the demo's recipe
+NUM_PICTURES = 128  # one global batch of the demo's recipe
 
 
 class Block(NamedTuple):
