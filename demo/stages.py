@@ -42,7 +42,12 @@ class Stages:
 
     def download(self, wanted_port: int) -> None:
         """Serve the pictures and download each list into verified shards."""
-        splits = [split for split in SPLITS if not self._done(f"download {split}", self.layout.manifest(split))]
+        splits = []
+        for split in SPLITS:
+            if self._done(f"download {split}", self.layout.manifest(split)):
+                print(f"-- download {split}: done before", flush=True)
+            else:
+                splits.append(split)
         if not splits:
             return
         archive = PictureArchive()

@@ -19,6 +19,9 @@ from albef.preprocess import to_rgb
 MAX_OPEN_SHARDS = 32
 """File handles a reader keeps. A shuffle window touches a few shards at a time, so this is rarely reached."""
 
+MAX_PIXELS = 178_956_970
+"""An image larger than this by its header is taken for an attack on memory; Pillow's own default."""
+
 
 class BadSample(Exception):
     """A sample that cannot be used; `reason` is the name under which it is counted, `detail` is for the log."""
@@ -152,14 +155,17 @@ class ShardReader:
 def open_image(jpg: bytes, name: str) -> Image.Image:
     """The image, opened, its size known, its pixels not yet decoded (`load_pixels` does that).
 
-    Raises: BadSample `image_undecodable`, or `image_too_large` from Pillow's limit, before a pixel is decoded.
+    Raises: BadSample `image_undecodable`, or `image_too_large` above MAX_PIXELS, before a pixel is decoded.
     """
     try:
-        return Image.open(io.BytesIO(jpg))
+        image = Image.open(io.BytesIO(jpg))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise BadSample("image_undecodable", f"{name}: {error}") from error
     except Image.DecompressionBombError as error:
         raise BadSample("image_too_large", f"{name}: {error}") from error
+    if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is a global that anyone may have lifted
+        raise BadSample("image_too_large", f"{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,}")
+    return image
 
 
 def load_pixels(image: Image.Image, name: str) -> Image.Image:
