@@ -73,7 +73,7 @@ def training_pictures(
     captions = _captions(batch, tokenizer)[: min(num_samples, len(batch.image))]
     itc, mlm = itc_targets(batch, targets, tokenizer, num_targets), mlm_targets(batch, targets, tokenizer, num_targets)
     # Short captions often have no masked word, so the samples of mlm may lie anywhere in the batch.
-    wanted = sorted({*range(len(captions)), *(target.sample for target in [*itc, *mlm])})
+    wanted = sorted({*range(len(captions)), *(one.sample for one in itc), *(word.sample for word in mlm)})
     images = dict(zip(wanted, _pixels(batch.image[wanted]), strict=True))
     tiles = [_tile(images[sample], [(caption, BLACK)]) for sample, caption in enumerate(captions)]
     pictures = {"train/samples": _grid(tiles, columns=4)}
