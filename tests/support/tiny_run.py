@@ -22,6 +22,8 @@ TINY_MODEL = {
     "text_heads": 2,
     "text_ffn_width": 64,
     "embed_dim": 16,
+    # BERT's: with the wider start of `tiny`, rounding grows faster over the steps that tests compare
+    "layer_init_std": 0.02,
 }
 
 
