@@ -32,8 +32,15 @@ def main() -> int:
     latest.parent.mkdir(parents=True, exist_ok=True)
     step = int(latest.read_text().removeprefix("step_")) if latest.exists() else 0
     print(f"rank {rank} of {size} at step {step} recipe {recipe} master {os.environ.get('MASTER_ADDR')}", flush=True)
+    # The real ranks meet in a collective before the first step; without that, one might step while another has no
+    # signal handlers yet.
+    ready = latest.with_name(f"ready.{os.environ.get('MASTER_PORT')}.{os.environ.get('SLURM_RESTART_COUNT')}")
+    ready.mkdir(exist_ok=True)
+    (ready / str(rank)).touch()
     if rank == int(settings.get("--exit-rank", "-1")):
         return int(settings["--exit-code"])
+    while len(list(ready.iterdir())) < int(size) and not told:
+        time.sleep(0.01)
     if "--stuck" in settings:
         return 75
     while step < int(settings["--steps"]):
