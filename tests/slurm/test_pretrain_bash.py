@@ -28,6 +28,8 @@ def start(project: Path, where: Path, *flags: str, **settings: str) -> subproces
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # where the tests run in the background SIGINT is ignored, and bash cannot trap what was ignored at its start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
