@@ -10,26 +10,14 @@ import torch
 from PIL import Image
 
 from albef import Albef
-from albef.config import AlbefConfig
 from albef.model import AlbefForPretraining
 from pipeline.cli import main
 from tests.support.ranks import run_ranks
 from tests.support.shards import pair, picture, write_manifest
+from tests.support.small_model import small_config
 
 NUM_IMAGES = 9
-CONFIG = AlbefConfig.tiny(
-    image_size=32,
-    patch_size=16,
-    vision_width=16,
-    vision_depth=1,
-    vision_heads=2,
-    text_width=16,
-    text_depth=1,
-    fusion_depth=1,
-    text_heads=2,
-    text_ffn_width=32,
-    embed_dim=8,
-)
+CONFIG = small_config()
 KEYS = {f"{prefix}{way}_recall_at_{at}" for prefix in ("", "itc_") for way in ("i2t", "t2i") for at in (1, 5, 10)}
 
 

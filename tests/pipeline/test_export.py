@@ -16,7 +16,6 @@ from torch import Tensor
 
 from albef import Albef
 from albef.batch import PretrainBatch
-from albef.config import AlbefConfig
 from albef.masking import mask_tokens
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
@@ -32,25 +31,13 @@ from pipeline.config import load_config
 from pipeline.ds_config import resolve_ds_config
 from pipeline.optim import build_optimizer
 from tests.support.ranks import run_ranks
+from tests.support.small_model import small_config
 from tests.support.tiny_run import tiny_recipe
 
 pytestmark = pytest.mark.timeout(600)  # the fixture trains twelve engines; two ranks on a busy machine spin
 
 DS_CONFIGS = [f"zero{stage}_{precision}" for stage in (0, 1, 2) for precision in ("fp32", "bf16")]
-MODEL = AlbefConfig.tiny(
-    image_size=16,
-    vision_width=16,
-    vision_depth=1,
-    vision_heads=2,
-    text_width=16,
-    text_depth=1,
-    fusion_depth=1,
-    text_heads=2,
-    text_ffn_width=32,
-    embed_dim=8,
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
-)
+MODEL = small_config(image_size=16, patch_size=8, hidden_dropout=0.0, attention_dropout=0.0)
 OBJECTIVE = ObjectiveConfig(queue_size=12, max_text_tokens=7)
 HEADS = {"vision_heads": 2, "text_heads": 2}
 STEP = 2

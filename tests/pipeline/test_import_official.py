@@ -9,27 +9,14 @@ import torch
 from torch import Tensor
 
 from albef import Albef
-from albef.config import AlbefConfig
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.official import to_official
 from albef.queue import FeatureQueue
 from pipeline.cli import main
+from tests.support.small_model import small_config
 
-CONFIG = AlbefConfig.tiny(
-    image_size=32,
-    patch_size=16,
-    vision_width=16,
-    vision_depth=1,
-    vision_heads=2,
-    text_width=16,
-    text_depth=1,
-    fusion_depth=1,
-    text_heads=2,
-    text_ffn_width=32,
-    embed_dim=8,
-    max_text_positions=512,
-)
+CONFIG = small_config(max_text_positions=512)
 HEADS = ["--vision-heads", "2", "--text-heads", "2"]
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from albef import Albef
-from albef.config import AlbefConfig
 from albef.errors import DataError
 from albef.model import AlbefForPretraining
 from albef.tokenizer import AlbefTokenizer
@@ -20,20 +19,9 @@ from pipeline.distributed import World
 from pipeline.validation import ValidationConfig, Validator
 from tests.support.ranks import run_ranks
 from tests.support.shards import write_corpus
+from tests.support.small_model import small_config
 
-CONFIG = AlbefConfig.tiny(
-    image_size=32,
-    patch_size=16,
-    vision_width=16,
-    vision_depth=1,
-    vision_heads=2,
-    text_width=16,
-    text_depth=1,
-    fusion_depth=1,
-    text_heads=2,
-    text_ffn_width=32,
-    embed_dim=8,
-)
+CONFIG = small_config()
 NAMES = {f"val/{prefix}{way}_recall_at_{at}" for prefix in ("", "itc_") for way in ("i2t", "t2i") for at in (1, 5, 10)}
 
 
