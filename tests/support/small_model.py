@@ -21,5 +21,6 @@ def small_config(**changes: Any) -> AlbefConfig:
         "text_heads": 2,
         "text_ffn_width": 32,
         "embed_dim": 8,
+        "layer_init_std": 0.02,  # BERT's, for which the tolerances of the tests were set
     }
     return AlbefConfig.tiny(**(small | changes))
