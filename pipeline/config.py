@@ -41,6 +41,7 @@ from pipeline.recipe import (
 )
 from pipeline.schedule import ScheduleConfig
 from pipeline.validation import ValidationConfig
+from pipeline.watch_config import WatchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LogConfig = field(default_factory=LogConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run."""

@@ -1,6 +1,7 @@
 """Scalars: `metrics.jsonl` (one object a line), TensorBoard (the same, and images), one console line a log step.
 
-Training scalars are means over lanes, ranks and the steps since the line before, so nothing between two lines is lost.
+Training scalars are means over lanes, ranks and the steps since the line before, so nothing between two lines is lost;
+steps that were refused are left out, and losses are null where all of them were.
 They stay on the device until a log step; then one collective and one copy to the host bring them all.
 """
 
@@ -50,7 +51,9 @@ class _Window:
 
     step_began: float
     losses: torch.Tensor | None = None
-    """(5,) sums over the steps, float64, on the device."""
+    """(5,) sums over the steps that were not refused, float64, on the device."""
+    taken: int = 0
+    """Steps in `losses`."""
     steps: int = 0
     skipped: int = 0
     wait_s: float = 0.0
@@ -90,6 +93,8 @@ class Metrics:
         self._board: SummaryWriter | None = None
         self._skipped_samples = 0.0
         self._window = _Window(step_began=time.perf_counter())
+        self._wait_s = 0.0
+        self._step_s = (0.0, 0.0)
 
     def begin_at(self, step: int) -> None:
         """Open the files for a run that has taken `step` steps.
@@ -108,6 +113,11 @@ class Metrics:
 
             self._board = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1 if step else 0)
 
+    @property
+    def step_s(self) -> tuple[float, float]:
+        """Seconds of the step recorded last, and how many of them it waited for its batches."""
+        return self._step_s
+
     def start(self, step: int) -> None:
         """Start the clock: the next `record` is of step `step + 1`."""
         self._window = _Window(step_began=time.perf_counter())
@@ -115,6 +125,7 @@ class Metrics:
     def data_wait(self, seconds: float) -> None:
         """Note the time a step waited for its batches. Called when they are there: the step's clock starts with it."""
         self._window.wait_s += seconds
+        self._wait_s = seconds
         self._window.step_began = time.perf_counter() - seconds
 
     def images_due(self, step: int) -> bool:
@@ -129,7 +140,7 @@ class Metrics:
     def record(
         self,
         step: int,
-        losses: torch.Tensor,
+        losses: torch.Tensor | None,
         *,
         epoch: int,
         skipped: Mapping[str, int] | None = None,
@@ -139,23 +150,28 @@ class Metrics:
 
         Args:
             step: steps taken, this one included.
-            losses: (5,) this rank's means of LOSSES, on the device.
+            losses: (5,) this rank's means of LOSSES, on the device; None for a step that was refused (on every rank).
             skipped: samples replaced in this step on this rank, by reason.
             scalars: what is equal on all ranks, as of this step: `optim/lr`, `train/alpha`, `train/temperature`, ...;
                 a tensor stays on the device unless this is a log step, None is left out.
         """
         window = self._window
-        window.losses = losses.double() if window.losses is None else window.losses + losses
+        if losses is not None:
+            window.losses = losses.double() if window.losses is None else window.losses + losses
+            window.taken += 1
         window.steps += 1
         window.skipped += sum((skipped or {}).values())
         if not self.log_due(step):
-            window.busy_s += time.perf_counter() - window.step_began
+            self._add_step(time.perf_counter())
             return
         host = [window.skipped, window.wait_s, _peak_bytes(self.world)]
-        row = torch.cat([window.losses / window.steps, window.losses.new_tensor(host)])
+        means_here = torch.full((len(LOSSES),), torch.nan, dtype=torch.float64, device=self.world.device)
+        if window.losses is not None:
+            means_here = window.losses / window.taken
+        row = torch.cat([means_here, means_here.new_tensor(host)])
         rows = self.world.gather_rows(row).cpu()  # (world, 8); here the host waits for the device
         now = time.perf_counter()
-        window.busy_s += now - window.step_began
+        self._add_step(now)
         self._window = _Window(step_began=now)
         if not self.world.is_main:
             return
@@ -177,6 +193,11 @@ class Metrics:
         kept = {name: value for name, value in values.items() if value is not None}
         self.write(step, kept)
         log.info("%s", console_line(step, self.total_steps, kept))
+
+    def _add_step(self, now: float) -> None:
+        seconds = now - self._window.step_began
+        self._window.busy_s += seconds
+        self._step_s = seconds, min(seconds, self._wait_s)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write scalars of a step, as they are; rank 0 only, a call on another rank does nothing."""

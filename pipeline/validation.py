@@ -17,7 +17,7 @@ from albef.tokenizer import AlbefTokenizer
 from pipeline.data.manifest import read_manifest
 from pipeline.data.pairs import EvaluationPairs
 from pipeline.distributed import World
-from pipeline.retrieval import retrieve
+from pipeline.retrieval import Progress, retrieve
 from pipeline.retrieval_set import retrieval_set
 
 
@@ -62,12 +62,13 @@ class Validator:
             )
             self.data = retrieval_set(pairs, model, tokenizer, max_text_tokens=config.max_text_tokens)
 
-    def run(self, model: AlbefForPretraining) -> dict[str, float]:
+    def run(self, model: AlbefForPretraining, progress: Progress | None = None) -> dict[str, float]:
         """Recalls under `val/`, on every rank alike; empty without a manifest. A collective.
 
         Args:
             model: the student, in whatever mode and precision it trains (`engine.module`). It is left as it was found,
                 and so is every random generator: a run with validation trains like one without.
+            progress: told how far it is.
 
         Raises: DataError when an image cannot be decoded; CheckpointError when the model's features are not finite.
         """
@@ -81,6 +82,7 @@ class Validator:
                 k_test=self.config.k_test,
                 batch_size=self.config.batch_size,
                 num_workers=self.config.num_workers,
+                progress=progress,
             )
         recalls = {name: value for name, value in result.metrics().items() if not name.startswith("chance_")}
         return {f"val/{name}": value for name, value in recalls.items()}

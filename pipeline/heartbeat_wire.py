@@ -1,0 +1,179 @@
+"""How heartbeats travel: every rank keeps a connection to rank 0 and sends JSON, one object a line.
+
+A connection tells at once that a process has ended, however it ended, and needs neither a shared file system nor the
+store of the process group, which dies with its host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_UNSENT = 1 << 16
+"""Bytes kept for a peer that does not read; beats beyond are dropped."""
+CONNECT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where rank 0 listens; broadcast to the others once."""
+
+    hosts: tuple[str, ...]
+    port: int
+    token: str
+    """Shows that who connects is of this run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A process of the job, so that it is found again, and only it."""
+
+    host: str
+    pid: int
+    started: str
+    """When, in the kernel's ticks: a number that was given to another process meanwhile differs."""
+
+    @classmethod
+    def own(cls) -> Process:
+        """The calling process."""
+        return cls(host=socket.gethostname(), pid=os.getpid(), started=_start_of(os.getpid()))
+
+    def is_here(self) -> bool:
+        """Whether it still exists, on this machine."""
+        return self.host == socket.gethostname() and self.started != "" and self.started == _start_of(self.pid)
+
+
+class Line:
+    """One connection, never waited for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.socket = connection
+        self.open = True
+        self._in = self._out = b""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Queue a message and send what the peer takes; what it never reads is dropped in the end."""
+        if len(self._out) < MAX_UNSENT:
+            self._out += json.dumps(message).encode() + b"\n"
+        try:
+            self._out = self._out[self.socket.send(self._out) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.open = False
+
+    def receive(self) -> list[dict[str, Any]]:
+        """What has come; `open` turns False at the end of the connection."""
+        try:
+            while data := self.socket.recv(1 << 16):
+                self._in += data
+            self.open = False
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.open = False
+        *whole, self._in = self._in.split(b"\n")
+        return [json.loads(line) for line in whole]
+
+
+class Wire:
+    """This rank's lines, by the rank at the other end."""
+
+    def __init__(self) -> None:
+        self.lines: dict[int, Line] = {}
+        self._wake, self._woken = socket.socketpair()
+
+    def wait(self, timeout_s: float) -> None:
+        """Until something comes, or `wake`; at most so long."""
+        poll = select.poll()  # select() knows no descriptor beyond 1023, and a trainer may have more
+        for each in (self._woken, *self._listened_to(), *(line.socket for line in self.lines.values() if line.open)):
+            poll.register(each, select.POLLIN)
+        poll.poll(1000 * timeout_s)
+
+    def wake(self) -> None:
+        """End a `wait` of another thread, and every later one."""
+        self._wake.send(b".")
+
+    def receive(self) -> dict[int, list[dict[str, Any]]]:
+        """What has come, by rank."""
+        return {rank: line.receive() for rank, line in self.lines.items() if line.open}
+
+    def _listened_to(self) -> list[socket.socket]:
+        return []
+
+
+class Hub(Wire):
+    """Rank 0's side: listens, and holds the lines of those who have said who they are.
+
+    Args:
+        host: the name by which the others reach this machine.
+    """
+
+    def __init__(self, host: str) -> None:
+        super().__init__()
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._listener = socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=1024)
+        self._listener.setblocking(False)
+        self._strangers: list[Line] = []
+        self.address = Address(
+            hosts=(host, socket.gethostname()), port=self._listener.getsockname()[1], token=secrets.token_hex(16)
+        )
+
+    def receive(self) -> dict[int, list[dict[str, Any]]]:
+        """What has come, by rank."""
+        received = super().receive()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._strangers.append(Line(self._listener.accept()[0]))
+        for line in list(self._strangers):
+            messages = line.receive()
+            if messages and messages[0].get("token") == self.address.token:
+                rank = messages[0]["rank"]
+                self.lines[rank], received[rank] = line, messages
+            if messages or not line.open:
+                self._strangers.remove(line)
+        return received
+
+    def _listened_to(self) -> list[socket.socket]:
+        return [self._listener, *(line.socket for line in self._strangers if line.open)]
+
+
+class Spoke(Wire):
+    """Any other rank's side: one line, to rank 0.
+
+    Raises: OSError when rank 0 cannot be reached.
+    """
+
+    def __init__(self, address: Address, rank: int) -> None:
+        super().__init__()
+        self.lines[0] = Line(_connect(address))
+        self.lines[0].send({"rank": rank, "token": address.token})
+
+
+def _connect(address: Address) -> socket.socket:
+    problem: OSError = OSError("no host to connect to")
+    deadline = time.monotonic() + CONNECT_S
+    for host in address.hosts:
+        try:
+            return socket.create_connection((host, address.port), timeout=max(1.0, deadline - time.monotonic()))
+        except OSError as error:
+            problem = error
+    raise problem
+
+
+def _start_of(pid: int) -> str:
+    """The start time of a process in /proc; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
