@@ -30,3 +30,7 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint, weight file or exported model that cannot be read, or does not fit the model."""
+
+
+class TrainingError(UserError):
+    """A run that trains into nothing: its numbers are not finite, step after step."""

@@ -22,6 +22,7 @@ from pipeline.nearest import nearest
 COMMANDS = {
     "check": ("pipeline.check", "resolve a recipe and print what it means: batch, memory, shards; needs no GPU"),
     "pretrain": ("pipeline.cli", "train a recipe; the same command again goes on where it stopped"),
+    "replay": ("pipeline.replay", "take a refused step again and show where and with which samples it goes wrong"),
     "evaluate": ("pipeline.evaluate", "evaluate a model: retrieval"),
     "export": ("pipeline.export", "turn a checkpoint into a model folder, or the official .pth"),
     "import": ("pipeline.import_official", "turn an official .pth into a model folder"),
@@ -34,7 +35,10 @@ TAKES_RECIPE = ("check", "pretrain")
 
 RANK_VARIABLES = ("RANK", "SLURM_PROCID")
 
-EXIT_CODES = "exit codes: 0 done, 1 a bug (traceback), 2 something to mend (error: and hint:), 75 stopped and saved"
+EXIT_CODES = (
+    "exit codes: 0 done, 1 a bug (traceback), 2 something to mend (error: and hint:), 69 a rank died or is stuck, "
+    "75 stopped and saved"
+)
 
 
 class Parser(argparse.ArgumentParser):

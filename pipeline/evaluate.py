@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from albef.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` need not wait for it
+    import torch
+
     from pipeline.data.pairs import EvaluationPairs
     from pipeline.distributed import World
 
@@ -142,9 +144,24 @@ def join_ranks(device: str) -> World:
 
     Raises: ConfigError when there is no such device.
     """
-    import torch
-
     from pipeline import distributed
+
+    wanted = local_device(device)
+    if int(distributed.launch_environment(os.environ)["WORLD_SIZE"]) == 1:
+        return distributed.World(rank=0, local_rank=0, size=1, device=wanted)
+    if ":" in device:
+        raise ConfigError(f"--device {device} with several ranks", "say cuda: each rank takes its own device")
+    if wanted.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    return distributed.init()
+
+
+def local_device(device: str) -> torch.device:
+    """The device of a --device flag: cpu, cuda, cuda:N, or auto.
+
+    Raises: ConfigError when there is no such device.
+    """
+    import torch
 
     has_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
     try:
@@ -156,13 +173,7 @@ def join_ranks(device: str) -> World:
     count = torch.cuda.device_count()
     if wanted.type == "cuda" and (wanted.index if ":" in device else 0) >= count:
         raise ConfigError(f"--device {device}: torch finds {count} CUDA devices here", "use --device cpu, or auto")
-    if int(distributed.launch_environment(os.environ)["WORLD_SIZE"]) == 1:
-        return distributed.World(rank=0, local_rank=0, size=1, device=wanted)
-    if ":" in device:
-        raise ConfigError(f"--device {device} with several ranks", "say cuda: each rank takes its own device")
-    if wanted.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    return distributed.init()
+    return wanted
 
 
 def load_pairs(args: argparse.Namespace) -> EvaluationPairs:

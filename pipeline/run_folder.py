@@ -1,6 +1,7 @@
 """The run folder: where everything of a run lies, and whether a run may go on in it.
 
-runs/NAME/ holds config.yaml, ds_config.json, env.json, metrics.jsonl, tensorboard/, logs/JOB/rank_R.log, checkpoints/.
+runs/NAME/ holds config.yaml, ds_config.json, env.json, metrics.jsonl, tensorboard/, logs/JOB/rank_R.log, checkpoints/,
+and refused/ if there was anything to refuse.
 """
 
 from __future__ import annotations
@@ -58,6 +59,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """`step_*` folders and `latest`."""
         return self.path / "checkpoints"
+
+    @property
+    def refused(self) -> Path:
+        """A folder for every step that was refused (pipeline/refused_steps.py)."""
+        return self.path / "refused"
 
     @property
     def stop_file(self) -> Path:
@@ -149,13 +155,18 @@ def environment(world: World) -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "world_size": world.size,
         "device": _device_name(world),
         "host": platform.node(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "slurm_restart_count": os.environ.get("SLURM_RESTART_COUNT"),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of what the numbers depend on; None for what is not installed."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _device_name(world: World) -> str:

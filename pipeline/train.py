@@ -32,11 +32,15 @@ from pipeline.data.manifest import read_manifest
 from pipeline.distributed import World
 from pipeline.ds_config import ResolvedDeepSpeed, resolve_ds_config
 from pipeline.flops import flops_per_sample, peak_flops
+from pipeline.heartbeat import Heart
 from pipeline.metrics import Metrics
 from pipeline.optim import build_optimizer
 from pipeline.pictures import training_pictures, training_tables
+from pipeline.refusal import check_step, take_step
+from pipeline.refused_steps import RefusedSteps, StepFacts
 from pipeline.run_folder import RunFolder
 from pipeline.schedule import alpha_at, lr_at
+from pipeline.slow_steps import SlowSteps
 from pipeline.stopping import STOPPED_AND_SAVED, StopWatch
 from pipeline.validation import Validator
 
@@ -57,6 +61,9 @@ class Training:
     loader: PretrainLoader
     validator: Validator
     metrics: Metrics
+    heart: Heart
+    refused: RefusedSteps
+    slow: SlowSteps
     tokenizer: AlbefTokenizer
     total_steps: int
     start_step: int = 0
@@ -75,8 +82,11 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
     world = distributed.init()
     try:
         # Before the build, which takes seconds: a rank that a signal finds without a handler would die of it.
-        with StopWatch(world, RunFolder(path=run_dir).stop_file) as stop:
-            training = build(run, run_dir, world)
+        with (
+            StopWatch(world, RunFolder(path=run_dir).stop_file) as stop,
+            Heart(world, run.watch.hang_s) as heart,
+        ):
+            training = build(run, run_dir, world, heart)
             go_on_from_checkpoint(training, resume)
             code = fit(training, stop)
         training.metrics.close()
@@ -86,7 +96,7 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
         distributed.shutdown()
 
 
-def build(run: RunConfig, run_dir: Path, world: World) -> Training:
+def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training:
     """Data, student, teacher, queue and engine, each equal on all ranks."""
     ds = resolve_ds_config(run, world.size)
     folder = RunFolder.open(run_dir, run, ds.config, world)
@@ -131,6 +141,9 @@ def build(run: RunConfig, run_dir: Path, world: World) -> Training:
         loader=loader,
         validator=Validator(run.validation, run.model, tokenizer, world),
         metrics=build_metrics(run, folder, world, ds, total_steps=total_steps),
+        heart=heart,
+        refused=RefusedSteps(folder.refused, run.watch, world),
+        slow=SlowSteps(run.watch.slow_step_factor, world),
         tokenizer=tokenizer,
         total_steps=total_steps,
     )
@@ -158,43 +171,54 @@ def build_metrics(
 
 def fit(training: Training, stop: StopWatch) -> int:
     """Step after step from `start_step`; log, validate, save when due. Returns the exit code."""
-    run, metrics = training.run, training.metrics
+    run, metrics, heart = training.run, training.metrics, training.heart
     if training.start_step >= training.total_steps:
         log.info("%s has taken its %d steps already", run.name, training.total_steps)
         return 0
     if training.start_step == 0:
         validate(training, step=0)
+    training.refused.begin_at(training.start_step)
+    heart.at("waiting for data", step=training.start_step)
     metrics.start(training.start_step)
     for batches in timed(training.loader.steps(training.start_step), metrics):
         losses, scalars = train_step(training, batches)
         done = batches.step + 1
+        heart.at("between steps", step=done)
         last = done >= training.total_steps
         metrics.record(done, losses, epoch=batches.epoch, skipped=batches.skipped, scalars=scalars)
+        training.slow.note(done, *metrics.step_s, batches.lanes[0].keys)
         if due(done, run.objective.queue_check_every):
             training.queue.assert_equal_across_ranks()
         stopping = stop.agreed() and not last
         if last or due(done, run.validation.every_steps):
             validate(training, step=done)
-        if last or stopping or due(done, run.checkpoint.save_every):
+        hopeless = training.refused.too_many
+        if last or stopping or hopeless or due(done, run.checkpoint.save_every):
+            heart.at("saving")
             save(training, step=done, epoch=batches.epoch)
+        if hopeless:
+            raise training.refused.error()
         if last:
             log.info("%s has taken its %d steps", run.name, training.total_steps)
             return 0
         if stopping:
             log.info("told to stop by %s: saved at step %d of %d", stop.reason, done, training.total_steps)
             return STOPPED_AND_SAVED
+        heart.at("waiting for data")
     raise AssertionError("the loader is endless")
 
 
-def train_step(training: Training, batches: StepBatches) -> tuple[Tensor, dict[str, Any]]:
+def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None, dict[str, Any]]:
     """One optimizer step over this rank's lanes (paper, section 3; the original's order of events).
 
     Updating the teacher after the optimizer step is the same sequence as the original's update at the start of the
     next forward. With accumulation, queue and teacher advance once a step, and every lane sees the queue as it was.
+    A step whose losses or gradient are not finite on any rank moves nothing on all of them: no weight, moment, teacher
+    or queue; only its batch counts as seen.
 
     Returns:
-        (5,) means over this rank's lanes of total, itc, itm, mlm loss and matching accuracy, on the device;
-        and the scalars that are equal on all ranks: rate, alpha, temperature, gradient norm, refused steps.
+        (5,) means over this rank's lanes of total, itc, itm, mlm loss and matching accuracy, on the device, None for a
+        refused step; and what is equal on all ranks: rate, alpha, temperature, gradient norm, refused steps.
     """
     run, world, engine = training.run, training.world, training.engine
     teacher, queue, step = training.teacher, training.queue, batches.step
@@ -204,28 +228,40 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor, dict[s
     lr = lr_at(step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=training.total_steps)
     set_lr(engine, lr)
     temperature = engine.module.clamped_temperature().detach()
-    sums = torch.zeros(5, device=world.device)
-    for lane, host_batch in zip(training.loader.lanes, batches.lanes, strict=True):
+    lanes, lane_losses = training.loader.lanes, []
+    to_show: tuple[PretrainBatch, TeacherTargets] | None = None
+    for lane, host_batch in zip(lanes, batches.lanes, strict=True):
+        training.heart.at("forward and backward")
         batch = host_batch.to(world.device, non_blocking=True)
         torch.manual_seed(seeds.derive(run.seed, "dropout", batches.epoch, step, lane))
         targets = teacher.targets(batch, queue, temperature)
-        queue.gather(targets.image_feat, targets.text_feat, num_lanes=len(batches.lanes))
+        queue.gather(targets.image_feat, targets.text_feat, num_lanes=len(lanes))
         losses = engine(batch, targets, queue, alpha)
         engine.backward(losses.total)
-        norm = gradient_norm(training, step) if lane == training.loader.lanes[-1] else None
-        engine.step()  # moves the weights after the last lane only
-        sums += torch.stack([loss.detach() for loss in losses[:5]])
+        lane_losses.append(torch.stack([loss.detach() for loss in losses[:5]]))
         if lane == 0 and training.metrics.images_due(step + 1):
-            show(training, batch, targets, step + 1)
-    queue.enqueue()
-    teacher.update(engine.module)
-    norm = engine.get_global_grad_norm() if norm is None else norm
-    return sums / len(batches.lanes), {
+            to_show = batch, targets
+        if lane != lanes[-1]:
+            engine.step()  # counts the lane; the weights move after the last one
+    training.heart.at("taking the step")
+    check = check_step(engine, torch.stack(lane_losses), world)
+    take_step(engine, check)
+    if check.refused:
+        queue.discard()
+        training.refused.refused(batches, lanes, check, step_facts(training, alpha, temperature))
+    else:
+        queue.enqueue()
+        teacher.update(engine.module)
+        training.refused.taken()
+        if to_show:
+            show(training, *to_show, step + 1)
+    return None if check.refused else check.losses.sum(dim=0) / len(lanes), {
         "optim/lr": lr,
-        "optim/grad_norm": norm,
+        "optim/grad_norm": check.norm,
         "optim/skipped_steps": engine.skipped_steps,
         "train/alpha": alpha,
         "train/temperature": temperature,
+        "speed/slow_steps": training.slow.total,
     }
 
 
@@ -291,7 +327,7 @@ def save(training: Training, *, step: int, epoch: int) -> None:
 
 def validate(training: Training, *, step: int) -> None:
     """Zero-shot retrieval on the validation pairs, with the student; logged under `val/`."""
-    if scalars := training.validator.run(training.engine.module):
+    if scalars := training.validator.run(training.engine.module, training.heart.progress):
         training.metrics.write(step, scalars)
 
 
@@ -303,12 +339,16 @@ def show(training: Training, batch: PretrainBatch, targets: TeacherTargets, step
         training.metrics.text(tag, table, step)
 
 
-def gradient_norm(training: Training, step: int) -> Tensor | None:
-    """The averaged gradient's norm before clipping, where DeepSpeed does not tell it: stage 0 in fp32, on log steps."""
-    if training.ds.stage != 0 or training.ds.precision != "fp32" or not training.metrics.log_due(step + 1):
-        return None
-    gradients = [p.grad for p in training.engine.module.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+def step_facts(training: Training, alpha: float, temperature: Tensor) -> StepFacts:
+    """What a dump of a refused step says beside the batches."""
+    return StepFacts(
+        seed=training.run.seed,
+        alpha=alpha,
+        temperature=temperature.item(),
+        zero_stage=training.ds.stage,
+        precision=training.ds.precision,
+        config_hash=training.run.hash(),
+    )
 
 
 def due(step: int, every: int) -> bool:

@@ -1,0 +1,150 @@
+"""The dump of a refused step: written by every rank of the run, read by `replay`.
+
+RUN/refused/step_00000124/ holds, for each rank, rank_R.json (which lanes, keys, captions, losses, what was not finite,
+the names of the random draws, versions) and rank_R.safetensors (the batches, lane by lane, as the step saw them). The
+step is counted from 1, as in the log and in the names of checkpoints: after it, 124 steps are done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from albef.batch import PretrainBatch
+from albef.errors import DataError
+
+FORMAT = 1
+LOSS_NAMES = ("loss", "loss_itc", "loss_itm", "loss_mlm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dump:
+    """A refused step as all of its ranks left it."""
+
+    path: Path
+    facts: dict[str, Any]
+    """What rank 0 wrote; `lanes` is of all ranks, each with `lane`, `losses`, `keys`, `captions`."""
+    batches: dict[int, PretrainBatch]
+    """By lane."""
+
+    @property
+    def step(self) -> int:
+        """Counted from 1."""
+        return self.facts["step"]
+
+
+def write_dump(
+    folder: Path,
+    facts: Mapping[str, Any],
+    losses: Mapping[int, list[float]],
+    batches: Mapping[int, PretrainBatch],
+    *,
+    rank: int,
+    with_batches: bool,
+) -> None:
+    """This rank's part of a dump; the JSON last, so that a part with one is whole.
+
+    Args:
+        facts: of the step.
+        losses: by lane, in the order of LOSS_NAMES.
+        batches: by lane, on the host; with_batches keeps their tensors, else it is their keys and captions only.
+
+    Raises: OSError when it cannot be written.
+    """
+    tensors = f"rank_{rank}.safetensors"
+    if with_batches:
+        save_file(
+            {f"lane_{lane}.{name}": tensor for lane, batch in batches.items() for name, tensor in _tensors_of(batch)},
+            folder / tensors,
+        )
+    lanes = [
+        {
+            "lane": lane,
+            "losses": dict(zip(LOSS_NAMES, losses[lane], strict=False)),
+            "keys": batch.keys,
+            "captions": batch.captions,
+        }
+        for lane, batch in batches.items()
+    ]
+    values = {"format": FORMAT, **facts, "rank": rank, "batches": tensors if with_batches else None, "lanes": lanes}
+    temporary = folder / f".rank_{rank}.json.tmp"
+    temporary.write_text(json.dumps(plain(values), indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / f"rank_{rank}.json")
+
+
+def read_dump(path: Path) -> Dump:
+    """Every rank's part of a refused step.
+
+    Raises: DataError when it is no dump, a rank's part is missing or unreadable, or the batches were not kept.
+    """
+    if not (path / "rank_0.json").is_file():
+        there = sorted(str(part.parent) for part in path.glob("**/refused/step_*/rank_0.json"))
+        raise DataError(
+            f"{path} is not the dump of a refused step: it has no rank_0.json",
+            f"there is {', '.join(there[-3:])}" if there else "give a folder refused/step_* of a run",
+        )
+    try:
+        facts = json.loads((path / "rank_0.json").read_text(encoding="utf-8"))
+        lanes, batches = [], {}
+        for rank in range(facts["world_size"]):
+            part = json.loads((path / f"rank_{rank}.json").read_text(encoding="utf-8"))
+            if part["batches"] is None:
+                raise DataError(
+                    f"{path} holds the sample keys but not their batches",
+                    "the run had kept watch.max_dumps others already: replay one of those, or raise it",
+                )
+            tensors = load_file(path / part["batches"])
+            for lane in part["lanes"]:
+                front = f"lane_{lane['lane']}."
+                own = {name.removeprefix(front): tensor for name, tensor in tensors.items() if name.startswith(front)}
+                batches[lane["lane"]] = PretrainBatch(**own, keys=lane["keys"], captions=lane["captions"])
+                lanes.append(lane)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read: {error}", "replay another refused step of the run") from None
+    return Dump(path=path, facts=facts | {"lanes": lanes}, batches=batches)
+
+
+def refused_in_a_row(dump: Path) -> int:
+    """How many steps in a row were refused up to that one; 0 when it was not."""
+    try:
+        return int(json.loads((dump / "rank_0.json").read_text(encoding="utf-8"))["in_a_row"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def bad_losses(losses: Mapping[int, list[float]]) -> list[str]:
+    """`lane 3: loss_itm nan` for every loss that is not finite; the total only where no part of it is to blame.
+
+    Args:
+        losses: by lane, in the order of LOSS_NAMES.
+    """
+    found = []
+    for lane, row in losses.items():
+        bad = [(name, value) for name, value in zip(LOSS_NAMES, row, strict=False) if not math.isfinite(value)]
+        found += [f"lane {lane}: {name} {value}" for name, value in [pair for pair in bad if pair[0] != "loss"] or bad]
+    return found
+
+
+def plain(value: Any) -> Any:
+    """The same value with numbers that JSON does not know as words: nan, inf, -inf."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _tensors_of(batch: PretrainBatch) -> list[tuple[str, Tensor]]:
+    """The batch's tensors by field, on the CPU and contiguous."""
+    values = [(field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch)]
+    return [(name, value.detach().cpu().contiguous()) for name, value in values if isinstance(value, Tensor)]
