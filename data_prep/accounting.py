@@ -9,16 +9,17 @@ from typing import Any, TextIO
 
 from data_prep.job import Folder, Job, write_json
 from data_prep.shard_writer import ShardRecord, read_record, record_path
+from data_prep.slices import WHOLE, Slice
 
 
 @dataclass
 class Account:
-    """Sums over the finished shards of a job."""
+    """Sums over the finished shards of a job, or of a slice of it."""
 
     listed: int
     """Rows of the list, whether or not their shard is finished."""
     num_shards: int
-    """Shards of the job, finished or not."""
+    """Shards of the job or slice, finished or not."""
     finished_shards: int = 0
     accounted: int = 0
     """Rows of finished shards: kept and failed."""
@@ -39,9 +40,9 @@ class Account:
 
 
 def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
-    """Shards whose record is there and whose tar has the recorded size; nothing else counts as finished."""
+    """Shards of the folder's slice whose record is there and whose tar has the recorded size; nothing else counts."""
     finished = {}
-    for index in range(job.num_shards):
+    for index in folder.part.shards(job.num_shards):
         path = record_path(folder, job.shard_name(index))
         tar = path.with_suffix(".tar")
         if not path.exists() or not tar.exists():
@@ -55,14 +56,15 @@ def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
     return finished
 
 
-def add_up(job: Job, records: Iterable[ShardRecord]) -> Account:
-    account = Account(listed=job.num_rows, num_shards=job.num_shards)
+def add_up(job: Job, records: Iterable[ShardRecord], part: Slice = WHOLE) -> Account:
+    shards = part.shards(job.num_shards)
+    account = Account(listed=sum(map(job.rows_in_shard, shards)), num_shards=len(shards))
     for record in records:
         account.add(record)
     return account
 
 
-def write_report(folder: Folder, job: Job, account: Account, run: dict[str, Any]) -> None:
+def write_report(folder: Folder, job: Job, account: Account, run: dict[str, Any] | None) -> None:
     """`report.json`: kept and failed of every reason, and what is left; their sum is the number of listed rows."""
     left = account.listed - account.accounted
     assert account.kept + sum(account.failed.values()) + left == account.listed

@@ -79,6 +79,12 @@ def _download_flags(parser: Parser) -> None:
     )
     parser.add_argument("--columns", metavar="A,B", help="names of the columns of a TSV or CSV without a header")
     _shard_flags(parser)
+    parser.add_argument(
+        "--slice",
+        default="1/1",
+        metavar="I/N",
+        help="make every N-th shard only, beginning with the I-th: for N machines that share --out; then `verify`",
+    )
     parser.add_argument("--processes", type=_positive, metavar="N", help="workers (default: one a core)")
     parser.add_argument("--threads", type=_positive, default=32, metavar="N", help="requests in flight a worker (32)")
     parser.add_argument(

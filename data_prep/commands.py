@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 import time
@@ -18,11 +19,21 @@ from data_prep.download import default_source, download_arguments, download_shar
 from data_prep.errors import InputError, UsageError
 from data_prep.fetch import FetchSettings
 from data_prep.image_encoding import ImageSettings
-from data_prep.job import Folder, Job, check_same_job, exclusive, hash_inputs, read_job, write_job
+from data_prep.job import (
+    Folder,
+    Job,
+    check_same_job,
+    claimed_shards,
+    exclusive,
+    hash_inputs,
+    read_job,
+    write_job,
+)
 from data_prep.pack import pack_arguments, pack_shards
 from data_prep.patient_opener import FetchLimits
 from data_prep.progress import Progress
 from data_prep.row_list import ListedImage, write_rows
+from data_prep.slices import parse_slice
 from data_prep.url_list import ListColumns, read_url_list
 from data_prep.verify import Verification, verify_folder
 from data_prep.worker_pool import open_pool
@@ -52,7 +63,7 @@ def download(flags: argparse.Namespace) -> int:
         stall_timeout_s=_stall_timeout_s(flags.stall_timeout, limits),
         attempts=flags.attempts,
     )
-    folder = Folder(Path(flags.out))
+    folder = Folder(Path(flags.out), parse_slice(flags.slice))
     images = read_url_list(urls, columns)
     wanted = _wanted_job("download", flags, [urls], dataclasses.asdict(columns))
 
@@ -86,6 +97,7 @@ def verify(flags: argparse.Namespace) -> int:
     processes = _processes(flags)
     with open_pool(processes) as pool:
         result = _verify(Path(flags.folder), pool, processes, flags.sample, flags.seed, flags.keep_going)
+    _report_again(Folder(Path(flags.folder)))
     if flags.sample < 1:
         print(f"decoded {result.num_decoded} of {result.num_samples} images (seed {flags.seed})")
     return _tell(result)
@@ -97,7 +109,7 @@ def status(flags: argparse.Namespace) -> int:
     if job is None:
         raise InputError(f"{folder.root} is not the folder of a download or pack", "give its --out folder")
     print(f"{job.kind} of {job.source} in {folder.root}")
-    print_summary(add_up(job, finished_shards(folder, job).values()), sys.stdout)
+    print_summary(_account(folder, job), sys.stdout)
     return 0
 
 
@@ -108,33 +120,54 @@ def _make(
     processes: int,
     make_shards: Callable[[Job, ProcessPoolExecutor], None],
 ) -> int:
-    """The course of `download` and `pack`: list, shards, manifest, report."""
+    """The course of `download` and `pack`: list, shards, manifest, report. A slice ends with its shards."""
     started = time.monotonic()
     check_same_job(folder, wanted)  # before anything is created or locked
+    result = None
     with exclusive(folder):
         job = _begin(folder, wanted, images)
-        before = add_up(job, finished_shards(folder, job).values())
-        with open_pool(processes) as pool:
+        with claimed_shards(folder, job), open_pool(processes) as pool:
+            _remove_leftovers(folder, job)
+            before = _account(folder, job)
             try:
                 make_shards(job, pool)
             finally:
-                after = add_up(job, finished_shards(folder, job).values())
-                _report(folder, job, before, after, time.monotonic() - started)
-            result = _verify(folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False)
+                after = _account(folder, job)
+                if folder.part.is_whole:
+                    _report(folder, job, before, after, time.monotonic() - started)
+            if folder.part.is_whole:
+                result = _verify(folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False)
     print_summary(after, sys.stdout)
     rows, seconds = after.accounted - before.accounted, time.monotonic() - started
     print(f"{rows} rows in {seconds:.1f} s, {rows / seconds:.1f} rows/s")
-    return _tell(result)
+    if result is not None:
+        return _tell(result)
+    print(f"slice {folder.part} is done; once all are: python -m data_prep verify {folder.root}")
+    return 0
+
+
+def _account(folder: Folder, job: Job) -> Account:
+    return add_up(job, finished_shards(folder, job).values(), folder.part)
+
+
+def _remove_leftovers(folder: Folder, job: Job) -> None:
+    """What a killed writer of these shards left; the temporary files of other slices are being written right now."""
+    mine = {job.shard_name(index) for index in folder.part.shards(job.num_shards)}
+    for leftover in (*folder.shards.glob(".*.tmp"), *folder.failures.glob(".*.tmp")):
+        if folder.part.is_whole or leftover.name.removeprefix(".").partition(".")[0] in mine:
+            leftover.unlink()
+    if folder.part.is_whole:
+        for leftover in folder.root.glob(".*.tmp"):
+            leftover.unlink()
 
 
 def _begin(folder: Folder, wanted: Job, images: Iterable[ListedImage]) -> Job:
     """The job with its number of rows; the list is read once and then kept."""
-    for leftover in (*folder.shards.glob(".*.tmp"), *folder.failures.glob(".*.tmp"), *folder.root.glob(".*.tmp")):
-        leftover.unlink()
     begun = check_same_job(folder, wanted)
     if begun is not None and folder.rows.exists():
         return begun
-    job = dataclasses.replace(wanted, num_rows=write_rows(folder.rows, _counted(images), wanted.shard_size))
+    num_rows = write_rows(folder.rows, _counted(images), wanted.shard_size, folder.part)
+    job = dataclasses.replace(wanted, num_rows=num_rows)
     if job.num_rows == 0:
         raise InputError("the list has no rows", "give a list with at least one image")
     write_job(folder, job)
@@ -154,6 +187,17 @@ def _report(folder: Folder, job: Job, before: Account, after: Account, seconds: 
     write_report(
         folder, job, after, {"rows": rows, "seconds": round(seconds, 1), "rows_per_s": round(rows / seconds, 1)}
     )
+
+
+def _report_again(folder: Folder) -> None:
+    """`report.json` of what is there now: the slices of a job have left none, and a shard may be gone since."""
+    job = read_job(folder)
+    if job is not None:
+        try:
+            last_run = json.loads(folder.report.read_bytes())["last_run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            last_run = None
+        write_report(folder, job, _account(folder, job), last_run)
 
 
 def _verify(

@@ -60,7 +60,7 @@ def download_shards(
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
 ) -> None:
-    """Fetch and convert every shard that is not finished yet. Fetching and converting run side by side.
+    """Fetch and convert every shard of the folder's slice that is not finished yet, both side by side.
 
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
@@ -88,11 +88,12 @@ class _Download:
         self.min_yield = min_yield
         self.arguments = arguments
         self.pool = pool
-        self.to_fetch = {index for index in range(job.num_shards) if index not in done}
+        self.to_fetch = {index for index in folder.part.shards(job.num_shards) if index not in done}
         self.converting: dict[int, tuple[RawShard, Future[ShardRecord]]] = {}
         self.rows_done = sum(record.listed for record in done.values())
         self.kept = sum(record.kept for record in done.values())
-        self.progress = Progress("rows", job.num_rows, done_before=self.rows_done)
+        listed = sum(map(job.rows_in_shard, folder.part.shards(job.num_shards)))
+        self.progress = Progress("rows", listed, done_before=self.rows_done)
 
     def run(self) -> None:
         for raw in proven_leftovers(self.folder, self.job, set(self.to_fetch)).values():

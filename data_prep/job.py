@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.errors import FolderError
 from data_prep.image_encoding import ImageSettings
+from data_prep.slices import WHOLE, Slice
 
 JOB_VERSION = 1
 
@@ -24,6 +25,8 @@ class Folder:
     """Layout of `--out DIR`: shards and records to keep, and `.work`, which may be deleted when a job is complete."""
 
     root: Path
+    part: Slice = WHOLE
+    """The share of the shards this process makes. Slices share all but `.work`, where each has a folder of its own."""
 
     @property
     def shards(self) -> Path:
@@ -45,11 +48,11 @@ class Folder:
 
     @property
     def work(self) -> Path:
-        return self.root / ".work"
+        return self.root / ".work" if self.part.is_whole else self.root / ".work" / self.part.name
 
     @property
     def rows(self) -> Path:
-        """The normalised list, one row group a shard."""
+        """The normalised list, one row group a shard; only those of `part`."""
         return self.work / "rows.parquet"
 
     @property
@@ -189,4 +192,23 @@ def exclusive(folder: Folder) -> Iterator[None]:
             raise FolderError(
                 f"another data_prep is writing to {folder.root}", "wait until it has ended, or use another --out"
             ) from error
+        yield
+
+
+@contextlib.contextmanager
+def claimed_shards(folder: Folder, job: Job) -> Iterator[None]:
+    """Hold the shards of `folder.part` for this process: nobody else may write them, however the job is cut there.
+
+    A lock on one byte a shard; POSIX locks, which network file systems know. They go with the process.
+    """
+    with open(folder.root / ".work" / "shards.lock", "ab") as locks:
+        for shard in folder.part.shards(job.num_shards):
+            try:
+                fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, shard)
+            except OSError as error:
+                raise FolderError(
+                    f"another data_prep is making {job.shard_name(shard)} in {folder.root}",
+                    "use the same number of slices for all that run at a time, and each slice once; "
+                    "or wait until the others have ended",
+                ) from error
         yield

@@ -1,4 +1,4 @@
-"""The normalised list: `rows.parquet`, one row an image, one row group a shard.
+"""The normalised list: `rows.parquet`, one row an image, one row group a shard of the slice.
 
 Row i is line i of what the user listed, good or not: a rejected row keeps its place and its reason, so that every
 listed row is accounted for by exactly one shard.
@@ -17,6 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.slices import WHOLE, Slice, parse_slice
+
+SLICE_KEY = b"data_prep_slice"
 SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
@@ -55,32 +58,38 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int) -> int:
-    """Write the list atomically; returns the number of rows. Memory: one shard's rows."""
+def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part: Slice = WHOLE) -> int:
+    """Write a slice of the list atomically; returns the number of rows of the whole list. Memory: one shard's rows."""
     unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     num_rows = 0
     iterator = iter(images)
-    with pq.ParquetWriter(unpublished, SCHEMA, compression="zstd") as writer:
+    schema = SCHEMA.with_metadata({SLICE_KEY: str(part)})
+    with pq.ParquetWriter(unpublished, schema, compression="zstd") as writer:
         while chunk := list(itertools.islice(iterator, shard_size)):
+            shard = num_rows // shard_size
+            num_rows += len(chunk)
+            if shard % part.count != part.number - 1:
+                continue
             table = pa.table(
                 {
-                    "row": range(num_rows, num_rows + len(chunk)),
+                    "row": range(num_rows - len(chunk), num_rows),
                     "url": [image.url for image in chunk],
                     "captions": [json.dumps(image.captions, ensure_ascii=False) for image in chunk],
                     "rejected": [image.rejected for image in chunk],
                 },
-                schema=SCHEMA,
+                schema=schema,
             )
             writer.write_table(table, row_group_size=shard_size)
-            num_rows += len(chunk)
     os.replace(unpublished, path)
     return num_rows
 
 
 def read_shard_table(path: Path, shard: int) -> Any:
-    """The rows of one shard as a pyarrow table."""
+    """The rows of one shard of the file's slice as a pyarrow table."""
     with pq.ParquetFile(path) as file:
-        return file.read_row_group(shard)
+        metadata = file.schema_arrow.metadata or {}
+        part = parse_slice(metadata.get(SLICE_KEY, b"1/1").decode())
+        return file.read_row_group(part.shards(shard + 1).index(shard))
 
 
 def read_shard_rows(path: Path, shard: int) -> dict[int, ListedImage]:
