@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
+from pipeline.progress import duration
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -203,7 +205,9 @@ class Metrics:
         """Write scalars of a step, as they are; rank 0 only, a call on another rank does nothing."""
         if self._file is None:
             return
-        line = {"step": step, "time": round(time.time(), 3)} | {name: _finite(v) for name, v in scalars.items()}
+        line = {"step": step, "total_steps": self.total_steps, "time": round(time.time(), 3)} | {
+            name: _finite(v) for name, v in scalars.items()
+        }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -273,17 +277,6 @@ def console_line(step: int, total_steps: int, scalars: Mapping[str, float]) -> s
     parts.append(f"data wait {scalars['speed/data_wait_pct']:.0f}%")
     parts.append(f"{duration(left_s)} left")
     return " | ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """`45s`, `12m05s`, `3h07m`, `2d04h`."""
-    whole = round(seconds)
-    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
-    if days:
-        return f"{days}d{hours:02d}h"
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"
 
 
 def _finite(value: float) -> float | None:

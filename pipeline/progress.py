@@ -47,3 +47,14 @@ class Progress:
             return f"{line}, {elapsed_s:.1f} s"
         rate = done / elapsed_s
         return f"{line}, {rate:.1f}/s, {timedelta(seconds=round((total - done) / rate))} left"
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `12m05s`, `3h07m`, `2d04h`."""
+    whole = round(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d{hours:02d}h"
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{whole % 60:02d}s" if minutes else f"{whole}s"

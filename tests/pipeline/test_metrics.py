@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.distributed import World
-from pipeline.metrics import LOSSES, LogConfig, Metrics, console_line, duration, truncate_jsonl
+from pipeline.metrics import LOSSES, LogConfig, Metrics, console_line, truncate_jsonl
 from pipeline.run_folder import RunFolder
 from tests.support.ranks import run_ranks
 
@@ -143,14 +143,6 @@ def test_the_console_line_tells_progress(tmp_path: Path, caplog: pytest.LogCaptu
         take(metrics, 1)
         metrics.close()
     assert "step 1/7 (14.3%) | loss 1.0000" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(45.2, "45s"), (725, "12m05s"), (11_220, "3h07m"), (187_200, "2d04h"), (0, "0s")]
-)
-def test_durations_read_well(seconds: float, text: str) -> None:
-    """The two largest units."""
-    assert duration(seconds) == text
 
 
 def test_mfu_is_counted_over_all_ranks(tmp_path: Path) -> None:

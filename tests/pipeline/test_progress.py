@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 
-from pipeline.progress import Progress
+import pytest
+
+from pipeline.progress import Progress, duration
 
 
 class Terminal(io.StringIO):
@@ -47,3 +49,11 @@ def test_a_terminal_line_is_rewritten_and_ended():
     assert written.startswith("\rencode: ")
     assert written.count("\n") == 1
     assert written.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(45.2, "45s"), (725, "12m05s"), (11_220, "3h07m"), (187_200, "2d04h"), (0, "0s")]
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    """The two largest units."""
+    assert duration(seconds) == text

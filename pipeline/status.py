@@ -1,0 +1,327 @@
+"""`pipeline status RUN`: how far a run is, from the files of its folder alone.
+
+Asks no scheduler and no process, and imports neither torch nor DeepSpeed: quick on a login node, also for a run of
+another machine, also while it writes. What a folder cannot tell (is the job still alive?) is not guessed: the time
+since the last sign of life is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from albef.errors import ConfigError
+from pipeline.progress import duration
+
+QUIET_FOR_S = 600.0
+"""Shorter silences are never remarked on: saving, validation and start-up take minutes."""
+QUIET_FOR_LINES = 20
+"""Nor are those of fewer times the pause between two lines."""
+BLOCK = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointStatus:
+    """The checkpoint that `latest` names."""
+
+    name: str
+    step: int | None
+    whole: bool
+    """Its meta.json is there, and every file that it lists with its size. Checksums are for resuming to check."""
+    problem: str | None
+    saved: str | None
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """What the run folder tells. None: it does not tell."""
+
+    run_dir: str
+    name: str
+    stage: str
+    """starting, training, stopped (told to, and saved), finished or failed. A run without a line of how it ended
+    (killed, or not begun by slurm/pretrain.sh) keeps its last stage: see `silent_s`."""
+    exit_code: int | None
+    """Of the last start, when it has ended."""
+    step: int
+    total_steps: int | None
+    epoch: int | None
+    """The current one, from 1."""
+    epochs: int | None
+    """None when the run's length is given in steps."""
+    samples_per_s: float | None
+    step_s: float | None
+    left_s: float | None
+    """Time that the steps left will take."""
+    losses: dict[str, float | None]
+    """The last line's: name -> nats."""
+    checkpoint: CheckpointStatus | None
+    starts: int
+    requeues: int
+    """Starts in which a Slurm job began again."""
+    job: str | None
+    """Slurm's job of the last start."""
+    started: str | None
+    """The last start, UTC, ISO 8601."""
+    silent_s: float | None
+    """Since the run last wrote something; None when it has ended."""
+    overdue: bool
+    """The silence is longer than this run's pauses."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `status`."""
+    parser.add_argument("run_dir", type=Path, metavar="RUN", help="the run folder, such as runs/NAME")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`status`; returns 0 whatever the stage."""
+    status = read_status(args.run_dir)
+    print(json.dumps(dataclasses.asdict(status), indent=2) if args.json else describe(status))
+    return 0
+
+
+def read_status(run_dir: Path, *, now: float | None = None) -> RunStatus:
+    """Read a run folder.
+
+    Args:
+        now: seconds since the epoch, for `silent_s`; the clock's by default.
+
+    Raises: ConfigError when it is not one, or its config.yaml cannot be read.
+    """
+    config = _config(run_dir)
+    starts = [_fields(line) for line in _lines(run_dir / "starts.log")]
+    ends = [_fields(line) for line in _lines(run_dir / "ends.log")]
+    environment = _json(run_dir / "env.json")
+    last, line_s = _last_training_line(run_dir / "metrics.jsonl")
+    checkpoint = _checkpoint(run_dir / "checkpoints")
+
+    total = config.get("max_steps") or last.get("total_steps")
+    step = int(last.get("step", 0))
+    if checkpoint is not None:
+        step = max(step, checkpoint.step or 0)
+    began = [_seconds(text) for text in (starts[-1]["time"] if starts else None, environment.get("started")) if text]
+    started = max((second for second in began if second is not None), default=None)
+    ended = next((int(end["code"]) for end in ends if end.get("start") == str(len(starts)) and "code" in end), None)
+    stage = _stage(step, total, checkpoint, ended, started, last)
+    step_s = last.get("speed/step_s")
+    signs = [second for second in (started, last.get("time")) if second is not None]
+    alive = stage in ("starting", "training")
+    silent_s = max(0.0, (time.time() if now is None else now) - max(signs)) if alive and signs else None
+    by_steps = config.get("max_steps") is not None
+    return RunStatus(
+        run_dir=str(run_dir),
+        name=str(config.get("name") or run_dir.name),
+        stage=stage,
+        exit_code=ended,
+        step=step,
+        total_steps=total,
+        epoch=int(last["data/epoch"]) + 1 if last.get("data/epoch") is not None else None,
+        epochs=None if by_steps else config.get("epochs"),
+        samples_per_s=last.get("speed/samples_per_s"),
+        step_s=step_s,
+        left_s=max(0, total - step) * step_s if total is not None and step_s is not None else None,
+        losses={name.removeprefix("train/"): last[name] for name in last if name.startswith("train/loss")},
+        checkpoint=checkpoint,
+        starts=max(len(starts), int(started is not None)),
+        requeues=sum(start.get("restart", "0") != "0" for start in starts),
+        job=next((start["job"] for start in starts[-1:] if start.get("job", "none") != "none"), None),
+        started=_text(started),
+        silent_s=silent_s,
+        overdue=silent_s is not None and silent_s > max(QUIET_FOR_S, QUIET_FOR_LINES * line_s),
+    )
+
+
+def describe(status: RunStatus) -> str:
+    """The lines for people."""
+    of = f" of {status.total_steps:,} ({100 * status.step / status.total_steps:.1f}%)" if status.total_steps else ""
+    epoch = f", epoch {status.epoch}" if status.epoch else ""
+    epoch += f" of {status.epochs}" if epoch and status.epochs else ""
+    rows = {
+        "run": f"{status.name} in {status.run_dir}",
+        "stage": status.stage + _stage_note(status),
+        "step": f"{status.step:,}{of}{epoch}",
+        "rate": "no line yet",
+        "left": "not known yet" if status.left_s is None else duration(status.left_s),
+        "loss": ", ".join(map(_loss, status.losses.items())) or "no line yet",
+        "checkpoint": "none yet",
+        "starts": f"{status.starts}, {status.requeues} of them requeued",
+    }
+    if status.samples_per_s is not None and status.step_s is not None:
+        rows["rate"] = f"{status.samples_per_s:,.1f} samples/s, {status.step_s:.3g} s a step"
+    if (checkpoint := status.checkpoint) is not None:
+        rows["checkpoint"] = f"{checkpoint.name}, saved {checkpoint.saved}, whole"
+        if not checkpoint.whole:
+            rows["checkpoint"] = f"{checkpoint.name} is NOT whole: {checkpoint.problem}; resuming takes the one before"
+    lines = [f"{name:11}{text}" for name, text in rows.items()]
+    if status.overdue and status.silent_s is not None:
+        lines.append(f"{'note':11}nothing written for {duration(status.silent_s)}: is its job still running?")
+    return "\n".join(lines)
+
+
+def _loss(item: tuple[str, float | None]) -> str:
+    """`9.0000` for the sum, `itc 5.0000` for a part."""
+    name, value = item
+    text = "not finite" if value is None else f"{value:.4f}"
+    return text if name == "loss" else f"{name.removeprefix('loss_')} {text}"
+
+
+def _stage_note(status: RunStatus) -> str:
+    job = f"job {status.job}, " if status.job else ""
+    if status.stage == "failed":
+        return f" ({job}exit code {status.exit_code})"
+    if status.stage == "stopped":
+        return f" ({job}saved; the same command goes on, or Slurm does if the job was requeued)"
+    return f" ({job}since {status.started})" if status.stage != "finished" and status.started else ""
+
+
+def _stage(
+    step: int,
+    total: int | None,
+    checkpoint: CheckpointStatus | None,
+    ended: int | None,
+    started: float | None,
+    last: dict[str, Any],
+) -> str:
+    """The furthest the files prove."""
+    saved = (checkpoint.step or 0) if checkpoint is not None else 0
+    if ended == 0 or (ended is None and total is not None and saved >= total):
+        return "finished"
+    if ended is not None:
+        return "stopped" if ended == 75 else "failed"
+    return "training" if last.get("time", 0.0) > (started or 0.0) else "starting"
+
+
+def _config(run_dir: Path) -> dict[str, Any]:
+    """config.yaml; empty when the run has only just begun and has none yet."""
+    known = ("config.yaml", "starts.log", "env.json", "metrics.jsonl", "checkpoints")
+    if not any((run_dir / name).exists() for name in known):
+        runs = sorted(path.parent.name for path in run_dir.glob("*/config.yaml"))
+        what = "is not a run folder" if run_dir.is_dir() else "does not exist"
+        hint = (
+            f"there are {', '.join(f'{run_dir}/{name}' for name in runs[:5])}"
+            if runs
+            else "give runs/NAME, a run's folder"
+        )
+        raise ConfigError(f"{run_dir} {what}", hint)
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", "start the run again, which writes it") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines of a small text file; none when it is not there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.split("\n")[:-1] if line.strip()]
+
+
+def _fields(line: str) -> dict[str, str]:
+    """`TIME name=value name=value ...`, as slurm/lib.sh writes."""
+    first, *rest = line.split()
+    return {"time": first} | {name: value for name, _, value in (word.partition("=") for word in rest)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _last_training_line(path: Path) -> tuple[dict[str, Any], float]:
+    """The last line of training scalars, and the seconds between the last two of them (0 with fewer)."""
+    last: dict[str, Any] = {}
+    for text in _backwards(path):
+        try:
+            values = json.loads(text)
+        except ValueError:
+            continue  # being written, or cut short by a kill
+        if not isinstance(values, dict) or "train/loss" not in values:
+            continue
+        if last:
+            return last, float(last.get("time", 0.0)) - float(values.get("time", 0.0))
+        last = values
+    return last, 0.0
+
+
+def _backwards(path: Path) -> Iterator[bytes]:
+    """The lines of a file, the last one first, whether or not it is finished; reads no more than is asked for."""
+    try:
+        file = path.open("rb")
+    except OSError:
+        return
+    with file:
+        position = file.seek(0, 2)
+        rest = b""
+        while position > 0:
+            size = min(BLOCK, position)
+            position -= size
+            file.seek(position)
+            first, *lines = (file.read(size) + rest).split(b"\n")
+            rest = first
+            yield from reversed(lines)
+        yield rest
+
+
+def _checkpoint(folder: Path) -> CheckpointStatus | None:
+    """What `latest` names, and whether it is there with all its bytes."""
+    try:
+        name = (folder / "latest").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    meta = _json(folder / name / "meta.json")
+    files = meta.get("files")
+    number = re.fullmatch(r"step_(\d+)", name)
+    problem = None
+    if not isinstance(files, dict):
+        problem = "it has no readable meta.json"
+    else:
+        for file, facts in files.items():
+            try:
+                size = (folder / name / file).stat().st_size
+            except OSError:
+                problem = f"{file} is missing"
+                break
+            if size != facts.get("bytes"):
+                problem = f"{file} has {size} bytes, {facts.get('bytes')} were saved"
+                break
+    return CheckpointStatus(
+        name=name,
+        step=meta.get("step", int(number[1]) if number else None),
+        whole=problem is None,
+        problem=problem,
+        saved=meta.get("created"),
+    )
+
+
+def _seconds(text: str) -> float | None:
+    """ISO 8601 to seconds since the epoch; None for anything else."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+def _text(second: float | None) -> str | None:
+    return None if second is None else datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")

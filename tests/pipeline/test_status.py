@@ -1,0 +1,188 @@
+"""`pipeline status`: what is true of a run's folder, whole, damaged or only begun."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import cli
+from pipeline.status import read_status
+from tests.pipeline.test_train import run as train_to_the_end
+
+ROOT = Path(__file__).resolve().parents[2]
+NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
+
+
+def made(
+    folder: Path,
+    *,
+    starts: str = "",
+    ends: str = "",
+    metrics: str = "",
+    config: str = "name: made\nepochs: 3\nmax_steps: null\n",
+    checkpoint: int | None = None,
+) -> Path:
+    """A run folder with these files; the checkpoint has one file of ten bytes."""
+    run_dir = folder / "runs" / "made"
+    run_dir.mkdir(parents=True)
+    for name, text in {"starts.log": starts, "ends.log": ends, "metrics.jsonl": metrics, "config.yaml": config}.items():
+        if text:
+            (run_dir / name).write_text(text)
+    if checkpoint is not None:
+        tag = f"step_{checkpoint:08d}"
+        target = run_dir / "checkpoints" / tag
+        target.mkdir(parents=True)
+        (target / "weights.pt").write_bytes(b"0123456789")
+        meta = {"step": checkpoint, "created": "2026-11-22T11:59:00+00:00", "files": {"weights.pt": {"bytes": 10}}}
+        (target / "meta.json").write_text(json.dumps(meta))
+        (run_dir / "checkpoints" / "latest").write_text(tag)
+    return run_dir
+
+
+def line(step: int, at: float, **values: Any) -> str:
+    """A line of metrics.jsonl as training writes it: 100 steps in all, half a second each."""
+    scalars = {"train/loss": 9.0, "train/loss_itc": 5.0, "speed/step_s": 0.5, "speed/samples_per_s": 16.0}
+    row = {"step": step, "total_steps": 100, "time": at, **scalars, "data/epoch": step // 40, **values}
+    return json.dumps(row) + "\n"
+
+
+def start(at: str, job: str = "7", restart: int = 0) -> str:
+    return f"2026-11-22T{at}Z job={job} restart={restart} latest=none\n"
+
+
+def end(at: str, number: int, code: int) -> str:
+    return f"2026-11-22T{at}Z job=7 start={number} code={code} latest=none\n"
+
+
+def test_a_real_run_that_has_ended(tmp_path: Path) -> None:
+    """Ten steps of eight pairs out of 48: finished, in the second epoch; and no torch was imported to say so."""
+    run_dir = train_to_the_end(tmp_path, "real").parents[1]
+    code = (
+        "import sys; from pipeline.cli import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'deepspeed', 'numpy'} & set(sys.modules); sys.exit(str(heavy) if heavy else code)"
+    )
+    words = [sys.executable, "-c", code, "status", str(run_dir), "--json"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert (status["stage"], status["step"], status["total_steps"], status["left_s"]) == ("finished", 10, 10, 0)
+    assert (status["epoch"], status["epochs"], status["name"]) == (2, None, "tiny")
+    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert status["losses"]["loss"] == last["train/loss"] and len(status["losses"]) == 4
+    assert status["samples_per_s"] == last["speed/samples_per_s"]
+    assert (status["checkpoint"]["name"], status["checkpoint"]["whole"]) == ("step_00000010", True)
+    assert (status["starts"], status["requeues"], status["silent_s"]) == (1, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("files", "stage"),
+    [
+        ({"starts": start("11:00:00"), "config": ""}, "starting"),
+        ({"starts": start("11:00:00"), "metrics": line(40, NOON)}, "training"),
+        ({"starts": start("11:00:00") + start("12:00:01", restart=1), "metrics": line(40, NOON)}, "starting"),
+        ({"starts": start("11:00:00"), "ends": end("11:30:00", 1, 75), "metrics": line(40, NOON)}, "stopped"),
+        (
+            {
+                "starts": start("11:00:00") + start("11:59:00"),
+                "ends": end("11:30:00", 1, 75),
+                "metrics": line(40, NOON),
+            },
+            "training",
+        ),
+        ({"starts": start("11:00:00"), "ends": end("11:30:00", 1, 1)}, "failed"),
+        ({"starts": start("11:00:00"), "ends": end("11:30:00", 1, 0), "checkpoint": 100}, "finished"),
+        ({"metrics": line(100, NOON), "checkpoint": 100}, "finished"),
+        ({"metrics": line(100, NOON), "checkpoint": 80}, "training"),
+        ({"starts": start("11:00:00"), "ends": end("11:30:00", 1, 1), "metrics": line(100, NOON)}, "failed"),
+    ],
+)
+def test_the_stage_is_what_the_files_prove(tmp_path: Path, files: dict[str, Any], stage: str) -> None:
+    """A start without its end is running, or was killed; an end counts for its own start only."""
+    assert read_status(made(tmp_path, **files), now=NOON).stage == stage
+
+
+def test_the_numbers_are_those_of_the_last_whole_line(tmp_path: Path) -> None:
+    """Sixty of 100 steps to go at half a second; validation lines and a half-written line change nothing."""
+    metrics = line(20, NOON - 10) + line(40, NOON) + '{"step": 40, "time": 3, "val/x": 1}\n{"step": 50, "train/lo'
+    starts = start("10:00:00") + start("10:30:00", restart=1) + start("11:00:00", restart=2)
+    status = read_status(made(tmp_path, metrics=metrics, starts=starts, checkpoint=30), now=NOON + 5)
+    assert (status.step, status.total_steps, status.left_s) == (40, 100, 30.0)
+    assert (status.samples_per_s, status.step_s, status.losses) == (16.0, 0.5, {"loss": 9.0, "loss_itc": 5.0})
+    assert (status.epoch, status.epochs) == (2, 3)
+    assert (status.starts, status.requeues, status.job) == (3, 2, "7")
+    assert status.checkpoint is not None and (status.checkpoint.step, status.checkpoint.whole) == (30, True)
+    assert status.silent_s == pytest.approx(5) and not status.overdue
+
+
+def test_a_long_silence_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines every 60 s: twenty of them missing is remarked on, ten minutes is not."""
+    run_dir = made(tmp_path, metrics=line(20, NOON - 60) + line(40, NOON))
+    assert not read_status(run_dir, now=NOON + 900).overdue
+    assert read_status(run_dir, now=NOON + 1_300).overdue
+    run_dir = made(tmp_path / "old", metrics=line(20, 60.0) + line(40, 120.0))
+    assert cli.main(["status", str(run_dir)]) == 0
+    assert "is its job still running?" in capsys.readouterr().out
+
+
+def test_a_line_far_from_the_end_is_found(tmp_path: Path) -> None:
+    """A megabyte of validation lines after the last training line."""
+    validation = json.dumps({"step": 40, "time": NOON, "val/x": 1}) + "\n"
+    metrics = line(20, NOON - 10) + line(40, NOON) + validation * (2**20 // len(validation))
+    assert read_status(made(tmp_path, metrics=metrics), now=NOON).step == 40
+
+
+def test_a_checkpoint_that_is_not_whole_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file shortened, a file gone, no meta.json."""
+    run_dir = made(tmp_path, metrics=line(40, NOON), checkpoint=30)
+    folder = run_dir / "checkpoints" / "step_00000030"
+    expected = {
+        "weights.pt has 3 bytes, 10 were saved": lambda: (folder / "weights.pt").write_bytes(b"012"),
+        "weights.pt is missing": lambda: (folder / "weights.pt").unlink(),
+        "it has no readable meta.json": lambda: (folder / "meta.json").unlink(),
+    }
+    for problem, damage in expected.items():
+        damage()
+        status = read_status(run_dir)
+        assert status.checkpoint is not None
+        assert (status.checkpoint.step, status.checkpoint.whole, status.checkpoint.problem) == (30, False, problem)
+        cli.main(["status", str(run_dir)])
+        assert f"step_00000030 is NOT whole: {problem}" in capsys.readouterr().out
+
+
+def test_the_page_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loss that was not finite included."""
+    metrics = line(40, NOON, **{"train/loss_itm": None})
+    run_dir = made(
+        tmp_path, starts=start("11:00:00", job="12"), ends=end("11:30:00", 1, 75), metrics=metrics, checkpoint=40
+    )
+    assert cli.main(["status", str(run_dir)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"run        made in {run_dir}",
+        "stage      stopped (job 12, saved; the same command goes on, or Slurm does if the job was requeued)",
+        "step       40 of 100 (40.0%), epoch 2 of 3",
+        "rate       16.0 samples/s, 0.5 s a step",
+        "left       30s",
+        "loss       9.0000, itc 5.0000, itm not finite",
+        "checkpoint step_00000040, saved 2026-11-22T11:59:00+00:00, whole",
+        "starts     1, 0 of them requeued",
+    ]
+
+
+def test_what_is_no_run_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing there; a folder of something else; the folder that holds the runs; a config.yaml that is none."""
+    run_dir = made(tmp_path, metrics=line(40, NOON))
+    told = {}
+    for folder in (tmp_path / "nowhere", tmp_path, run_dir.parent):
+        assert cli.main(["status", str(folder)]) == 2
+        told[folder] = capsys.readouterr().err
+    assert told[tmp_path / "nowhere"].startswith(f"error: {tmp_path / 'nowhere'} does not exist\nhint: give runs/NAME")
+    assert told[tmp_path].startswith(f"error: {tmp_path} is not a run folder\nhint: ")
+    assert told[run_dir.parent].endswith(f"hint: there are {run_dir}\n")
+    (run_dir / "config.yaml").write_text("a: [1\n")
+    assert cli.main(["status", str(run_dir)]) == 2
+    assert "config.yaml cannot be read" in capsys.readouterr().err
