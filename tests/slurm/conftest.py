@@ -16,23 +16,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
-    """One node of 8 claimed processors. Without Slurm's packages: a failure where CI=true, elsewhere a skip."""
+    """Two nodes of 8 claimed processors each. Without Slurm's packages: a failure where CI=true, elsewhere a skip."""
     if missing := missing_programs():
         reason = f"no {', '.join(missing)}: apt-get install --no-install-recommends slurm-wlm munge"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    with LocalSlurm(tmp_path_factory.mktemp("slurm")) as cluster:
+    with LocalSlurm(tmp_path_factory.mktemp("slurm"), nodes=2) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The real slurm/ folder beside a stub trainer: every exit code in turn, without seconds of imports."""
+    """The real slurm/ folder beside stubs of the packages: every exit code in turn, without seconds of imports."""
     folder = tmp_path / "project"
     shutil.copytree(ROOT / "slurm", folder / "slurm", ignore=shutil.ignore_patterns("site.sh"))
-    (folder / "pipeline").mkdir()
-    (folder / "pipeline" / "__init__.py").touch()
+    for package, stub in (("pipeline", "stub_trainer.py"), ("data_prep", "stub_data_prep.py")):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").touch()
+        shutil.copy(Path(__file__).with_name(stub), folder / package / "__main__.py")
     (folder / "pipeline" / "train.py").touch()
-    shutil.copy(Path(__file__).with_name("stub_trainer.py"), folder / "pipeline" / "__main__.py")
     return folder

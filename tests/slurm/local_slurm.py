@@ -7,6 +7,7 @@ Slurm for a node's address. The daemons are children of this process and end wit
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import getpass
 import os
@@ -77,6 +78,7 @@ class LocalSlurm:
         self.nodes = nodes
         self.cpus = cpus
         self.daemons: list[subprocess.Popen[bytes]] = []
+        self.slurmds: dict[int, subprocess.Popen[bytes]] = {}
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
         self.environment = {**clean, "PATH": search_path(), "SLURM_CONF": str(folder / "slurm.conf")}
 
@@ -113,6 +115,36 @@ class LocalSlurm:
             time.sleep(0.2)
         return fields
 
+    def pull_the_plug(self, number: int) -> None:
+        """Node `number` is gone in an instant: its slurmd and every process of its jobs, by SIGKILL."""
+        self.slurmds[number].kill()
+        self.slurmds[number].wait()
+        mine = {f"SLURM_CONF={self.folder / 'slurm.conf'}".encode(), f"SLURMD_NODENAME=node{number}".encode()}
+        for process in Path("/proc").iterdir():
+            try:
+                if not mine <= set((process / "environ").read_bytes().split(b"\0")):
+                    continue
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                stepd = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
+            except (OSError, ValueError, IndexError):
+                continue
+            for victim in [parent, int(process.name)] if stepd else [int(process.name)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+
+    def plug_in(self, number: int) -> None:
+        """Boot a node whose plug was pulled, and wait until Slurm has it back."""
+        self._start_node(number)
+        node = f"node{number}"
+
+        def back() -> bool:
+            state = self.command("sinfo", "-h", "-N", "-n", node, "-o", "%T", check=False).strip()
+            if state.startswith("down"):  # it comes back by itself where ReturnToService says so
+                self.command("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+            return state in ("idle", "mixed", "allocated")
+
+        _wait_until(back, f"{node} did not come back", self.folder)
+
     def _start(self) -> None:
         folder = self.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,20 +172,24 @@ class LocalSlurm:
         _wait_until((folder / "munge.sock").exists, "munged made no socket", folder)
         self._daemon("slurmctld", "-D", "-f", str(folder / "slurm.conf"))
         for number in range(1, self.nodes + 1):
-            (folder / f"spool.node{number}").mkdir()
-            self._daemon(*self._own_hosts(), "slurmd", "-D", "-f", str(folder / "slurm.conf"), "-N", f"node{number}")
+            self._start_node(number)
         _wait_until(lambda: self._idle_nodes() == self.nodes, "not every node is idle", folder)
+
+    def _start_node(self, number: int) -> None:
+        (self.folder / f"spool.node{number}").mkdir(exist_ok=True)
+        words = ("slurmd", "-D", "-f", str(self.folder / "slurm.conf"), "-N", f"node{number}")
+        self.slurmds[number] = self._daemon(*self._own_hosts(), *words)
 
     def _idle_nodes(self) -> int:
         return len(self.command("sinfo", "-h", "-N", "-t", "idle", check=False).splitlines())
 
-    def _daemon(self, *words: str) -> None:
+    def _daemon(self, *words: str) -> subprocess.Popen[bytes]:
         quiet = subprocess.DEVNULL
-        self.daemons.append(
-            subprocess.Popen(
-                words, env=self.environment, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=_end_with_parent
-            )
+        daemon = subprocess.Popen(
+            words, env=self.environment, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=_end_with_parent
         )
+        self.daemons.append(daemon)
+        return daemon
 
     def _own_hosts(self) -> list[str]:
         """The words that put a command where /etc/hosts knows the nodes; none without root."""

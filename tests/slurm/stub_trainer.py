@@ -1,9 +1,9 @@
-"""A trainer of no weights that keeps the contract `slurm/pretrain.sh` relies on, in milliseconds.
+"""A pipeline of no weights that keeps the contract the scripts of `slurm/` rely on, in milliseconds.
 
 Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1, SIGTERM and SIGINT end it with 75 after the step.
 Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step), `--stuck 1` (stop
-at once), `--deaf 1` (start up for a minute, without handlers). The tests copy it to `pipeline/__main__.py` of a folder
-that looks like the project.
+at once), `--deaf 1` (start up for a minute, without handlers). `check` refuses `--typo`; `export` and `evaluate` leave
+`--out` and say which rank did. The tests copy it to `pipeline/__main__.py` of a folder that looks like the project.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 def main() -> int:
     command, recipe, *flags = sys.argv[1:]
-    assert command == "pretrain", sys.argv
+    if command != "pretrain":
+        return other_command(command, flags)
     settings = dict(zip(flags[::2], flags[1::2], strict=True))
     run_dir = settings["--run-dir"]
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
@@ -52,6 +53,23 @@ def main() -> int:
         if told:
             time.sleep(0.3 * rank)  # the ranks do not leave in the same instant
             return 75
+    return 0
+
+
+def other_command(command: str, flags: list[str]) -> int:
+    if command == "check":
+        if "--typo" in flags:
+            print("error: --typo is not a flag or a key\nhint: none", file=sys.stderr)
+        return 2 if "--typo" in flags else 0
+    assert command in ("export", "evaluate"), command
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    print(f"{command} rank {rank} {flags}", flush=True)
+    if "--fail" in flags:
+        return 3 if rank == flags[flags.index("--fail") + 1] else 0
+    if rank == "0":
+        out = Path(flags[flags.index("--out") + 1])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.touch()
     return 0
 
 

@@ -143,4 +143,4 @@ def test_the_run_folder_can_be_named_in_three_ways(project: Path, tmp_path: Path
         launch = start(project, tmp_path, "--steps", "1", *flags, RUN_DIR="from_environment")
         launch.communicate(timeout=60)
         assert launch.returncode == 0
-        assert {path.name for path in (tmp_path / folder).iterdir()} == {"checkpoints", "starts.log"}
+        assert {path.name for path in (tmp_path / folder).iterdir()} == {"checkpoints", "ends.log", "starts.log"}

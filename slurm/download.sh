@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Download a list of image addresses into shards, cut into slices that run side by side, each on a machine of its own.
+#
+#   sbatch --array=1-16 [sbatch options] slurm/download.sh --urls FILE --out DIR [flags]    one slice a task
+#   bash slurm/download.sh --urls FILE --out DIR [flags]    without Slurm: the whole list, on this machine
+#   SLICES=16 bash slurm/download.sh ...                    without Slurm: slice after slice; with SLICE=3 the third alone
+#
+# The flags are those of `python -m data_prep download`. Relative paths count from where you stand. After the last slice
+# slurm/verify.sh DIR checks all shards and writes the manifest. What failed, or was killed: the same command again, with
+# as many slices or another number; finished shards are not fetched again.
+#
+# sbatch options; what a site needs beside them (account, partition) goes on the command line or in SBATCH_* variables:
+#SBATCH --job-name=albef-download
+#SBATCH --array=1-8                    # as many slices; 1-16%4 runs four at a time
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8              # so many workers that fetch, and as many that encode
+#SBATCH --time=24:00:00                # a slice that needs longer requeues itself
+#SBATCH --signal=B:USR1@120            # to this script, two minutes before the time limit: stop, then requeue
+#SBATCH --open-mode=append             # one log through all starts
+#SBATCH --requeue                      # may start again after a node failure
+#SBATCH --output=slurm-%A_%a.out
+#
+# Settings from the environment, with their defaults:
+#   SLICES=tasks of the array, or 1    how many slices there are. To run a few of them again under Slurm:
+#                                      SLICES=16 sbatch --array=3,7 slurm/download.sh ...
+#   SLICE=                             without Slurm: the only one to run, from 1 to SLICES
+#   PYTHON=.venv/bin/python            of the project, else the first python3 on PATH
+#   slurm/site.sh                      read first if it exists: modules, proxies (site.example.sh)
+#
+# Exit codes: those of `data_prep download`: 0 every row of the slice is a sample or a counted failure; 1 unfinished; 2 a
+# mistake in the command, which the error explains; 143 told to stop (Slurm: requeued before the time limit).
+set -euo pipefail
+
+# Under sbatch this file is a copy in Slurm's spool; Slurm knows where it came from.
+lib=$(dirname "${BASH_SOURCE[0]}")/lib.sh
+if [ ! -e "$lib" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
+  read -r lib < <(scontrol show job "$SLURM_JOB_ID" | sed -n 's,^ *Command=\([^ ]*\)/.*,\1/lib.sh,p') || :
+fi
+[ -e "$lib" ] || { printf 'error: no lib.sh beside %s\nhint: submit it where it lies, in slurm/\n' "$0" >&2; exit 2; }
+# shellcheck source=slurm/lib.sh
+. "$lib"
+
+main() {
+  local usage="sbatch --array=1-16 slurm/download.sh --urls FILE --out DIR [flags]" code
+  [ $# -gt 0 ] || fail "no list given" "$usage"
+  case $1 in -h | --help) print_head && exit ;; esac
+  out=$(flag_value --out "" "$@")
+  [ -n "$out" ] || fail "no --out given" "$usage"
+  choose_slices
+  for slice in $chosen; do
+    download_slice "$@" && code=0 || code=$?
+    [ "$code" -eq 0 ] || exit "$code"
+  done
+}
+
+# Sets: slices, how many there are; chosen, the numbers of those to run here.
+choose_slices() {
+  slices=${SLICES:-${SLURM_ARRAY_TASK_MAX:-1}}
+  chosen=${SLURM_ARRAY_TASK_ID:-${SLICE:-}}
+  [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "SLICES=$slices is not a number of slices" "SLICES=16, or leave it out"
+  # shellcheck disable=SC2153  # SLURM_ARRAY_TASK_MIN and the others are Slurm's
+  if [ -z "${SLICES:-}" ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ] &&
+    [ "$SLURM_ARRAY_TASK_MIN-$SLURM_ARRAY_TASK_COUNT" != "1-$SLURM_ARRAY_TASK_MAX" ]; then
+    fail "the array has $SLURM_ARRAY_TASK_COUNT tasks from $SLURM_ARRAY_TASK_MIN to $SLURM_ARRAY_TASK_MAX, of how many slices?" \
+      "number the tasks --array=1-N, or say it: SLICES=N sbatch --array=... slurm/download.sh ..."
+  fi
+  if [ -n "$chosen" ] && { [[ ! $chosen =~ ^[1-9][0-9]*$ ]] || [ "$chosen" -gt "$slices" ]; }; then
+    fail "there is no slice $chosen of $slices" "slices are numbered from 1 to $slices"
+  fi
+  chosen=${chosen:-$(seq "$slices")}
+}
+
+# Runs one slice; requeues the job when the time limit stopped it. Returns: the exit code of data_prep.
+download_slice() {
+  local starts=$out/.work/starts.slice-$slice-of-$slices.log code told
+  local command=("$python" -P -m data_prep download --slice "$slice/$slices")
+  [ -z "${SLURM_CPUS_PER_TASK:-}" ] || command+=(--processes "$SLURM_CPUS_PER_TASK")
+  echo "START $(now_utc) slice $slice of $slices into $out, python $python"
+  if [ -n "$job" ]; then
+    mkdir -p "$out/.work"
+    note_start "$starts" shards "$(num_finished)"
+  fi
+  USR1_AS=TERM
+  run_and_forward_signals "${command[@]}" "$@" && code=0 || code=$?
+  echo "END $(now_utc) slice $slice of $slices, exit code $code"
+  if [ "$code" -ne 0 ] && [ "$told" = USR1 ] && [ -n "$job" ]; then
+    requeue "$starts" "$(num_finished)" "the number of finished shards of slice $slice" ""
+  fi
+  return "$code"
+}
+
+# Prints: how many shards of this slice are finished (data_prep/slices.py: every so many-th shard).
+num_finished() {
+  local record number count=0
+  for record in "$out"/shards/*-[0-9]*.json; do
+    number=${record##*-}
+    number=${number%.json}
+    [[ ! $number =~ ^[0-9]+$ ]] || [ $((10#$number % slices)) -ne $((slice - 1)) ] || count=$((count + 1))
+  done
+  echo "$count"
+}
+
+main "$@"

@@ -1,0 +1,203 @@
+#!/usr/bin/env bash
+# The whole chain, each stage beginning when the one before it has succeeded:
+# download (an array, one task a slice) -> verify -> pretrain -> export -> evaluate.
+#
+#   bash slurm/pipeline.sh [--dry-run] [--local] RECIPE [flags]
+#
+#   URLS=cc3m.tsv DOWNLOAD_FLAGS='--columns caption,url' SLICES=16 PRETRAIN_SBATCH='--gpus-per-node=8 --ntasks-per-node=8' \
+#     EVALUATE_FLAGS='--annotations coco_test.json --images /coco' bash slurm/pipeline.sh albef_14m --seed 3
+#
+# RECIPE and the flags are those of `python -m pipeline pretrain`; they are checked before anything is submitted. On a
+# cluster the stages are submitted with dependencies, and a line for each says `STAGE JOBID after JOBID`; a stage whose
+# predecessor failed is cancelled. Without Slurm, or with --local, they run here one after another. --dry-run prints the
+# commands and does nothing else. Run this on a login node; it is not a job itself.
+#
+# Settings from the environment, with their defaults. FLAGS and SBATCH hold words as you would type them, quotes included.
+#   STAGES='download verify pretrain export evaluate'    or a part of them
+#   URLS=                              the list of addresses; download needs it
+#   DATA=data/LIST                     the folder of the shards, which pretrain reads in place of the recipe's
+#                                      data.manifests; without download and verify: the recipe's, unless it is set
+#   SLICES=8                           slices of the download; without Slurm: 1
+#   RUN_DIR=runs/RECIPE                the run folder; --run-dir says the same
+#   MODEL=models/RECIPE                the exported model
+#   METRICS=RUN_DIR/evaluation.json    what evaluate writes
+#   EVALUATE_FLAGS=                    what to evaluate on; evaluate needs it: --annotations FILE --images ROOT, or --data DIR
+#   DOWNLOAD_FLAGS= VERIFY_FLAGS= EXPORT_FLAGS=          further flags of these stages' commands
+#   DOWNLOAD_SBATCH= VERIFY_SBATCH= PRETRAIN_SBATCH= EXPORT_SBATCH= EVALUATE_SBATCH=
+#                                      sbatch options of a stage: GPUs, time, partition; --array=1-16%4 for download
+#   AFTER=                             jobs ID:ID that the first stage waits for
+#   PYTHON, NPROC, slurm/site.sh       as in the other scripts, which are where a stage's own options are explained
+#
+# Exit codes: 0 submitted, or all done; 2 a mistake in the settings or the recipe; without Slurm that of the stage that
+# failed: 75 when pretraining was told to stop and saved.
+set -euo pipefail
+
+lib=$(dirname "${BASH_SOURCE[0]}")/lib.sh
+[ -e "$lib" ] || { printf 'error: no lib.sh beside %s\nhint: run it where it lies, in slurm/\n' "$0" >&2; exit 2; }
+# shellcheck source=slurm/lib.sh
+. "$lib"
+
+ALL_STAGES=(download verify pretrain export evaluate)
+
+main() {
+  local usage="bash slurm/pipeline.sh [--dry-run] [--local] RECIPE [flags]; bash slurm/pipeline.sh --help tells the settings"
+  local stage after=${AFTER:-}
+  read_options "$@"
+  set -- "${@:$((num_options + 1))}"
+  [ $# -gt 0 ] || fail "no recipe given" "$usage"
+  [[ $1 != -* ]] || fail "$1 is not an option of this script, or stands before the recipe" "$usage"
+  settle "$@"
+  "$python" -P -m pipeline check "${recipe[@]}" > /dev/null || exit 2
+  [ -n "$dry" ] || [ -n "$local" ] || without_own_job
+  for stage in "${stages[@]}"; do
+    if [ -n "$local" ]; then run_here "$stage"; else submit "$stage"; fi
+  done
+}
+
+read_options() {
+  num_options=0 dry="" local=""
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h | --help) print_head && exit ;;
+      --dry-run) dry=yes ;;
+      --local) local=yes ;;
+      *) break ;;
+    esac
+    num_options=$((num_options + 1))
+    shift
+  done
+  command -v sbatch > /dev/null || local=yes
+}
+
+# Sets, from RECIPE and flags: stages; recipe, what is to be checked; and the words of each stage's script: download, verify, pretrain, export, evaluate.
+settle() {
+  local run_dir data=${DATA:-} model name
+  run_dir=$(run_dir_of "$@")
+  name=$(basename "${1%.y*ml}")
+  model=${MODEL:-models/$name}
+  read_stages
+  if wanted download; then
+    [ -n "${URLS:-}" ] || fail "download has no list" "URLS=FILE bash slurm/pipeline.sh ..., or leave download out of STAGES"
+    [ -f "$URLS" ] || fail "there is no list $URLS" "URLS is the file of addresses and captions"
+    name=$(basename "$URLS")
+    data=${data:-data/${name%.*}}
+  fi
+  if wanted verify && [ -z "$data" ]; then
+    fail "verify has no folder" "DATA=DIR, where the shards are"
+  fi
+  words DOWNLOAD_FLAGS
+  # shellcheck disable=SC2034  # these arrays are taken by the stage's name
+  download=(--urls "${URLS:-}" --out "$data" "${found[@]}")
+  words VERIFY_FLAGS
+  # shellcheck disable=SC2034
+  verify=("$data" "${found[@]}")
+  recipe=("$1" ${data:+--data.manifests "$data"})
+  # shellcheck disable=SC2034
+  pretrain=("${recipe[@]}" "${@:2}" --run-dir "$run_dir")
+  add_keys "${@:2}"
+  words EXPORT_FLAGS
+  # shellcheck disable=SC2034
+  export=("$run_dir" --out "$model" "${found[@]}")
+  words EVALUATE_FLAGS
+  if wanted evaluate && [[ " ${found[*]}" != *" --annotations"* && " ${found[*]}" != *" --data"* ]]; then
+    fail "evaluate has nothing to evaluate on" \
+      "EVALUATE_FLAGS='--annotations FILE --images ROOT' or '--data DIR', or leave evaluate out of STAGES"
+  fi
+  # shellcheck disable=SC2034
+  evaluate=(retrieval --model "$model" --out "${METRICS:-$run_dir/evaluation.json}" "${found[@]}")
+}
+
+# Adds to `recipe` the keys of the recipe among the flags of pretrain, which has two flags of its own.
+add_keys() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --run-dir | --resume) shift ;;
+      --run-dir=* | --resume=*) ;;
+      *) recipe+=("$1") ;;
+    esac
+    [ $# -eq 0 ] || shift
+  done
+}
+
+# Sets: stages, those of STAGES in the order of the chain.
+read_stages() {
+  local stage
+  stages=()
+  for stage in ${STAGES:-}; do
+    [[ " ${ALL_STAGES[*]} " = *" $stage "* ]] || fail "there is no stage $stage" "STAGES holds some of: ${ALL_STAGES[*]}"
+  done
+  for stage in "${ALL_STAGES[@]}"; do
+    [[ " ${STAGES:-${ALL_STAGES[*]}} " != *" $stage "* ]] || stages+=("$stage")
+  done
+}
+
+wanted() {
+  [[ " ${stages[*]} " = *" $1 "* ]]
+}
+
+# Sets: found, the words in variable $1, parted as a shell would.
+words() {
+  local text
+  found=()
+  [ -n "${!1:-}" ] || return 0
+  text=$(xargs printf '%s\n' <<< "${!1}" 2> /dev/null) || fail "$1 has a quote that does not close: ${!1}" "close it"
+  mapfile -t found <<< "$text"
+}
+
+# Submits stage $1 behind jobs `after`; sets `after` to its job.
+submit() {
+  local stage=$1 id command name="${1^^}_SBATCH"
+  local -n arguments=$stage
+  command=(sbatch --parsable)
+  [ "$stage" != download ] || command+=(--array="1-${SLICES:-8}")
+  [ -z "$after" ] || command+=(--dependency="afterok:$after" --kill-on-invalid-dep=yes)
+  words "$name"
+  command+=("${found[@]}" "$root/slurm/$stage.sh" "${arguments[@]}")
+  if [ -n "$dry" ]; then
+    print_command "${command[@]}"
+    after="ID_OF_${stage^^}"
+    return
+  fi
+  if ! id=$("${command[@]}"); then
+    [ ${#submitted[@]} -eq 0 ] || scancel "${submitted[@]}"
+    fail "sbatch refused stage $stage; the stages before it are cancelled again" "mend $name: '${!name:-}'"
+  fi
+  id=${id%%;*}    # after it stands the cluster's name, if there are several
+  submitted+=("$id")
+  echo "$stage $id${after:+ after ${after//:/ }}"
+  after=$id
+}
+
+run_here() {
+  local stage=$1 code
+  local -n arguments=$stage
+  local command=(bash "$root/slurm/$stage.sh" "${arguments[@]}")
+  if [ -n "$dry" ]; then
+    print_command "${command[@]}"
+    return
+  fi
+  echo "== $stage"
+  run_and_forward_signals "${command[@]}" && code=0 || code=$?
+  [ "$code" -ne 0 ] || return 0
+  echo "error: stage $stage ended with exit code $code" >&2
+  while [ "${stages[0]}" != "$stage" ]; do stages=("${stages[@]:1}"); done
+  echo "hint: STAGES='${stages[*]}' and otherwise the same command goes on there" >&2
+  exit "$code"
+}
+
+print_command() {
+  printf '%q' "$1"
+  printf ' %q' "${@:2}"
+  echo
+}
+
+# Called from within a job, sbatch would hand that job's own variables on to the stages.
+without_own_job() {
+  local name
+  for name in "${!SLURM_@}"; do
+    [ "$name" = SLURM_CONF ] || unset "$name"
+  done
+}
+
+submitted=()
+main "$@"
