@@ -29,7 +29,11 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The real slurm/ folder beside stubs of the packages: every exit code in turn, without seconds of imports."""
-    folder = tmp_path / "project"
+    return make_project(tmp_path / "project")
+
+
+def make_project(folder: Path) -> Path:
+    """What `project` is, in a new folder."""
     shutil.copytree(ROOT / "slurm", folder / "slurm", ignore=shutil.ignore_patterns("site.sh"))
     for package, stub in (("pipeline", "stub_trainer.py"), ("data_prep", "stub_data_prep.py")):
         (folder / package).mkdir()

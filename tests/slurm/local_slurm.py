@@ -135,11 +135,14 @@ class LocalSlurm:
     def plug_in(self, number: int) -> None:
         """Boot a node whose plug was pulled, and wait until Slurm has it back."""
         self._start_node(number)
-        node = f"node{number}"
+        self.wait_for_node(f"node{number}")
+
+    def wait_for_node(self, node: str) -> None:
+        """Wait until a node that was down takes jobs again, resuming it where ReturnToService does not."""
 
         def back() -> bool:
             state = self.command("sinfo", "-h", "-N", "-n", node, "-o", "%T", check=False).strip()
-            if state.startswith("down"):  # it comes back by itself where ReturnToService says so
+            if state.startswith("down"):
                 self.command("scontrol", "update", f"nodename={node}", "state=resume", check=False)
             return state in ("idle", "mixed", "allocated")
 

@@ -2,8 +2,9 @@
 
 Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1, SIGTERM and SIGINT end it with 75 after the step.
 Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step), `--stuck 1` (stop
-at once), `--deaf 1` (start up for a minute, without handlers). `check` refuses `--typo`; `export` and `evaluate` leave
-`--out` and say which rank did. The tests copy it to `pipeline/__main__.py` of a folder that looks like the project.
+at once), `--deaf 1` (start up for a minute, without handlers), `--endless-first 1` (only a later start ends, after N
+steps of its own). `check` refuses `--typo`; `export` and `evaluate` leave `--out` and say which rank did. The tests
+copy it to `pipeline/__main__.py` of a folder that looks like the project.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ def main() -> int:
         time.sleep(0.01)
     if "--stuck" in settings:
         return 75
-    while step < int(settings["--steps"]):
+    last = int(settings["--steps"])
+    if "--endless-first" in settings:
+        last = step + last if int(os.environ.get("SLURM_RESTART_COUNT") or 0) else 10**9
+    while step < last:
         time.sleep(0.05)
         step += 1
         if rank == 0:

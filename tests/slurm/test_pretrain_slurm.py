@@ -6,13 +6,18 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from tests.slurm.conftest import make_project
 from tests.slurm.local_slurm import LocalSlurm
 
-OPTIONS = ("--ntasks-per-node=2", "--cpus-per-task=1", "--time=5", f"--export=ALL,PYTHON={sys.executable}")
+OPTIONS = ("--ntasks-per-node=2", "--cpus-per-task=1", "--time=30", f"--export=ALL,PYTHON={sys.executable}")
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=1")
 
 
-def submit(slurm: LocalSlurm, project: Path, where: Path, *flags: str) -> int:
-    return slurm.submit(*OPTIONS, project / "slurm" / "pretrain.sh", "recipes/toy.yaml", *flags, cwd=where)
+def submit(slurm: LocalSlurm, project: Path, where: Path, *flags: str, options: tuple[str, ...] = ()) -> int:
+    script = project / "slurm" / "pretrain.sh"
+    return slurm.submit(*OPTIONS, *options, script, "recipes/toy.yaml", *flags, cwd=where)
 
 
 def latest(where: Path) -> int:
@@ -25,6 +30,11 @@ def wait_for_step(where: Path, step: int, timeout_s: float = 60.0) -> None:
     while latest(where) < step:
         assert time.monotonic() < deadline, f"step {step} was not reached in {timeout_s:g} s"
         time.sleep(0.05)
+
+
+def starting_steps(text: str) -> list[int]:
+    """The step at which rank 0 of two began, of every start in the log."""
+    return [int(line.split("step ")[1].split()[0]) for line in text.splitlines() if line.startswith("rank 0 of 2 at")]
 
 
 def log(slurm: LocalSlurm, job_id: int) -> str:
@@ -56,7 +66,7 @@ def test_usr1_before_the_time_limit_saves_and_requeues_into_the_same_run_folder(
     text = log(slurm, job)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), text
     assert latest(tmp_path) == 60
-    starts = [int(line.split("step ")[1].split()[0]) for line in text.splitlines() if line.startswith("rank 0 of 2 at")]
+    starts = starting_steps(text)
     assert len(starts) == 2 and starts[0] == 0 and starts[1] >= 3
     assert f"requeued job {job} to go on from step_{starts[1]:08d}" in text
 
@@ -101,3 +111,63 @@ def test_a_crash_of_one_rank_fails_the_job_at_once(slurm: LocalSlurm, project: P
     job = submit(slurm, project, tmp_path, "--steps", "100000", "--exit-rank", "1", "--exit-code", "3")
     fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", timeout_s=30)
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "3:0", "0"), log(slurm, job)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def near_its_limit(slurm: LocalSlurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """A job of five minutes whose USR1 is due at once; it waits for Slurm's next sweep beside the tests above."""
+    where = tmp_path_factory.mktemp("near_its_limit")
+    flags = ("--steps", "20", "--endless-first", "1")
+    return submit(slurm, make_project(where / "project"), where, *flags, options=("--time=5",)), where
+
+
+def test_slurm_itself_sends_usr1_before_the_time_limit(slurm: LocalSlurm, near_its_limit: tuple[int, Path]) -> None:
+    """With --time=5 the script's own --signal=USR1@300 is due at the start: saved, requeued, gone on, ended."""
+    job, where = near_its_limit
+    fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", timeout_s=120)
+    text = log(slurm, job)
+    starts = starting_steps(text)
+    assert fields["JobState"] == "COMPLETED" and int(fields["Restarts"]) >= 1, text
+    assert len(starts) == int(fields["Restarts"]) + 1 and starts == sorted(set(starts))
+    assert f"requeued job {job} to go on from step_{starts[1]:08d}" in text
+    assert latest(where) == starts[-1] + 20
+
+
+def test_two_nodes_go_on_after_scontrol_requeue_and_after_one_of_them_is_taken_down(
+    slurm: LocalSlurm, project: Path, tmp_path: Path
+) -> None:
+    """One rank a node; both times Slurm ends the job by itself, and it goes on where it was saved."""
+    job = submit(slurm, project, tmp_path, "--steps", "100", options=TWO_NODES)
+    wait_for_step(tmp_path, 3)
+    slurm.command("scontrol", "requeue", str(job))
+    slurm.wait_for(job, "PENDING")
+    requeued_at = latest(tmp_path)
+    wait_for_step(tmp_path, requeued_at + 5)
+    slurm.command("scontrol", "update", "nodename=node2", "state=down", "reason=test")
+    assert slurm.wait_for(job, "PENDING")["Restarts"] == "2"
+    slurm.wait_for_node("node2")
+    fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", timeout_s=120)
+    text = log(slurm, job)
+    assert (fields["JobState"], fields["Restarts"], latest(tmp_path)) == ("COMPLETED", "2", 100), text
+    starts = starting_steps(text)
+    assert starts[0] == 0 and 3 <= starts[1] <= requeued_at < starts[2]
+    assert "NODES node[1-2] x 1 tasks, meeting at " in text
+    assert text.count("Slurm requeues the job by itself, to go on from") >= 1
+
+
+def test_a_job_whose_node_dies_goes_on_at_another(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
+    """The node is gone with the script and its ranks, by SIGKILL, and then declared down; nobody could save."""
+    job = submit(slurm, project, tmp_path, "--steps", "60")
+    wait_for_step(tmp_path, 3)
+    node = slurm.job(job)["NodeList"]
+    slurm.pull_the_plug(int(node.removeprefix("node")))
+    reached = latest(tmp_path)
+    slurm.command("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", timeout_s=120)
+    slurm.plug_in(int(node.removeprefix("node")))
+    text = log(slurm, job)
+    assert (fields["JobState"], fields["Restarts"], latest(tmp_path)) == ("COMPLETED", "1", 60), text
+    assert fields["NodeList"] == {"node1": "node2", "node2": "node1"}[node]
+    assert starting_steps(text) == [0, reached]
+    assert len((tmp_path / "runs" / "toy" / "starts.log").read_text().splitlines()) == 2
+    assert [" start=2 code=0 " in end for end in (tmp_path / "runs" / "toy" / "ends.log").open()] == [True]
