@@ -33,6 +33,7 @@ def mask_tokens(
     config: AlbefConfig,
     probability: float,
     generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
     chosen: Tensor | None = None,
     replacements: Tensor | None = None,
 ) -> MaskedTokens:
@@ -46,14 +47,17 @@ def mask_tokens(
         config: gives the special tokens and the size of the vocabulary.
         probability: chance of each token to be chosen.
         generator: source of every draw; None takes torch's default one. How much is drawn depends on the shape only.
+        draws: (B, L, 3) uniforms in [0, 1), float64, in place of the generator's: each token's own choice, kind and
+            word, so that a text's mask need not depend on its batch.
         chosen: (B, L) bool, in place of the choice.
         replacements: (B, L) ids written at the chosen positions, in place of the 80 / 10 / 10 draw.
 
     Returns: ids after masking, and where and what to predict.
     """
-    shape = input_ids.shape
-    choice, kind = torch.rand(2, *shape, generator=generator)
-    random_words = torch.randint(config.vocab_size, shape, generator=generator)
+    if draws is None:
+        draws = torch.rand(*input_ids.shape, 3, generator=generator, dtype=torch.float64)
+    choice, kind, word = draws.unbind(2)
+    random_words = (word * config.vocab_size).long()
     if chosen is None:
         special = (input_ids == config.pad_token_id) | (input_ids == config.cls_token_id)
         chosen = (choice < probability) & ~special

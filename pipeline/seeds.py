@@ -1,17 +1,24 @@
-"""Every random draw of a run has a name; its generator is seeded by a hash of that name, never by rank or worker."""
+"""Every random draw of a run has a name; its numbers are seeded by a hash of that name, never by rank or worker.
+
+Nothing here imports torch until a torch generator is asked for: `pipeline order` and `check` name samples without it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(*parts: int | str) -> int:
     """A seed for the draw named by `parts`: 63 bits, the same in every process, Python and torch version.
 
     Args:
-        parts: usually the run's seed, what is drawn, and where: `derive(seed, "mask", epoch, step, lane)`. Each is
+        parts: usually the run's seed, what is drawn, and where: `derive(seed, "negatives", epoch, step, lane)`. Each is
             written with its type and length before it, so ("1", "23"), ("12", "3") and (1, 23) are three names.
 
     Returns: an int in [0, 2**63), as torch.Generator.manual_seed takes it.
@@ -31,7 +38,27 @@ def derive(*parts: int | str) -> int:
 
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by `derive(*parts)`."""
+    import torch
+
     return torch.Generator().manual_seed(derive(*parts))
+
+
+def splitmix64(keys: int | np.ndarray, count: int) -> np.ndarray:
+    """(..., count) uint64: the first `count` outputs of splitmix64 for each state in `keys` (...), a hashed counter.
+
+    Written out here, so that no release of NumPy or torch can change what a finished run drew.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+        z = np.asarray(keys, dtype=np.uint64)[..., None] + golden * np.arange(1, count + 1, dtype=np.uint64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def uniforms(keys: int | np.ndarray, count: int) -> np.ndarray:
+    """(..., count) float64 in [0, 1), 53 bits each: `count` draws for each key, all at once."""
+    return (splitmix64(keys, count) >> np.uint64(11)) * 2.0**-53
 
 
 class Draws:
@@ -49,6 +76,8 @@ class Draws:
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """A number in [low, high)."""
         if not self._left:
+            import torch
+
             block = torch.rand(self._BLOCK, generator=self._generator, dtype=torch.float64)
             self._left = block.tolist()[::-1]
         return low + (high - low) * self._left.pop()

@@ -1,10 +1,14 @@
-"""Samples to a micro-batch: one caption each, augmentation, tokens, mask, and the draws of the hard negatives."""
+"""Samples to a micro-batch: one caption each, augmentation, tokens, mask, and the draws of the hard negatives.
+
+Caption, augmentation and mask of a sample depend on (seed, epoch, sample) only, whatever batch it comes in.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +20,7 @@ from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.data.reader import BadSample, RawSample
 from pipeline.data.transforms import AugmentConfig, training_image
-from pipeline.seeds import Draws, derive, generator
+from pipeline.seeds import Draws, derive, generator, uniforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +63,13 @@ def collate(
     step: int,
     lane: int,
 ) -> PretrainBatch:
-    """Put B examples together; masks and negative draws come from generators named by (seed, epoch, step, lane)."""
+    """Put B examples together; hard negatives, a matter between them, are drawn by (seed, epoch, step, lane)."""
     input_ids, attention_mask = tokenizer([one.caption for one in examples], max_length=objective.max_text_tokens)
     masked = mask_tokens(
         input_ids,
         config=model,
         probability=objective.mlm_probability,
-        generator=generator(seed, "mask", epoch, step, lane),
+        draws=mask_draws([one.name for one in examples], input_ids.shape[1], seed=seed, epoch=epoch),
     )
     negatives = generator(seed, "negatives", epoch, step, lane)
     return PretrainBatch(
@@ -79,3 +83,12 @@ def collate(
         keys=[one.name for one in examples],
         captions=[one.caption for one in examples],
     )
+
+
+def mask_draws(names: Sequence[str], length: int, *, seed: int, epoch: int) -> Tensor:
+    """(B, L, 3) float64: what `mask_tokens` draws for each token of the samples `names`, padded to `length` tokens.
+
+    Token l of a sample has draws 3l .. 3l+2 of its own stream, so the length of its neighbours does not matter either.
+    """
+    keys = np.array([derive(seed, "mask", epoch, name) for name in names], dtype=np.uint64)
+    return torch.from_numpy(uniforms(keys, 3 * length).reshape(len(names), length, 3))

@@ -55,6 +55,18 @@ def test_draws_depend_on_the_generator_only() -> None:
     assert first.mlm_positions.tolist() != other.mlm_positions.tolist()
 
 
+def test_given_uniforms_decide_token_by_token() -> None:
+    """Choice below the probability; kind below 0.8 hides, below 0.9 replaces by the word's place, above keeps."""
+    draws = torch.full((*IDS.shape, 3), 0.99, dtype=torch.float64)
+    draws[0, 1] = torch.tensor([0.1, 0.79, 0.0])
+    draws[0, 2] = torch.tensor([0.1, 0.85, 0.501])
+    draws[0, 3] = torch.tensor([0.1, 0.95, 0.0])
+    draws[1, 0] = torch.tensor([0.1, 0.0, 0.0])  # [CLS]
+    masked = mask_tokens(IDS, config=CONFIG, probability=0.15, draws=draws)
+    assert masked.mlm_input_ids.tolist() == [[2, 4, 25, 13, 3], [2, 21, 3, 0, 0]]
+    assert masked.mlm_positions.tolist() == [1, 2, 3]
+
+
 def test_later_draws_do_not_depend_on_what_was_chosen() -> None:
     """The same amount is drawn whatever the texts and choices, so streams after it stay aligned."""
     used = []

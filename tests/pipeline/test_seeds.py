@@ -6,10 +6,11 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.seeds import Draws, derive, generator
+from pipeline.seeds import Draws, derive, generator, splitmix64, uniforms
 
 
 def test_a_seed_is_the_documented_hash():
@@ -43,6 +44,15 @@ def test_seeds_do_not_depend_on_the_process():
     there = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
     here = f"{derive(3, 'crop', 2, 'käy')} {torch.rand(2, generator=generator(3, 'x')).tolist()}"
     assert there.stdout.strip() == here
+
+
+def test_uniforms_are_the_top_bits_of_splitmix64():
+    """Against the published first outputs for state 0; a row of keys gives each key's own draws."""
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert splitmix64(0, 3).tolist() == published
+    assert uniforms(0, 3).tolist() == [(word >> 11) / 2**53 for word in published]
+    rows = uniforms(np.array([7, 0], dtype=np.uint64), 3)
+    assert rows.shape == (2, 3) and rows[1].tolist() == uniforms(0, 3).tolist()
 
 
 def test_draws_are_the_generators_uniforms_in_order():

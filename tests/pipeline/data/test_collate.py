@@ -11,7 +11,7 @@ import torch
 from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
-from pipeline.data.collate import Example, collate, training_example
+from pipeline.data.collate import Example, collate, mask_draws, training_example
 from pipeline.data.reader import BadSample, RawSample
 from pipeline.data.transforms import AugmentConfig
 from tests.support.shards import jpeg, picture
@@ -70,8 +70,8 @@ def test_a_micro_batch_holds_what_the_step_needs():
     assert made.captions == [f"number {n} of a long" for n in range(5)]
 
 
-def test_masks_and_negatives_depend_on_seed_epoch_step_and_lane_only():
-    """The same four give the same draws for the same texts; changing any one of them changes both draws."""
+def test_negatives_depend_on_seed_epoch_step_and_lane():
+    """The same four give the same batch for the same texts; changing any one of them changes the draws."""
     examples = [example([f"a row of words number {n}"], name=f"k{n}") for n in range(16)]
     at = {"seed": 1, "epoch": 2, "step": 3, "lane": 4}
     first, again = batch(examples, **at), batch(examples, **at)
@@ -81,5 +81,29 @@ def test_masks_and_negatives_depend_on_seed_epoch_step_and_lane_only():
     for name in at:
         other = batch(examples, **(at | {name: 9}))
         assert not torch.equal(other.negative_draws, first.negative_draws), name
-        assert not torch.equal(other.mlm_input_ids, first.mlm_input_ids), name
         assert torch.equal(other.input_ids, first.input_ids)
+
+
+def test_a_mask_depends_on_seed_epoch_and_sample_only():
+    """Another step, lane, place and neighbours, a longer one too: a text is masked as before; not in another epoch."""
+    examples = [example([f"a row of words number {n}"], name=f"k{n}") for n in range(16)]
+    longer = example(["words that fill up the longest of rows"], name="long")
+    first = batch(examples, seed=1, epoch=2, step=3, lane=4).mlm_input_ids
+    other = batch([longer, *reversed(examples[8:])], seed=1, epoch=2, step=7, lane=0).mlm_input_ids
+    assert torch.equal(other[1:].flip(0)[:, : first.shape[1]], first[8:])
+    for changed in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
+        assert not torch.equal(batch(examples, **changed).mlm_input_ids, first)
+    alike = [dataclasses.replace(examples[0], name=f"k{n}") for n in range(16)]
+    assert len({tuple(row) for row in batch(alike, seed=1, epoch=2).mlm_input_ids.tolist()}) > 3
+
+
+def test_masks_of_samples_are_masks_in_rate():
+    """40,000 tokens drawn sample by sample: each of the three draws is uniform and unrelated to the others.
+
+    Five standard deviations: of a mean of n uniforms 1 / sqrt(12 n), of a correlation 1 / sqrt(n).
+    """
+    draws = mask_draws([f"cc3m-{n:09d}" for n in range(2000)], 20, seed=0, epoch=0).reshape(-1, 3)
+    assert draws.dtype == torch.float64 and draws.min() >= 0 and draws.max() < 1
+    assert (draws.mean(0) - 0.5).abs().max() < 5 / (12 * 40_000) ** 0.5
+    assert (torch.corrcoef(draws.T) - torch.eye(3)).abs().max() < 5 / 40_000**0.5
+    assert abs(float((draws[:, 0] < 0.15).double().mean()) - 0.15) < 5 * (0.15 * 0.85 / 40_000) ** 0.5
