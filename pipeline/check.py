@@ -8,9 +8,10 @@ import json
 from albef.errors import ConfigError, DataError
 from pipeline.cli import add_recipe_argument
 from pipeline.config import RunConfig, load_config, to_yaml
-from pipeline.data.manifest import read_manifest
+from pipeline.data.lane_plan import lane_order
+from pipeline.data.lanes import divisors
+from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.order import LaneOrder
-from pipeline.distributed import divisors
 from pipeline.ds_config import ResolvedDeepSpeed, find_ds_config, resolve_ds_config
 from pipeline.memory import estimate_memory
 from pipeline.schedule import lr_at
@@ -86,13 +87,14 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
     if not run.data.manifests:
         return ["data.manifests is empty: training will refuse; set it to what `data_prep verify` wrote"]
     try:
-        manifest = read_manifest(run.data.manifests)
-        order = LaneOrder(
-            manifest.shard_sizes,
-            run.seed,
-            run.data.shuffle_window_shards,
-            run.batch.micro_batch_size,
-            run.batch.num_lanes,
+        manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
+        order = lane_order(
+            manifest,
+            seed=run.seed,
+            window_shards=run.data.shuffle_window_shards,
+            weights=run.data.weights,
+            micro_batch_size=run.batch.micro_batch_size,
+            num_lanes=run.batch.num_lanes,
         )
     except DataError as error:
         return [f"not ready, training will refuse: {error.message}", f"({error.hint})"]
@@ -101,6 +103,7 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
     readers = world_size * max(1, run.data.num_workers)
     lines = [
         f"{num_shards:,} shards, {manifest.num_samples:,} samples, {order.remainder} of them left out of each epoch",
+        *source_lines(manifest, order),
         f"{steps_per_epoch:,} steps an epoch, {total:,} steps in all ({total / steps_per_epoch:.1f} epochs)",
         f"{num_shards / readers:.1f} shards a worker ({world_size} ranks x {run.data.num_workers} workers; "
         "a worker takes single samples by their offset, so fewer than one is no obstacle)",
@@ -112,4 +115,26 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
     lines.append("learning rate first, after warm-up, half way, last: " + ", ".join(f"{rate:.3g}" for rate in rates))
     if run.schedule.warmup_steps >= total:
         lines.append(f"note: the run ends within its warm-up of {run.schedule.warmup_steps:,} steps")
+    return lines
+
+
+def source_lines(manifest: Manifest, order: LaneOrder) -> list[str]:
+    """Each source's samples, its share, what an epoch takes of it, and how soon all of it has been seen."""
+    sizes = manifest.source_sizes.tolist()
+    if order.mixture is None:
+        if len(sizes) == 1:
+            return []
+        return [
+            f"source {name}: {size:,} samples, share {size / manifest.num_samples:.4f} by size"
+            for name, size in zip(manifest.sources, sizes, strict=True)
+        ]
+    lines = []
+    for number, (name, size) in enumerate(zip(manifest.sources, sizes, strict=True)):
+        share, taken = float(order.mixture.shares[number]), int(order.mixture.taken[number])
+        left = (
+            f"{size - taken:,} left for later epochs, all seen after {-(-size // taken)}"
+            if taken < size
+            else "all of it"
+        )
+        lines.append(f"source {name}: {size:,} samples, share {share:.4f}, {taken:,} in each epoch ({left})")
     return lines

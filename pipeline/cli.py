@@ -21,6 +21,7 @@ from pipeline.nearest import nearest
 
 COMMANDS = {
     "check": ("pipeline.check", "resolve a recipe and print what it means: batch, memory, shards; needs no GPU"),
+    "order": ("pipeline.order_command", "print which samples each step sees, for any ranks and workers; needs no GPU"),
     "pretrain": ("pipeline.cli", "train a recipe; the same command again goes on where it stopped"),
     "status": ("pipeline.status", "how far a run is: step, rate, time left, checkpoint, starts; from its folder alone"),
     "replay": ("pipeline.replay", "take a refused step again and show where and with which samples it goes wrong"),

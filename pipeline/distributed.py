@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from albef.errors import ConfigError
 from pipeline import logs
+from pipeline.data.lanes import lanes_of_rank
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -48,13 +49,7 @@ class World:
 
         Raises: ConfigError when the ranks do not divide the lanes.
         """
-        if num_lanes % self.size:
-            raise ConfigError(
-                f"{num_lanes} lanes cannot be shared evenly by {self.size} ranks",
-                f"start {' or '.join(map(str, divisors(num_lanes)))} ranks",
-            )
-        share = num_lanes // self.size
-        return range(self.rank * share, (self.rank + 1) * share)
+        return lanes_of_rank(self.rank, self.size, num_lanes)
 
     def agree(self, flag: bool) -> bool:
         """True on every rank if it is True on any."""
@@ -191,11 +186,6 @@ def first_host(nodelist: str) -> str:
 def port_of_job(job_id: int) -> int:
     """A port all tasks of a Slurm job agree on, and two jobs on one node hardly ever share: 20000 to 29999."""
     return 20_000 + job_id % 10_000
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, ascending."""
-    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
 
 
 def rank_of(environment: Mapping[str, str]) -> int:

@@ -27,8 +27,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIXED = ("model.", "batch.", "seed", "objective.queue_size", "optim.decay_groups")
-"""Keys, or beginnings of keys, that cannot change once a run has a checkpoint: shapes, and the order of the data."""
+FIXED = (
+    "model.",
+    "batch.",
+    "seed",
+    "objective.queue_size",
+    "optim.decay_groups",
+    "data.weights",
+    "data.shuffle_window_shards",
+)
+"""Keys, or beginnings of keys, that cannot change once a run has a checkpoint: shapes, and the order of the data.
+
+data.manifests may: data moves. That it is the same data is `data_record.hold_to_data`'s to check."""
 
 PACKAGES = ("torch", "deepspeed", "timm", "transformers", "numpy", "pillow", "pyarrow", "webdataset", "safetensors")
 """Packages whose versions env.json tells."""

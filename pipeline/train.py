@@ -29,6 +29,7 @@ from pipeline import checkpoint, distributed, seeds
 from pipeline.config import RunConfig
 from pipeline.data.loader import PretrainLoader, StepBatches
 from pipeline.data.manifest import read_manifest
+from pipeline.data_record import hold_to_data
 from pipeline.distributed import World
 from pipeline.ds_config import ResolvedDeepSpeed, resolve_ds_config
 from pipeline.flops import flops_per_sample, peak_flops
@@ -102,8 +103,10 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
     folder = RunFolder.open(run_dir, run, ds.config, world)
     tokenizer = AlbefTokenizer()
     num_lanes = run.batch.num_lanes
+    manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
+    hold_to_data(folder, manifest, world)
     loader = PretrainLoader(
-        read_manifest(run.data.manifests),
+        manifest,
         data=run.data,
         model=run.model,
         objective=run.objective,

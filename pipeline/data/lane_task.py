@@ -1,4 +1,4 @@
-"""One lane's micro-batch of one step: what a worker is asked, how it builds it, what it answers.
+"""One lane's micro-batch of one step: how a worker builds it, and what it answers.
 
 Imported in every worker process, so it pulls in no more than building a batch takes (no pyarrow, no DeepSpeed).
 """
@@ -23,24 +23,12 @@ from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.data.collate import Example, collate, training_example
-from pipeline.data.reader import BadSample, Locations, ShardReader
+from pipeline.data.lanes import LaneTask
+from pipeline.data.reader import BadSample, ShardReader
 from pipeline.data.transforms import AugmentConfig
 
 STOP_SIGNALS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
 """What a terminal, a scheduler or an operator sends to every process of a job; only the trainer acts on them."""
-
-
-@dataclass(frozen=True, slots=True)
-class LaneTask:
-    """Which samples make up a micro-batch. Small enough to send with every step: a worker holds no manifest."""
-
-    step: int
-    epoch: int
-    lane: int
-    size: int
-    """B, samples in the micro-batch."""
-    locations: Locations
-    """The B samples, then the first understudy of each, then the second of each, and so on."""
 
 
 @dataclass(slots=True)

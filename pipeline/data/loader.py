@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
-import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch.utils.data import DataLoader
 
 from albef.batch import PretrainBatch
@@ -26,11 +25,15 @@ from albef.errors import DataError
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.data.bad_samples import BadSamples
-from pipeline.data.lane_task import STOP_SIGNALS, LaneBuilder, LaneResult, LaneTask, prepare_worker
+from pipeline.data.lane_plan import lane_order, lane_tasks
+from pipeline.data.lane_task import STOP_SIGNALS, LaneBuilder, LaneResult, prepare_worker
+from pipeline.data.lanes import LaneTask
 from pipeline.data.manifest import Manifest
-from pipeline.data.order import LaneOrder
+from pipeline.data.mixture import check_weights
+from pipeline.data.order import DEFAULT_WINDOW_SHARDS
+from pipeline.data.reader import ShardReader
+from pipeline.data.shard_cache import shard_cache
 from pipeline.data.transforms import AugmentConfig
-from pipeline.data.understudy import understudies
 
 POLL_S = 2
 """How often a waiting trainer looks whether its workers live. The fork server's children do not announce their end to
@@ -42,9 +45,14 @@ class DataConfig:
     """What to train on and how to read it. From `num_workers` on, nothing here changes what is trained on."""
 
     manifests: tuple[str, ...] = ()
-    """manifest.parquet files, folders that hold one, or brace patterns of those; together they are the corpus."""
-    shuffle_window_shards: PositiveInt = 8
-    """Neighbouring shards (of an epoch's permutation) whose samples are shuffled together."""
+    """manifest.parquet files, folders that hold one, or brace patterns of those, on a disk or by URL; together they are
+    the corpus, and each entry is a source."""
+    weights: tuple[float, ...] | None = None
+    """Each source's share of an epoch, in the order of manifests and in any unit: an epoch is then the longest one with
+    these shares in which no sample occurs twice, and later epochs take what it left. null: every sample once."""
+    shuffle_window_shards: PositiveInt = DEFAULT_WINDOW_SHARDS
+    """Neighbouring shards (of an epoch's permutation) whose samples are shuffled together; with weights in each
+    source."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """The random changes to the images."""
     max_caption_words: PositiveInt = 30
@@ -57,6 +65,17 @@ class DataConfig:
     """So many replaced samples one after another (in a rank's order) end the run with an error."""
     timeout_s: NonNegativeInt = 900
     """A micro-batch that takes longer than this ends the run (a hung mount); 0 waits for ever. Needs workers."""
+    shard_opener: str | None = None
+    """For stores that cannot be read by ranges: what webdataset opens to stream a whole shard, with {path} for its path
+    or URL and {name} for its last part, as `pipe:ssh store cat {path}`. null: read by ranges."""
+    cache_dir: str | None = None
+    """With shard_opener: the folder, on each machine's own disk, that shards are streamed into and read from."""
+    cache_gib: PositiveFloat = 64.0
+    """With shard_opener: room for shards in cache_dir; the one used longest ago goes first."""
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            check_weights(self.weights, len(self.manifests))
 
 
 @dataclass(kw_only=True)
@@ -92,7 +111,8 @@ class PretrainLoader:
         lanes: the lanes of this rank.
         pin_memory: hand out page-locked tensors (ignored without CUDA).
 
-    Raises: DataError when the corpus is smaller than one global batch.
+    Raises: DataError when the corpus is smaller than one global batch; ConfigError when weights or the keys of the
+        shard cache do not fit.
     """
 
     def __init__(
@@ -111,7 +131,21 @@ class PretrainLoader:
     ) -> None:
         assert lanes and lanes[0] >= 0 and lanes[-1] < num_lanes, (lanes, num_lanes)
         self.manifest, self.data, self.lanes = manifest, data, lanes
-        self.order = LaneOrder(manifest.shard_sizes, seed, data.shuffle_window_shards, micro_batch_size, num_lanes)
+        self.order = lane_order(
+            manifest,
+            seed=seed,
+            window_shards=data.shuffle_window_shards,
+            weights=data.weights,
+            micro_batch_size=micro_batch_size,
+            num_lanes=num_lanes,
+        )
+        cache = shard_cache(
+            data.shard_opener,
+            data.cache_dir,
+            data.cache_gib,
+            shard_bytes={shard.path: shard.num_bytes for shard in manifest.shards},
+            shards_at_once=data.shuffle_window_shards * (len(data.weights) if data.weights else 1),
+        )
         self._builder = LaneBuilder(
             model=model,
             objective=objective,
@@ -119,6 +153,7 @@ class PretrainLoader:
             max_caption_words=data.max_caption_words,
             tokenizer=tokenizer,
             seed=seed,
+            reader=ShardReader(cache=cache),
         )
         self._pin_memory = pin_memory and torch.cuda.is_available()
         self._bad_samples = BadSamples(data.max_failures_in_a_row)
@@ -152,7 +187,8 @@ class PretrainLoader:
         self._workers.stop()
 
     def _steps(self, start_step: int) -> Generator[StepBatches, None, None]:
-        self._workers.start(self._builder, self._tasks(start_step), self.data, self._pin_memory)
+        tasks = lane_tasks(self.manifest, self.order, self.lanes, start_step)
+        self._workers.start(self._builder, tasks, self.data, self._pin_memory)
         try:
             for step in itertools.count(start_step):
                 lanes, skipped = [], Counter[str]()
@@ -164,17 +200,6 @@ class PretrainLoader:
                 yield StepBatches(step=step, epoch=self.order.epoch_of(step), lanes=lanes, skipped=dict(skipped))
         finally:
             self._workers.stop()
-
-    def _tasks(self, start_step: int) -> Iterator[LaneTask]:
-        order = self.order.epoch(self.order.epoch_of(start_step))
-        for step in itertools.count(start_step):
-            if self.order.epoch_of(step) != order.epoch:
-                order = self.order.epoch(self.order.epoch_of(step))
-            for lane in self.lanes:
-                indices = self.order.lane(order, step, lane)  # (b,)
-                with_understudies = np.concatenate([indices[None], understudies(self.manifest.starts, indices).T])
-                locations = self.manifest.locate(with_understudies.reshape(-1))
-                yield LaneTask(step=step, epoch=order.epoch, lane=lane, size=len(indices), locations=locations)
 
 
 class _Workers:

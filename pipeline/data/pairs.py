@@ -15,8 +15,9 @@ from PIL import Image
 
 from albef.captions import clean_caption
 from albef.errors import DataError
+from pipeline.data.lanes import SampleRef
 from pipeline.data.manifest import Manifest
-from pipeline.data.reader import BadSample, SampleRef, ShardReader, load_pixels, open_image
+from pipeline.data.reader import BadSample, ShardReader, load_pixels, open_image
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,8 @@
-"""One sample out of a tar shard, by byte range; every way in which that can fail has a name."""
+"""One sample out of a tar shard, by byte range; every way in which that can fail has a name.
+
+From a mounted disk with `pread`; from a URL by a range of the store (`stores`); from a store that has no ranges, or a
+pipe, out of a local copy of the whole shard (`shard_cache`).
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,19 @@ import json
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from albef.errors import DataError
 from albef.preprocess import to_rgb
+from pipeline.data import stores
+from pipeline.data.lanes import SampleRef
+from pipeline.data.shard_cache import ShardCache
 
-MAX_OPEN_SHARDS = 32
-"""File handles a reader keeps. A shuffle window touches a few shards at a time, so this is rarely reached."""
+MAX_OPEN_SHARDS = 64
+"""File handles a reader keeps. A shuffle window, or one a source, touches fewer shards at a time as a rule."""
 
 MAX_PIXELS = 178_956_970
 """An image larger than this by its header is taken for an attack on memory; Pillow's own default."""
@@ -30,54 +36,6 @@ class BadSample(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
-
-
-@dataclass(frozen=True, slots=True)
-class SampleRef:
-    """Where one sample lies, and what it is called. Small: workers get these instead of the manifest."""
-
-    path: str
-    """The tar."""
-    offset: int
-    """Byte offset of the sample's first tar header."""
-    length: int
-    """Bytes from there to the end of its last padded member."""
-    key: str
-    """The sample's key in its shard."""
-    name: str
-    """The name by which the sample is recorded and its random draws are seeded: the key, or `source/key` when several
-    manifests are read together (keys are unique only within one)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Locations(Sequence[SampleRef]):
-    """The SampleRefs of many samples, as columns: cheap to make and to send to a worker."""
-
-    paths: list[str]
-    """The shards that occur."""
-    prefixes: list[str]
-    """For each of those, what goes before a key in a name."""
-    shards: np.ndarray
-    """(n,) which of `paths` each sample lies in."""
-    offsets: np.ndarray
-    """(n,) int64 bytes."""
-    lengths: np.ndarray
-    """(n,) int64 bytes."""
-    keys: list[str]
-    """(n,)"""
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, index: int) -> SampleRef:  # type: ignore[override]  # slices are not needed
-        shard, key = self.shards[index], self.keys[index]
-        return SampleRef(
-            path=self.paths[shard],
-            offset=int(self.offsets[index]),
-            length=int(self.lengths[index]),
-            key=key,
-            name=self.prefixes[shard] + key,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +52,12 @@ class ShardReader:
 
     Args:
         max_open: files kept open; the least recently used one is closed first.
+        cache: where shards are streamed to before they are read; None reads them where they are.
     """
 
-    def __init__(self, max_open: int = MAX_OPEN_SHARDS) -> None:
+    def __init__(self, max_open: int = MAX_OPEN_SHARDS, cache: ShardCache | None = None) -> None:
         self._max_open = max_open
+        self._cache = cache
         self._files: OrderedDict[str, int] = OrderedDict()
 
     def read(self, ref: SampleRef) -> RawSample:
@@ -121,22 +81,40 @@ class ShardReader:
             os.close(self._files.popitem()[1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_max_open": self._max_open, "_files": OrderedDict()}
+        return {"_max_open": self._max_open, "_cache": self._cache, "_files": OrderedDict()}
 
     def __del__(self) -> None:
         self.close()
 
     def _bytes(self, ref: SampleRef) -> bytes:
-        try:
-            data = os.pread(self._file(ref.path), ref.length, ref.offset)
-        except OSError as error:
-            # A handle can go stale (remounted or replaced file): drop it, so that the next read opens afresh.
-            self._forget(ref.path)
-            raise BadSample("shard_unreadable", f"{ref.path}: {error.strerror or error}") from error
+        if self._cache is None and not stores.is_url(ref.path):
+            data = self._local(ref)
+        else:
+            data = self._fetched(ref)
         if len(data) != ref.length:
             detail = f"{ref.path} at {ref.offset}: {len(data)} of {ref.length} bytes"
             raise BadSample("shard_truncated", detail)
         return data
+
+    def _local(self, ref: SampleRef) -> bytes:
+        try:
+            return os.pread(self._file(ref.path), ref.length, ref.offset)
+        except OSError as error:
+            # A handle can go stale (remounted or replaced file): drop it, so that the next read opens afresh.
+            self._forget(ref.path)
+            raise BadSample("shard_unreadable", f"{ref.path}: {error.strerror or error}") from error
+
+    def _fetched(self, ref: SampleRef) -> bytes:
+        try:
+            if self._cache is not None:
+                return self._cache.read(ref.path, ref.shard_bytes, ref.offset, ref.length)
+            return stores.read_range(ref.path, ref.offset, ref.length, ref.shard_bytes)
+        except DataError as error:
+            raise BadSample("shard_unreadable", f"{error.message}; {error.hint}") from error
+        except Exception as error:
+            if not stores.is_store_fault(error):
+                raise
+            raise BadSample("shard_unreadable", f"{ref.path}: {str(error) or type(error).__name__}") from error
 
     def _file(self, path: str) -> int:
         if path in self._files:

@@ -13,6 +13,7 @@ from pipeline import cli
 from pipeline.config import load_config, resolve
 from pipeline.ds_config import resolve_ds_config
 from pipeline.memory import estimate_memory, saved_bytes
+from tests.support.shards import write_corpus
 from tests.support.tiny_run import tiny_recipe
 
 TINY = {"model": {"size": "tiny"}, "batch": {"global_batch_size": 8, "micro_batch_size": 2}}
@@ -48,6 +49,26 @@ def test_missing_data_is_told_and_mistakes_are_refused(tmp_path: Path, capsys: p
         "global_batch_size 8 is not micro_batch_size 4 x grad_accum_steps 1 x world_size 3" in capsys.readouterr().err
     )
     assert cli.main(["check", recipe, "--world-size", "0"]) == 2
+
+
+def test_sources_are_reckoned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """48 and 20 pairs: by size, 48 / 68; with weights 1 : 1 twenty of each make five steps of eight."""
+    recipe = str(tiny_recipe(tmp_path))
+    write_corpus(tmp_path / "more", [10, 10], source="more")
+    manifests = f"--data.manifests={tmp_path / 'shards'},{tmp_path / 'more'}"
+    assert cli.main(["check", recipe, manifests]) == 0
+    assert f"source {tmp_path / 'shards'}: 48 samples, share 0.7059 by size" in capsys.readouterr().out
+    assert cli.main(["check", recipe, manifests, "--data.weights=1,1"]) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "5 shards, 68 samples, 28 of them left out of each epoch",
+        "shards: 48 samples, share 0.5000, 20 in each epoch (28 left for later epochs, all seen after 3)",
+        "more: 20 samples, share 0.5000, 20 in each epoch (all of it)",
+        "5 steps an epoch, 10 steps in all (2.0 epochs)",
+    ):
+        assert line in text, f"{line!r} is not in\n{text}"
+    assert cli.main(["check", recipe, manifests, "--data.weights=1"]) == 2
+    assert "data.weights has 1 numbers for 2 sources" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

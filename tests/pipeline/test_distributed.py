@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from albef.errors import ConfigError
-from pipeline.distributed import World, divisors, first_host, launch_environment, port_of_job, rank_of
+from pipeline.data.lanes import divisors
+from pipeline.distributed import World, first_host, launch_environment, port_of_job, rank_of
 from tests.support.ranks import run_ranks
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "head", "MASTER_PORT": "2345"}

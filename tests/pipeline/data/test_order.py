@@ -34,6 +34,17 @@ def test_any_stretch_of_the_order_can_be_had_by_itself():
             assert part.tolist() == whole[start:stop].tolist()
 
 
+def test_an_epoch_by_size_is_what_it_always_was():
+    """Written down from the version before sources had weights: finished runs must stay explainable."""
+    order = EpochOrder(SIZES, seed=3, epoch=1, window_shards=2).indices(0, 32)
+    assert order.tolist() == [
+        *(8, 25, 11, 22, 23, 10, 7, 6, 9, 27, 26, 24, 28, 13, 5, 12),
+        *(31, 1, 30, 29, 2, 0, 3, 4, 16, 19, 18, 21, 17, 14, 15, 20),
+    ]
+    lanes = LaneOrder(SIZES, seed=3, window_shards=2, micro_batch_size=4, num_lanes=2)
+    assert lanes.lane(lanes.epoch(0), 1, 1).tolist() == [22, 25, 26, 24]
+
+
 def test_seed_and_epoch_change_the_order():
     """Both the shards' order and the order inside windows change with either."""
     orders = {

@@ -1,0 +1,153 @@
+"""Manifests and shards that are not on a mounted disk: by URL, through fsspec, with byte ranges and patience.
+
+fsspec and a store's own package (s3fs, gcsfs, aiohttp ...) are imported when a URL is met, in the process that reads:
+their event loops do not survive a fork, and who trains from a disk needs none of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from albef.errors import DataError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+}
+"""What to install for the common protocols; fsspec knows more."""
+
+PAUSES_S = (0.5, 2.0, 5.0)
+"""Waits before a failed request is repeated: four tries in all, so that one lost answer costs no sample."""
+
+
+class NoRangesError(OSError):
+    """The server sends whole files only."""
+
+
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NoRangesError)
+"""Faults that asking again does not mend."""
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names something that fsspec must fetch; `file://` is a local path (`plain`)."""
+    return "://" in path
+
+
+def plain(path: str) -> str:
+    """`file:///a/b` as /a/b; everything else as it is."""
+    return unquote(urlsplit(path).path) if path.startswith("file://") else path
+
+
+def parent(url: str) -> str:
+    """The URL of the folder."""
+    return url.rpartition("/")[0]
+
+
+def read_file(url: str) -> bytes:
+    """The whole file.
+
+    Raises: DataError when its protocol cannot be read here; what the store raises, after some tries.
+    """
+    store, path = _store(url)
+    return patiently(lambda: store.cat_file(path), url)
+
+
+def read_range(url: str, offset: int, length: int, size: int) -> bytes:
+    """`length` bytes from `offset` of a file of `size` bytes; fewer where the file ends sooner.
+
+    Raises: DataError when its protocol cannot be read here; NoRangesError; what the store raises, after some tries.
+    """
+    store, path = _store(url)
+
+    def once() -> bytes:
+        if url.startswith(("http://", "https://")):
+            # fsspec's cat_file would take the whole file from a server that does not know ranges; its file object
+            # looks at the answer's head first.
+            try:
+                with store.open(path, cache_type="none", size=size) as file:
+                    file.seek(offset)
+                    return file.read(length)
+            except ValueError as error:
+                raise NoRangesError(
+                    "the server sends no byte ranges: have whole shards streamed, by data.shard_opener "
+                    "`pipe:curl -sf {path}` and data.cache_dir"
+                ) from error
+        return store.cat_file(path, start=offset, end=offset + length)
+
+    return patiently(once, url)
+
+
+def sizes(urls: list[str]) -> dict[str, int] | None:
+    """Bytes of each file that is there, by URL, from one listing a folder; None where the store has none (http).
+
+    Raises: DataError when the protocol cannot be read here; what the store raises, after some tries.
+    """
+    if any(url.startswith(("http://", "https://")) for url in urls):
+        return None
+    found: dict[str, int] = {}
+    for folder in {parent(url) for url in urls}:
+        store, path = _store(folder)
+        try:
+            entries = patiently(lambda store=store, path=path: store.ls(path, detail=True), folder)  # type: ignore[misc]
+        except FileNotFoundError:
+            continue
+        found |= {f"{folder}/{posixpath.basename(entry['name'])}": entry["size"] for entry in entries}
+    return found
+
+
+def patiently(action: Callable[[], T], what: str) -> T:
+    """The action's result; after a fault of the store it is tried again, with pauses.
+
+    Raises: the store's last fault. MemoryError and what only a bug raises come up at once.
+    """
+    for pause_s in (*PAUSES_S, None):
+        try:
+            return action()
+        except Exception as error:
+            if not is_store_fault(error) or isinstance(error, LASTING) or pause_s is None:
+                raise
+            log.debug("%s: %s, trying again in %g s", what, error, pause_s)
+            time.sleep(pause_s)
+    raise AssertionError("the last try returns or raises")
+
+
+def is_store_fault(error: Exception) -> bool:
+    """Whether the error is the store's and not a bug: an OSError, or a class of its own package.
+
+    botocore, aiohttp and the like derive their errors from Exception; a bug raises Python's built-in ones.
+    """
+    return isinstance(error, OSError | EOFError) or type(error).__module__ not in ("builtins", "albef.errors")
+
+
+def _store(url: str) -> tuple[Any, str]:
+    """fsspec's file system for the URL, and the path in it."""
+    try:
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(url)
+    except ImportError as error:
+        protocol = url.partition("://")[0].rpartition("::")[2]
+        package = PACKAGES.get(protocol)
+        raise DataError(
+            f"{url}: {error}",
+            f"pip install {package}" if package else f"install the package that fsspec needs for {protocol}://",
+        ) from error
+    except ValueError as error:  # "Protocol not known"
+        raise DataError(f"{url}: {error}", "use s3://, gs://, http(s):// or another protocol of fsspec") from error

@@ -1,0 +1,77 @@
+"""`data.json` of a run folder: which data the run began with, so that it never goes on with other data unnoticed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from albef.errors import ConfigError, DataError, UserError
+from pipeline.data.manifest import Manifest
+from pipeline.distributed import World
+from pipeline.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "data.json"
+
+
+def hold_to_data(folder: RunFolder, manifest: Manifest, world: World) -> None:
+    """Record the run's data, or hold the manifest against what is recorded; a collective.
+
+    The order of a run is a function of its manifest. Where that lies may change, what it lists may not, once there is a
+    checkpoint.
+
+    Raises: DataError when ranks see different manifests; ConfigError when the run in the folder was on other data.
+    """
+    fingerprints = world.gather_objects(manifest.fingerprint())
+    if len(set(fingerprints)) > 1:
+        other = next(rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0])
+        raise DataError(
+            f"ranks 0 and {other} see different data under the same data.manifests "
+            f"({fingerprints[0]} and {fingerprints[other]})",
+            "do all machines mount the same folder, and is it done being copied?",
+        )
+    problem = world.broadcast_object(_compare(folder, manifest) if world.is_main else None)
+    if problem is not None:
+        raise problem
+
+
+def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
+    """Rank 0: the error for every rank to raise, or None and the record is written."""
+    path = folder.path / FILE_NAME
+    now: dict[str, Any] = {
+        "fingerprint": manifest.fingerprint(),
+        "num_samples": manifest.num_samples,
+        "num_shards": len(manifest.shards),
+        "manifests": list(manifest.paths),
+    }
+    has_checkpoint = any(folder.checkpoints.glob("step_*/meta.json"))
+    try:
+        before = json.loads(path.read_text()) if path.is_file() else None
+        if has_checkpoint and before is not None and before["fingerprint"] != now["fingerprint"]:
+            return ConfigError(
+                f"{folder.path} holds a run on other data: {_facts(before)} then, {_facts(now)} now",
+                "a run goes on with the samples it began with, in their order: give the manifests of "
+                f"{path}, or begin another run with another --run-dir",
+            )
+        if before is not None and before["manifests"] != now["manifests"]:
+            log.info("the data lies at %s now; the same data", ", ".join(manifest.paths))
+        _write(path, now)
+    except OSError as error:
+        return ConfigError(f"{path} cannot be read or written: {error}", "give another --run-dir")
+    except (ValueError, KeyError, TypeError):
+        return ConfigError(f"{path} is damaged", "restore it from a copy; without it nobody knows what the run was on")
+    return None
+
+
+def _facts(record: dict[str, Any]) -> str:
+    return f"{record['num_samples']:,} samples in {record['num_shards']:,} shards ({record['fingerprint']})"
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
