@@ -92,6 +92,8 @@ class Heart:
         self._main = threading.main_thread().ident
         self._seen = (-1, -1)
         self._error = ""
+        self._failed = False
+        """Set when a collective of this rank has failed: the job is over, and what is still to be learned is why."""
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def at(self, doing: str, *, step: int | None = None) -> None:
@@ -125,7 +127,8 @@ class Heart:
     ) -> None:
         if error is not None and not isinstance(error, UserError) and self._peers and of_the_network(error):
             # A collective failed, most likely for want of a rank. The watch knows which in a moment, and leaves.
-            self._thread.join(FAREWELL_S + 5 * BEAT_S)
+            self._failed = True
+            self._thread.join(FAREWELL_S)
         self._error = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
         self._stop.set()
         if self._wire is not None:
@@ -185,13 +188,15 @@ class Heart:
 
     def _judge(self) -> Verdict | None:
         """What there is to say against anyone."""
+        # No rank finishes a step without the others: what one has finished, those who lag in telling have as well.
+        finished = max(peer.step for peer in (self._own, *self._peers.values()))
         for peer in self._peers.values():
             if not peer.connected and peer.left is None:
-                return _gone(peer)
-            if not peer.connected and peer.left and peer.silent_s > FAREWELL_S:
-                return _left(peer)
+                return _gone(peer, finished)
+            if not peer.connected and peer.left and (self._failed or peer.silent_s > FAREWELL_S):
+                return _left(peer, finished)
             if self.hang_s and peer.left is None and peer.connected and peer.silent_s > self.hang_s:
-                return _silent(peer)
+                return _silent(peer, finished)
         if not self.hang_s or 0 in self._peers:
             return None  # rank 0 judges: were it stuck itself, its thread is not; were it silent, that was found above
         everyone = [self._own, *(peer for peer in self._peers.values() if peer.left is None)]
@@ -215,6 +220,7 @@ class Heart:
             process = self._peers[number].process if number in self._peers else None
             if process is not None and process.is_here():
                 os.kill(process.pid, signal.SIGKILL)
+                log.info("killed rank %d, process %d", number, process.pid)
         if isinstance(self._wire, Hub):  # the others first, so that what they have to say is not cut short
             deadline = time.monotonic() + 3 * BEAT_S
             while any(line.open for line in self._wire.lines.values()) and time.monotonic() < deadline:
@@ -228,33 +234,33 @@ class Heart:
 HINT_RESUME = "the same command goes on from the last checkpoint"
 
 
-def _where(peer: Peer) -> str:
-    return f"last step {peer.step:,}, {peer.doing}"
+def _where(peer: Peer, finished: int) -> str:
+    return f"last step {finished:,}" + (f", {peer.doing}" if peer.step == finished else "")
 
 
 def _host(peer: Peer) -> str:
     return f" on {peer.process.host}" if peer.process is not None else ""
 
 
-def _gone(peer: Peer) -> Verdict:
+def _gone(peer: Peer, finished: int) -> Verdict:
     return Verdict(
-        message=f"rank {peer.rank}{_host(peer)} is gone ({_where(peer)}): its process has ended without a word",
+        message=f"rank {peer.rank}{_host(peer)} is gone ({_where(peer, finished)}): it ended without a word",
         hint=f"it was killed, most often for memory: see its log and the node's (dmesg, sacct); {HINT_RESUME}",
         culprits=[peer.rank],
     )
 
 
-def _left(peer: Peer) -> Verdict:
+def _left(peer: Peer, finished: int) -> Verdict:
     return Verdict(
-        message=f"rank {peer.rank}{_host(peer)} has left ({_where(peer)}): {peer.left}",
+        message=f"rank {peer.rank}{_host(peer)} has left ({_where(peer, finished)}): {peer.left}",
         hint=f"its log tells more; {HINT_RESUME}",
         culprits=[peer.rank],
     )
 
 
-def _silent(peer: Peer) -> Verdict:
+def _silent(peer: Peer, finished: int) -> Verdict:
     return Verdict(
-        message=f"rank {peer.rank}{_host(peer)} has been silent for {peer.silent_s:.0f} s ({_where(peer)})",
+        message=f"rank {peer.rank}{_host(peer)} has been silent for {peer.silent_s:.0f} s ({_where(peer, finished)})",
         hint="its process is stopped, or its node or network is lost; "
         f"watch.hang_s sets how long that is borne; {HINT_RESUME}",
         culprits=[peer.rank],
@@ -270,7 +276,7 @@ def _stuck(stuck: list[Peer], hang_s: float) -> Verdict:
     named = " and ".join(f"rank {peer.rank}{_host(peer)}" for peer in culprits)
     return Verdict(
         message=f"{named} {'have' if len(culprits) > 1 else 'has'} been stuck for more than {hang_s:g} s "
-        f"({_where(culprits[0])})",
+        f"({_where(culprits[0], culprits[0].step)})",
         hint="logs/JOB/rank_R.log of the run folder shows where its main thread was; "
         f"watch.hang_s sets how long that is borne; {HINT_RESUME}",
         culprits=[peer.rank for peer in culprits],

@@ -88,6 +88,7 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
             Heart(world, run.watch.hang_s) as heart,
         ):
             training = build(run, run_dir, world, heart)
+            heart.at("loading the checkpoint")
             go_on_from_checkpoint(training, resume)
             code = fit(training, stop)
         training.metrics.close()
@@ -99,6 +100,7 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
 
 def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training:
     """Data, student, teacher, queue and engine, each equal on all ranks."""
+    heart.at("opening the run folder and the manifests")
     ds = resolve_ds_config(run, world.size)
     folder = RunFolder.open(run_dir, run, ds.config, world)
     tokenizer = AlbefTokenizer()
@@ -117,6 +119,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         lanes=world.lanes(num_lanes),
         pin_memory=world.device.type == "cuda",
     )
+    heart.at("building the model")
     torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
     student = AlbefForPretraining(run.model, run.objective)
     for report in initialise(student, run.init):
@@ -130,6 +133,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         seed=seeds.derive(run.seed, "queue"),
         device=world.device,
     )
+    heart.at("starting DeepSpeed")
     optimizer = build_optimizer(student, run.optim, device=world.device)
     engine, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=ds.config, dist_init_required=False)
     total_steps = run.total_steps(loader.steps_per_epoch)
