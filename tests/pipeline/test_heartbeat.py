@@ -118,7 +118,7 @@ def test_a_killed_rank_takes_the_whole_job_down(tmp_path: Path) -> None:
     while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         assert job.poll() is None and time.monotonic() < deadline, job.communicate()
         time.sleep(0.05)
-    ranks = {value: pid for pid, env in processes_with(mark) if (value := env.get("RANK")) and is_trainer(pid)}
+    ranks = {rank: pid for pid, env in processes_with(mark) if (rank := env.get("RANK")) and is_trainer(pid)}
     assert sorted(ranks) == ["0", "1"], ranks
     os.kill(ranks["0"], signal.SIGKILL)
     out, err = job.communicate(timeout=120)
