@@ -88,6 +88,7 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
         return ["data.manifests is empty: training will refuse; set it to what `data_prep verify` wrote"]
     try:
         manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
+        manifest.check()
         order = lane_order(
             manifest,
             seed=run.seed,

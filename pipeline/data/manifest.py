@@ -1,4 +1,4 @@
-"""What there is to train on: `manifest.parquet`, read once, checked, and kept as arrays (14M samples: about 450 MB)."""
+"""What there is to train on: `manifest.parquet`. Shards are read at once, their samples when they are needed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 import braceexpand
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from albef.errors import DataError
-from pipeline.data import stores
+from pipeline.data import sample_rows, stores
 from pipeline.data.lanes import Locations, SampleRef
+from pipeline.data.sample_rows import SampleRows, ShardRows
 
 FILE_NAME = "manifest.parquet"
 VERSION = "1"
 VERSION_KEY = b"albef_manifest_version"
-COLUMNS = ("path", "source", "num_samples", "bytes", "sha256", "keys", "offsets", "lengths")
-"""What reading needs; the manifest holds more (yield, failures, tools), for people and for `data_prep`."""
+COLUMNS = ("path", "source", "num_samples", "bytes", "sha256")
+"""What there is to know of a shard; the manifest holds more (yield, failures, tools), for people and `data_prep`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,12 @@ class Manifest:
     shards: tuple[Shard, ...]
     starts: np.ndarray
     """(S+1,) int64: shard s holds the samples starts[s] .. starts[s+1]-1."""
-    offsets: np.ndarray
-    """(N,) int64 byte offset of each sample in its tar."""
-    lengths: np.ndarray
-    """(N,) int64 bytes of each sample."""
-    keys: pa.LargeStringArray
-    """(N,) keys; unique within one manifest file."""
     prefixes: tuple[str, ...]
-    """(S,) what goes before the key in a sample's name, `` or `source/`."""
+    """(S,) what goes before the key in a sample's name, `` or `source/`. Keys are unique within one manifest file."""
+    files: tuple[SampleRows, ...]
+    """Where the samples lie, file by file, in the shards' order."""
+    file_shards: np.ndarray
+    """(F+1,) int64: file f describes the shards file_shards[f] .. file_shards[f+1]-1."""
 
     @property
     def num_samples(self) -> int:
@@ -85,19 +83,43 @@ class Manifest:
             digest.update(f"\n{shard.num_samples} {shard.num_bytes} {shard.sha256} {prefix}".encode())
         return digest.hexdigest()[:16]
 
+    def rows(self, shard: int) -> ShardRows:
+        """The samples of a shard. Raises: DataError when the manifest contradicts itself there."""
+        file = int(np.searchsorted(self.file_shards, shard, side="right")) - 1
+        return self.files[file].shard(shard - int(self.file_shards[file]))
+
     def locate(self, indices: np.ndarray) -> Locations:
-        """Where the samples at `indices` ((n,) int64) lie. Vectorised: a fraction of a microsecond a sample."""
+        """Where the samples at `indices` ((n,) int64) lie: some 20 microseconds a shard, once it has been read.
+
+        Raises: DataError when the manifest contradicts itself about one of their shards.
+        """
         shards = np.searchsorted(self.starts, indices, side="right") - 1
         distinct, which = np.unique(shards, return_inverse=True)
+        offsets, lengths = np.empty(len(indices), dtype=np.int64), np.empty(len(indices), dtype=np.int64)
+        keys = np.empty(len(indices), dtype=object)
+        by_shard = np.argsort(which, kind="stable")
+        ends = np.cumsum(np.bincount(which, minlength=len(distinct)))
+        for shard, group in zip(distinct.tolist(), np.split(by_shard, ends[:-1]), strict=True):
+            rows, places = self.rows(shard), indices[group] - self.starts[shard]
+            offsets[group], lengths[group] = rows.offsets[places], rows.lengths[places]
+            keys[group] = rows.keys.take(pa.array(places)).to_pylist()
         return Locations(
-            paths=[self.shards[s].path for s in distinct],
-            sizes=[self.shards[s].num_bytes for s in distinct],
-            prefixes=[self.prefixes[s] for s in distinct],
+            paths=[self.shards[shard].path for shard in distinct],
+            sizes=[self.shards[shard].num_bytes for shard in distinct],
+            prefixes=[self.prefixes[shard] for shard in distinct],
             shards=which,
-            offsets=self.offsets[indices],
-            lengths=self.lengths[indices],
-            keys=self.keys.take(pa.array(indices)).to_pylist(),
+            offsets=offsets,
+            lengths=lengths,
+            keys=keys.tolist(),
         )
+
+    def check(self) -> None:
+        """Look at every sample's row, which takes seconds for millions; training looks at those it comes to.
+
+        Raises: DataError when a manifest contradicts itself or uses a key twice.
+        """
+        for file in self.files:
+            file.check_keys()
 
     def sample(self, index: int) -> SampleRef:
         """Where sample `index` lies."""
@@ -117,8 +139,8 @@ def read_manifest(where: str | Path | Sequence[str | Path], *, check_shards: boo
             fixes the sample indices. Each entry is a source of its own.
         check_shards: look whether every shard is there and has its size; not where an opener fetches them.
 
-    Raises: DataError when a file is missing, of another version, lacks columns, contradicts itself, names a shard
-        that is missing or has another size, or uses a key twice.
+    Raises: DataError when a file is missing, of another version, lacks columns, or names a shard that is missing or has
+        another size. What it says of single samples is looked at when they are needed, or by `Manifest.check`.
     """
     patterns = [where] if isinstance(where, str | Path) else list(where)
     paths_of = [_expand(str(pattern)) for pattern in patterns]
@@ -128,10 +150,10 @@ def read_manifest(where: str | Path | Sequence[str | Path], *, check_shards: boo
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise DataError(f"manifest {twice} is named twice", "name each manifest once in data.manifests")
-    tables = [_read_table(path, check_shards) for path in paths]
+    files = [_read_file(path, check_shards) for path in paths]
     ends = np.cumsum([0, *map(len, paths_of)])
-    shards_before = np.cumsum([0, *map(len, tables)])
-    return _concatenate(paths, tables, tuple(map(str, patterns)), shards_before[ends])
+    file_shards = np.cumsum([0, *(len(table) for table, _ in files)])
+    return _concatenate(paths, files, file_shards, tuple(map(str, patterns)), file_shards[ends])
 
 
 def _expand(pattern: str) -> list[str]:
@@ -181,7 +203,7 @@ def _open_table(path: str) -> pq.ParquetFile:
         ) from error
 
 
-def _read_table(path: str, check_shards: bool) -> pa.Table:
+def _read_file(path: str, check_shards: bool) -> tuple[pa.Table, SampleRows]:
     try:
         file = _open_table(path)
         version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode()
@@ -190,54 +212,18 @@ def _read_table(path: str, check_shards: bool) -> pa.Table:
                 f"{path} is a manifest of version {version or 'none'}, this program reads version {VERSION}",
                 "write it again with the data_prep of the same checkout: `python -m data_prep verify DIR`",
             )
-        missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+        needed = (*COLUMNS, *sample_rows.COLUMNS)
+        missing = [name for name in needed if name not in file.schema_arrow.names]
         if missing:
             raise DataError(f"{path} lacks the columns {', '.join(missing)}", "write it again with `data_prep verify`")
-        table = file.read(columns=list(COLUMNS))
+        table = file.read(columns=list(COLUMNS), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}", "write it again with `data_prep verify`") from error
-    _check_rows(path, table)
+    if not table["num_samples"].to_numpy().sum():
+        raise DataError(f"{path} lists no sample", "had every download failed? `data_prep report DIR` tells")
     if check_shards:
         _check_files(path, table)
-    _check_ranges(path, table)
-    return table
-
-
-def _check_rows(path: str, table: pa.Table) -> None:
-    sizes = table["num_samples"].to_numpy()
-    if not sizes.sum():
-        raise DataError(f"{path} lists no sample", "had every download failed? `data_prep report DIR` tells")
-    for name in ("keys", "offsets", "lengths"):
-        wrong = np.flatnonzero(pc.list_value_length(table[name]).to_numpy() != sizes)
-        if len(wrong):
-            shard = table["path"][int(wrong[0])].as_py()
-            raise DataError(
-                f"{path}: shard {shard} has {sizes[wrong[0]]} samples but another number of {name}",
-                "the manifest was edited or damaged: write it again with `data_prep verify`",
-            )
-    _check_keys(path, pc.list_flatten(table["keys"]).cast(pa.large_string()).combine_chunks())
-
-
-def _check_ranges(path: str, table: pa.Table) -> None:
-    """A range never leaves its tar."""
-    offsets, lengths = _flat([table], "offsets"), _flat([table], "lengths")
-    room = np.repeat(table["bytes"].to_numpy(), table["num_samples"].to_numpy())
-    if (offsets < 0).any() or (lengths <= 0).any() or (offsets + lengths > room).any():
-        raise DataError(f"{path}: samples lie outside their shard", "write it again with `data_prep verify`")
-
-
-def _check_keys(path: str, keys: pa.LargeStringArray) -> None:
-    """No key twice. Keys that ascend, as `data_prep` numbers them, need no table of 14M strings to show it."""
-    if pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py() is not False:
-        return
-    num_distinct = len(pc.unique(keys))
-    if num_distinct < len(keys):
-        counts = pc.value_counts(keys)
-        twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        raise DataError(
-            f"{path}: {len(keys) - num_distinct} keys are used twice, {twice[0].as_py()!r} first",
-            "keys name samples and seed their augmentation: pack the shards again with distinct keys",
-        )
+    return table, SampleRows(path, file, table)
 
 
 def _check_files(path: str, table: pa.Table) -> None:
@@ -286,12 +272,17 @@ def _sizes_in_store(manifest: str, names: Sequence[str]) -> dict[str, int] | Non
 
 
 def _concatenate(
-    paths: Sequence[str], tables: Sequence[pa.Table], sources: tuple[str, ...], source_shards: np.ndarray
+    paths: Sequence[str],
+    files: Sequence[tuple[pa.Table, SampleRows]],
+    file_shards: np.ndarray,
+    sources: tuple[str, ...],
+    source_shards: np.ndarray,
 ) -> Manifest:
+    tables = [table for table, _ in files]
     shards: list[Shard] = []
     prefixes: list[str] = []
     for path, table, prefix in zip(paths, tables, _name_prefixes(tables), strict=True):
-        columns = (table[name].to_pylist() for name in ("path", "source", "num_samples", "bytes", "sha256"))
+        columns = (table[name].to_pylist() for name in COLUMNS)
         shards += [Shard(_shard_path(path, name), *rest) for name, *rest in zip(*columns, strict=True)]
         prefixes += [prefix] * len(table)
     return Manifest(
@@ -300,17 +291,10 @@ def _concatenate(
         source_shards=source_shards,
         shards=tuple(shards),
         starts=np.concatenate([[0], np.cumsum([shard.num_samples for shard in shards], dtype=np.int64)]),
-        offsets=_flat(tables, "offsets"),
-        lengths=_flat(tables, "lengths"),
-        keys=pa.concat_arrays(
-            [chunk.cast(pa.large_string()) for table in tables for chunk in pc.list_flatten(table["keys"]).chunks]
-        ),
         prefixes=tuple(prefixes),
+        files=tuple(rows for _, rows in files),
+        file_shards=file_shards,
     )
-
-
-def _flat(tables: Sequence[pa.Table], column: str) -> np.ndarray:
-    return np.concatenate([pc.list_flatten(table[column]).to_numpy() for table in tables])
 
 
 def _name_prefixes(tables: Sequence[pa.Table]) -> list[str]:

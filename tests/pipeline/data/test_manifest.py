@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from albef.errors import DataError
-from pipeline.data.manifest import read_manifest
+from pipeline.data.manifest import Manifest, read_manifest
 from tests.support.shards import write_corpus, write_rows
 
 
@@ -100,14 +101,52 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path):
     [
         ({"path": "gone.tar"}, "1 of 2 shards are missing: gone.tar"),
         ({"bytes": 17}, r"1 of 2 shards are of another size: shard_00000.tar \(\d+ bytes, the manifest says 17\)"),
+    ],
+)
+def test_a_manifest_that_contradicts_the_disk_is_refused(tmp_path, changes, message):
+    """With the numbers, before anything of a shard is read."""
+    with pytest.raises(DataError, match=message):
+        read_manifest(damaged(write_corpus(tmp_path, [2, 2]), **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"keys": ["000000001", "000000001"]}, "used twice, '000000001' first"),
-        ({"keys": ["000000003", "000000001"]}, "used twice, '000000003' first"),
         ({"keys": ["000000000"]}, "2 samples but another number of keys"),
-        ({"lengths": [512, 10**9]}, "outside their shard"),
+        ({"lengths": [512, 10**9]}, r"1 samples lie outside their shard shard_00000.tar"),
         ({"offsets": [-512, 0]}, "outside their shard"),
     ],
 )
-def test_a_manifest_that_contradicts_itself_or_the_disk_is_refused(tmp_path, changes, message):
-    """Each fault is named with its numbers; a key may be used twice within a shard or across two."""
-    with pytest.raises(DataError, match=message):
-        read_manifest(damaged(write_corpus(tmp_path, [2, 2]), **changes))
+def test_a_manifest_that_contradicts_itself_is_refused(tmp_path, changes, message):
+    """By the check of everything, and by whoever comes to the shard; each fault is named with its numbers."""
+    for use in (Manifest.check, lambda manifest: manifest.sample(0)):
+        manifest = read_manifest(damaged(write_corpus(tmp_path, [2, 2]), **changes))
+        with pytest.raises(DataError, match=message):
+            use(manifest)
+
+
+def test_a_key_of_two_shards_is_found_by_the_check(tmp_path):
+    """It needs every key of the manifest, which training does not wait for."""
+    manifest = read_manifest(damaged(write_corpus(tmp_path, [2, 2]), keys=["000000003", "000000001"]))
+    with pytest.raises(DataError, match="used twice, '000000003' first"):
+        manifest.check()
+
+
+@pytest.mark.parametrize("row_group_size", [1, 2, 5])
+def test_rows_are_read_by_the_group_whatever_its_size(tmp_path, row_group_size):
+    """One shard a group, as data_prep writes, or several: samples lie where tarfile says; other groups stay unread."""
+    path = write_corpus(tmp_path, [3, 1, 4, 2, 5])
+    pq.write_table(pq.read_table(path), path, row_group_size=row_group_size)
+    manifest = read_manifest(path)
+    for index in (5, 14, 0, 3):
+        sample = manifest.sample(index)
+        with tarfile.open(sample.path) as tar:
+            assert tar.getmember(f"{sample.key}.jpg").offset == sample.offset
+        assert sample.key == f"{index:09d}"
+    assert len(read_manifest(path).files[0]._rows) == 0
+    assert len(manifest.files[0]._rows) == {1: 4, 2: 5, 5: 5}[row_group_size]
+    assert [ref.key for ref in manifest.locate(np.array([9, 2, 9, 4]))] == ["000000009", "000000002"] + [
+        "000000009",
+        "000000004",
+    ]
