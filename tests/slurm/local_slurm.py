@@ -93,21 +93,25 @@ class LocalSlurm:
     def __exit__(self, *exception: object) -> None:
         self._stop()
 
-    def command(self, *words: str, cwd: Path | None = None, check: bool = True) -> str:
-        """What a Slurm command prints. Raises AssertionError with its errors when it fails and `check`."""
-        done = subprocess.run(words, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=60)
+    def command(self, *words: str, cwd: Path | None = None, check: bool = True, **settings: str) -> str:
+        """What a command prints, with `settings` in its environment.
+
+        Raises: AssertionError with its errors when it fails and `check`.
+        """
+        environment = self.environment | settings
+        done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
         assert not check or done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def submit(self, *words: str | Path, cwd: Path) -> int:
+    def submit(self, *words: str | Path, cwd: Path, **settings: str) -> int:
         """`sbatch` with these words, in that folder. Returns: the job id."""
-        return int(self.command("sbatch", "--parsable", *map(str, words), cwd=cwd).split(";")[0])
+        return int(self.command("sbatch", "--parsable", *map(str, words), cwd=cwd, **settings).split(";")[0])
 
-    def job(self, job_id: int) -> dict[str, str]:
-        """The fields of `scontrol show job`."""
+    def job(self, job_id: int | str) -> dict[str, str]:
+        """The fields of `scontrol show job`; of an array's task, `ID_TASK`."""
         return dict(re.findall(r"(\w+)=(\S*)", self.command("scontrol", "show", "job", "-o", str(job_id))))
 
-    def wait_for(self, job_id: int, *states: str, timeout_s: float = 60.0) -> dict[str, str]:
+    def wait_for(self, job_id: int | str, *states: str, timeout_s: float = 60.0) -> dict[str, str]:
         """Poll until the job is in one of the states; `sbatch --wait` polls too, but at growing intervals."""
         deadline = time.monotonic() + timeout_s
         while (fields := self.job(job_id))["JobState"] not in states:
