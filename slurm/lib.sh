@@ -5,6 +5,8 @@
 # job's name for scontrol, empty without Slurm. Reads slurm/site.sh first if it exists (site.example.sh).
 
 STOPPED_AND_SAVED=75         # exit code of work that was told to stop, and saved
+# shellcheck disable=SC2034     # for the scripts
+RANK_LOST=69                 # of ranks that lost another one, with its node or by itself (pipeline/heartbeat.py)
 STARTS_WITHOUT_PROGRESS=2    # so many starts that leave things as they were end the requeueing
 
 fail() {
@@ -180,7 +182,7 @@ requeue() {
     echo "requeued job $job to go on from $now"
     exit 0
   else
-    echo "error: saved, but Slurm did not requeue job $job" >&2
+    echo "error: Slurm did not requeue job $job" >&2
     echo "hint: submit the same command again and it goes on from $now" >&2
   fi
 }

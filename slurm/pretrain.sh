@@ -16,7 +16,7 @@
 #SBATCH --time=24:00:00                # not the length of the run: the job requeues itself until the last step
 #SBATCH --signal=USR1@300              # to the ranks, five minutes before the time limit: save and leave
 #SBATCH --open-mode=append             # one log through all starts
-#SBATCH --requeue                      # may start again after a node failure, and by itself when stopped and saved
+#SBATCH --requeue                      # may start again after a node failure, and by itself
 #SBATCH --output=slurm-%j.out          # linked into the run folder
 #
 # Settings from the environment, with their defaults:
@@ -25,8 +25,9 @@
 #   PYTHON=.venv/bin/python            of the project, else the first python3 on PATH
 #   slurm/site.sh                      read first if it exists: modules, network interface (site.example.sh)
 #
-# Exit codes: 0 the last step is done; 75 told to stop, and saved (Slurm: requeued); 2 a mistake in the recipe or the
-# command, which the error explains; anything else a crash, not requeued.
+# Exit codes: 0 the last step is done; 75 told to stop, and saved (Slurm: requeued); 69 a rank was lost (Slurm: requeued,
+# to go on from the latest checkpoint); 2 a mistake in the recipe or the command, which the error explains; anything else
+# a crash, not requeued.
 set -euo pipefail
 
 # Under sbatch this file is a copy in Slurm's spool; Slurm knows where it came from.
@@ -59,9 +60,12 @@ main() {
   note_end "$code"
   echo "END $(now_utc) exit code $code, latest checkpoint $(latest)"
 
-  if [ "$code" -eq "$STOPPED_AND_SAVED" ] && [ -n "$job" ]; then
-    requeue "$run_dir/starts.log" "$(latest)" "the latest checkpoint" "$run_dir/stop"
-  fi
+  # a lost rank is noticed long before Slurm notices that its node is down, and would requeue the job
+  case $code in
+    "$STOPPED_AND_SAVED" | "$RANK_LOST")
+      [ -z "$job" ] || requeue "$run_dir/starts.log" "$(latest)" "the latest checkpoint" "$run_dir/stop"
+      ;;
+  esac
   exit "$code"
 }
 

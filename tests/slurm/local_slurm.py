@@ -18,7 +18,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "unshare")
@@ -93,19 +93,21 @@ class LocalSlurm:
     def __exit__(self, *exception: object) -> None:
         self._stop()
 
-    def command(self, *words: str, cwd: Path | None = None, check: bool = True, **settings: str) -> str:
+    def command(
+        self, *words: str, cwd: Path | None = None, check: bool = True, settings: Mapping[str, str] | None = None
+    ) -> str:
         """What a command prints, with `settings` in its environment.
 
         Raises: AssertionError with its errors when it fails and `check`.
         """
-        environment = self.environment | settings
+        environment = self.environment | dict(settings or {})
         done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
         assert not check or done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def submit(self, *words: str | Path, cwd: Path, **settings: str) -> int:
-        """`sbatch` with these words, in that folder. Returns: the job id."""
-        return int(self.command("sbatch", "--parsable", *map(str, words), cwd=cwd, **settings).split(";")[0])
+        """`sbatch` with these words and settings, in that folder. Returns: the job id."""
+        return int(self.command("sbatch", "--parsable", *map(str, words), cwd=cwd, settings=settings).split(";")[0])
 
     def job(self, job_id: int | str) -> dict[str, str]:
         """The fields of `scontrol show job`; of an array's task, `ID_TASK`."""

@@ -1,10 +1,11 @@
 """A pipeline of no weights that keeps the contract the scripts of `slurm/` rely on, in milliseconds.
 
 Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1, SIGTERM and SIGINT end it with 75 after the step.
-Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step), `--stuck 1` (stop
-at once), `--deaf 1` (start up for a minute, without handlers), `--endless-first 1` (only a later start ends, after N
-steps of its own). `check` refuses `--typo`; `export` and `evaluate` leave `--out` and say which rank did. The tests
-copy it to `pipeline/__main__.py` of a folder that looks like the project.
+Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step; `--exit-once 1`:
+in the first start only), `--stuck 1` (stop at once), `--deaf 1` (start up for a minute, without handlers),
+`--endless-first 1` (only a later start ends, after N steps of its own). `check` refuses `--typo`; `export` and
+`evaluate` leave `--out` and say which rank did. The tests copy it to `pipeline/__main__.py` of a folder that looks like
+the project.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def main() -> int:
     ready = latest.with_name(f"ready.{os.environ.get('MASTER_PORT')}.{os.environ.get('SLURM_RESTART_COUNT')}")
     ready.mkdir(exist_ok=True)
     (ready / str(rank)).touch()
-    if rank == int(settings.get("--exit-rank", "-1")):
+    again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+    if rank == int(settings.get("--exit-rank", "-1")) and not ("--exit-once" in settings and again):
         return int(settings["--exit-code"])
     while len(list(ready.iterdir())) < int(size) and not told:
         time.sleep(0.01)
@@ -47,7 +49,7 @@ def main() -> int:
         return 75
     last = int(settings["--steps"])
     if "--endless-first" in settings:
-        last = step + last if int(os.environ.get("SLURM_RESTART_COUNT") or 0) else 10**9
+        last = step + last if again else 10**9
     while step < last:
         time.sleep(0.05)
         step += 1

@@ -48,7 +48,9 @@ def test_from_addresses_to_numbers_with_both_download_tasks_interrupted(slurm: L
         server.add("/7.jpg", Reply(status=404))
         rows = "".join(f"{server.url(f'/{row}.jpg')}\tpicture {row}\n" for row in range(NUM_ROWS))
         (tmp_path / "web.tsv").write_text("url\tcaption\n" + rows)
-        output = slurm.command("bash", str(ROOT / "slurm" / "pipeline.sh"), "tiny.yaml", cwd=tmp_path, **settings)
+        output = slurm.command(
+            "bash", str(ROOT / "slurm" / "pipeline.sh"), "tiny.yaml", cwd=tmp_path, settings=settings
+        )
         jobs = {stage: int(job) for stage, job in re.findall(r"^(\w+) (\d+)", output, re.MULTILINE)}
         tasks = [f"{jobs['download']}_{number}" for number in (1, 2)]
         wait_for(lambda: finished(data, 1, 2) >= 1, "a shard of the first slice")
@@ -58,7 +60,8 @@ def test_from_addresses_to_numbers_with_both_download_tasks_interrupted(slurm: L
         slurm.wait_for(jobs["verify"], *ENDED, timeout_s=240)
     slurm.wait_for(jobs["evaluate"], *ENDED, timeout_s=240)
     logs = "\n".join(path.read_text() for path in sorted(tmp_path.glob("slurm-*.out")))
-    fields = [slurm.job(job) for job in (*tasks, *(jobs[stage] for stage in list(jobs)[1:]))]
+    rest = [str(jobs[stage]) for stage in list(jobs)[1:]]
+    fields = [slurm.job(job) for job in tasks + rest]
     assert [job["JobState"] for job in fields] == ["COMPLETED"] * 6, logs
     assert [job["Restarts"] for job in fields] == ["1", "1", "0", "0", "0", "0"], logs
     assert f"requeued job {tasks[1]} to go on from" in logs

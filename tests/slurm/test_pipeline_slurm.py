@@ -27,7 +27,7 @@ def submit_chain(slurm: LocalSlurm, project: Path, where: Path, *words: str, **s
     """slurm/pipeline.sh from `where`; returns the job of each stage, after a look at who waits for whom."""
     (where / "web.tsv").touch()
     script = str(project / "slurm" / "pipeline.sh")
-    output = slurm.command("bash", script, *words, cwd=where, **{**SETTINGS, **settings})
+    output = slurm.command("bash", script, *words, cwd=where, settings={**SETTINGS, **settings})
     found = re.findall(r"^(\w+) (\d+)(?: after (\d+))?$", output, re.MULTILINE)
     assert len(found) == len(output.splitlines()), output
     assert [before for _, _, before in found] == ["", *(job for _, job, _ in found[:-1])]

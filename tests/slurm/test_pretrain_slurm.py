@@ -113,6 +113,16 @@ def test_a_crash_of_one_rank_fails_the_job_at_once(slurm: LocalSlurm, project: P
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "3:0", "0"), log(slurm, job)
 
 
+def test_a_lost_rank_requeues_the_job(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
+    """Exit code 69, which ranks leave with when another is gone: Slurm may not know yet that its node is."""
+    flags = ("--steps", "20", "--exit-rank", "1", "--exit-code", "69", "--exit-once", "1")
+    job = submit(slurm, project, tmp_path, *flags)
+    fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED")
+    assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1"), log(slurm, job)
+    assert " start=1 code=69 " in (tmp_path / "runs" / "toy" / "ends.log").read_text()
+    assert latest(tmp_path) == 20
+
+
 @pytest.fixture(scope="module", autouse=True)
 def near_its_limit(slurm: LocalSlurm, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """A job of five minutes whose USR1 is due at once; it waits for Slurm's next sweep beside the tests above."""
