@@ -70,6 +70,7 @@ def reduced_gradients(engine: Any) -> tuple[list[Tensor], bool]:
     optimizer = engine.optimizer
     if isinstance(optimizer, DeepSpeedZeroOptimizer):
         if optimizer.cpu_offload:
+            optimizer._wait_for_offload_copies()
             return [group.grad for group in optimizer.single_partition_of_fp32_groups], False
         groups = [optimizer.averaged_gradients[index] for index in range(len(optimizer.bit16_groups))]
         return [gradient for group in groups for gradient in group if gradient is not None], False

@@ -59,7 +59,7 @@ def write_dump(
         losses: by lane, in the order of LOSS_NAMES.
         batches: by lane, on the host; with_batches keeps their tensors, else it is their keys and captions only.
 
-    Raises: OSError when it cannot be written.
+    Raises: OSError or SafetensorError when it cannot be written.
     """
     tensors = f"rank_{rank}.safetensors"
     if with_batches:

@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from albef.errors import TrainingError
 from pipeline.checkpoint import step_tag
 from pipeline.data.loader import StepBatches
@@ -86,7 +88,7 @@ class RefusedSteps:
         problem = ""
         try:
             write_dump(target, values, losses, by_lane, rank=rank, with_batches=with_batches)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             problem = f"rank {rank} could not dump it: {error}"
         for lane, batch in by_lane.items():
             log.info("step %d, lane %d was refused with the samples %s", step, lane, " ".join(batch.keys))

@@ -1,0 +1,72 @@
+"""What is kept of refused steps, and what happens when it cannot be kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.data.loader import StepBatches
+from pipeline.distributed import World
+from pipeline.refusal import StepCheck
+from pipeline.refused_dump import read_dump
+from pipeline.refused_steps import RefusedSteps, StepFacts
+from pipeline.watch_config import WatchConfig
+from tests.albef.small import make_batch
+
+FACTS = StepFacts(seed=1, alpha=0.4, temperature=0.07, zero_stage=1, precision="bf16", config_hash="ab")
+
+
+def refuse(refused: RefusedSteps, step: int) -> None:
+    """The step with that number from 0, of one lane, whose gradient alone is not finite."""
+    batch = make_batch()
+    batch.keys, batch.captions = [f"{index:09d}" for index in range(5)], ["a caption"] * 5
+    batches = StepBatches(step=step, epoch=0, lanes=[batch], skipped={})
+    refused.refused(batches, range(1), StepCheck(losses=torch.ones(1, 5), norm=math.inf, bad_lanes=0), FACTS)
+
+
+def watcher(folder: Path, **config: int) -> RefusedSteps:
+    return RefusedSteps(folder, WatchConfig(**config), World(rank=0, local_rank=0, size=1, device=torch.device("cpu")))
+
+
+def test_a_dump_holds_the_batch_to_the_bit(tmp_path: Path) -> None:
+    """Tensors, keys and captions come back as they were; numbers JSON does not know come as words."""
+    refuse(watcher(tmp_path), 6)
+    dump, batch = read_dump(tmp_path / "step_00000007"), make_batch()
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(dump.batches[0], name), value), name
+    assert (dump.batches[0].keys[2], dump.batches[0].captions[2]) == ("000000002", "a caption")
+    assert (dump.facts["gradient_norm"], dump.facts["index"], dump.facts["alpha"]) == ("inf", 6, 0.4)
+
+
+def test_a_run_that_goes_on_goes_on_counting(tmp_path: Path) -> None:
+    """Two in a row, then a stop: the next start counts a third; a step that was taken ends the row."""
+    before = watcher(tmp_path, max_refused_in_a_row=3)
+    refuse(before, 6)
+    refuse(before, 7)
+    assert not before.too_many
+    after = watcher(tmp_path, max_refused_in_a_row=3)
+    after.begin_at(8)
+    refuse(after, 8)
+    assert after.too_many and "3 steps in a row were refused" in after.error().message
+    after.taken()
+    assert not after.too_many
+    after.begin_at(10)
+    assert after.in_a_row == 0, "step 10 was not refused"
+
+
+def test_a_dump_that_cannot_be_written_is_told_and_the_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file lies where the folder should be."""
+    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
+    (tmp_path / "refused").touch()
+    refused = watcher(tmp_path / "refused")
+    refuse(refused, 6)
+    assert refused.in_a_row == 1
+    assert "step 7 refused, number 1 in a row: gradient norm inf" in caplog.text
+    assert "rank 0 could not dump it" in caplog.text
