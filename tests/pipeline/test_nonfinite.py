@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_the_module_that_overflows_first_is_named(name: str) -> None:
     """One infinite weight: the module that holds it, of all those downstream that are not finite either."""
     student = make_student()
     teacher = MomentumTeacher(student, device="cpu")
-    module = student.get_submodule(name)
+    module: Any = student.get_submodule(name)
     with torch.no_grad():
         module.weight[0, 0] = math.inf
     found = looked(student, teacher)
@@ -54,8 +55,9 @@ def test_the_teacher_is_looked_at_as_well() -> None:
     """What goes wrong in the teacher, which gets no gradient, is its fault and not the student's."""
     student = make_student()
     teacher = MomentumTeacher(student, device="cpu")
+    module: Any = teacher.model.get_submodule("text_encoder.layers.0.ffn.down")
     with torch.no_grad():
-        teacher.model.text_encoder.get_submodule("layers.0.ffn.down").bias[2] = math.nan
+        module.bias[2] = math.nan
     assert looked(student, teacher).first == "teacher text_encoder.layers.0.ffn.down"
 
 

@@ -54,7 +54,9 @@ def test_a_run_that_goes_on_goes_on_counting(tmp_path: Path) -> None:
     refuse(after, 8)
     assert after.too_many and "3 steps in a row were refused" in after.error().message
     after.taken()
-    assert not after.too_many
+    assert after.in_a_row == 0
+    after.begin_at(9)
+    assert after.in_a_row == 3
     after.begin_at(10)
     assert after.in_a_row == 0, "step 10 was not refused"
 
