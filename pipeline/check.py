@@ -10,6 +10,7 @@ from pipeline.cli import add_recipe_argument
 from pipeline.config import RunConfig, load_config, to_yaml
 from pipeline.data.lane_plan import lane_order
 from pipeline.data.lanes import divisors
+from pipeline.data.loader import cache_of
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.order import LaneOrder
 from pipeline.ds_config import ResolvedDeepSpeed, find_ds_config, resolve_ds_config
@@ -97,6 +98,7 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
             micro_batch_size=run.batch.micro_batch_size,
             num_lanes=run.batch.num_lanes,
         )
+        cache = cache_of(run.data, manifest)
     except DataError as error:
         return [f"not ready, training will refuse: {error.message}", f"({error.hint})"]
     num_shards, steps_per_epoch = len(manifest.shards), order.steps_per_epoch
@@ -109,6 +111,8 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
         f"{num_shards / readers:.1f} shards a worker ({world_size} ranks x {run.data.num_workers} workers; "
         "a worker takes single samples by their offset, so fewer than one is no obstacle)",
     ]
+    if cache is not None:
+        lines.append(cache.cost)
     rates = [
         lr_at(step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=total)
         for step in (0, min(run.schedule.warmup_steps, total - 1), total // 2, total - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import logging
 import math
 import multiprocessing
 import signal
@@ -32,8 +33,10 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.mixture import check_weights
 from pipeline.data.order import DEFAULT_WINDOW_SHARDS
 from pipeline.data.reader import ShardReader
-from pipeline.data.shard_cache import shard_cache
+from pipeline.data.shard_cache import ShardCache, shard_cache
 from pipeline.data.transforms import AugmentConfig
+
+log = logging.getLogger(__name__)
 
 POLL_S = 2
 """How often a waiting trainer looks whether its workers live. The fork server's children do not announce their end to
@@ -139,13 +142,9 @@ class PretrainLoader:
             micro_batch_size=micro_batch_size,
             num_lanes=num_lanes,
         )
-        cache = shard_cache(
-            data.shard_opener,
-            data.cache_dir,
-            data.cache_gib,
-            shard_bytes={shard.path: shard.num_bytes for shard in manifest.shards},
-            shards_at_once=data.shuffle_window_shards * (len(data.weights) if data.weights else 1),
-        )
+        cache = cache_of(data, manifest)
+        if cache is not None:
+            log.info("%s", cache.cost)
         self._builder = LaneBuilder(
             model=model,
             objective=objective,
@@ -200,6 +199,17 @@ class PretrainLoader:
                 yield StepBatches(step=step, epoch=self.order.epoch_of(step), lanes=lanes, skipped=dict(skipped))
         finally:
             self._workers.stop()
+
+
+def cache_of(data: DataConfig, manifest: Manifest) -> ShardCache | None:
+    """Where the recipe has shards streamed to; None where they are read by ranges. Raises: see `shard_cache`."""
+    return shard_cache(
+        data.shard_opener,
+        data.cache_dir,
+        data.cache_gib,
+        shard_bytes={shard.path: shard.num_bytes for shard in manifest.shards},
+        shards_at_once=data.shuffle_window_shards * (len(data.weights) if data.weights else 1),
+    )
 
 
 class _Workers:

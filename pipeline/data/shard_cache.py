@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import logging
 import os
 import shlex
 from collections.abc import Iterator
@@ -23,8 +22,6 @@ from urllib.parse import urlsplit
 
 from albef.errors import ConfigError, DataError
 from pipeline.data.stores import patiently
-
-log = logging.getLogger(__name__)
 
 GIB = 2**30
 CHUNK = 1 << 20
@@ -38,11 +35,13 @@ class ShardCache:
         opener: what gopen opens, with {path} for the shard's path or URL, {name} for its last part.
         folder: where copies lie; made when needed.
         max_bytes: copies take at most this, beside those being fetched.
+        cost: what this means for the run, a line for the log.
     """
 
     opener: str
     folder: str
     max_bytes: int
+    cost: str = ""
 
     def read(self, path: str, shard_bytes: int, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` of a shard; fewer where it ends sooner.
@@ -119,7 +118,7 @@ class ShardCache:
 def shard_cache(
     opener: str | None, folder: str | None, gib: float, *, shard_bytes: dict[str, int], shards_at_once: int
 ) -> ShardCache | None:
-    """The cache that a recipe asks for, with a log line that states its cost; None without an opener.
+    """The cache that a recipe asks for; None without an opener.
 
     Args:
         shard_bytes: sizes of the corpus's shards, by path or URL.
@@ -146,18 +145,14 @@ def shard_cache(
             f"{window / GIB:.3g} GiB",
             "every batch would fetch shards again: raise data.cache_gib, or lower data.shuffle_window_shards",
         )
-    log.info(
-        "each shard is streamed whole by %r into %s (at most %g GiB): %.3g GiB %s; the first batch waits for up to %d "
-        "shards, %.3g GiB. Reading by ranges, from a disk or s3://, gs://, http://, costs none of this",
-        opener,
-        folder,
-        gib,
-        total / GIB,
-        "once, for all of it fits" if total <= gib * GIB else "in every epoch",
-        shards_at_once,
-        window / GIB,
+    moved = "once, for all of it fits" if total <= gib * GIB else "in every epoch"
+    cost = (
+        f"each shard is streamed whole by {opener!r} into {folder} (at most {gib:g} GiB): "
+        f"{total / GIB:.3g} GiB {moved}; "
+        f"the first batch waits for up to {shards_at_once} shards, {window / GIB:.3g} GiB. "
+        "Reading by ranges, from a disk or s3://, gs://, http://, costs none of this"
     )
-    return ShardCache(opener=opener, folder=folder, max_bytes=int(gib * GIB))
+    return ShardCache(opener=opener, folder=folder, max_bytes=int(gib * GIB), cost=cost)
 
 
 def _check_scheme(opener: str, path: str) -> None:

@@ -169,3 +169,7 @@ def test_real_training_takes_the_printed_steps_with_equal_losses(tmp_path, capsy
     for ranks in (2, 4):
         for step, expected in found[1].items():
             assert found[ranks][step] == pytest.approx(expected, rel=1e-6), f"{ranks} ranks, step {step}"
+    # The same command on other data under the same path: refused before a step is taken.
+    write_corpus(tmp_path / "shards", [20, 16, 13])
+    with pytest.raises(RuntimeError, match=r"holds a run on other data: 48 samples .* then, 49 samples"):
+        run_ranks(train_and_record, 1, str(recipe), str(tmp_path / "ranks_1"), overrides, process_group=False)

@@ -73,6 +73,8 @@ def test_a_changed_recipe_is_logged_and_taken_over(tmp_path: Path) -> None:
         ({"seed": 1}, "seed was 0, is 1"),
         ({"model": {"image_size": 128}}, "model.image_size was 256, is 128"),
         ({"batch": {"micro_batch_size": 32}}, "batch.micro_batch_size was 64, is 32"),
+        ({"data": {"shuffle_window_shards": 9}}, "data.shuffle_window_shards was 8, is 9"),
+        ({"data": {"manifests": ["a"], "weights": [2]}}, r"data.weights was None, is [2.0]"),
         ({"objective": {"queue_size": 7}}, "objective.queue_size was 65536, is 7"),
     ],
 )

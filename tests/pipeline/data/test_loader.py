@@ -42,7 +42,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def make_loader(
-    corpus: Path,
+    corpus: Path | tuple[str, ...],
     *,
     num_lanes: int = NUM_LANES,
     micro_batch_size: int = MICRO_BATCH,
@@ -114,6 +114,23 @@ def test_workers_do_not_change_the_micro_batches(corpus):
             assert (one.step, one.epoch, one.skipped) == (other.step, other.epoch, other.skipped)
             for lane in range(NUM_LANES):
                 assert_equal(other.lanes[lane], one.lanes[lane], f"{num_workers} workers, step {one.step}, {lane}")
+
+
+def test_weights_keep_the_lanes_promises(corpus, tmp_path):
+    """Two sources 1 : 3, ranks and workers as one rank without: every tensor to the bit, started in a late epoch."""
+    manifests = (str(corpus), str(write_corpus(tmp_path, [11, 13], source="other")))
+
+    def loader(**changes: Any) -> PretrainLoader:
+        return make_loader(manifests, manifests=manifests, weights=(1, 3), **changes)
+
+    alone = play(loader(), 7, 5)
+    assert loader().steps_per_epoch == 4  # 24 of the second source and a third as many of the first
+    assert sum(key.startswith("other/") for key in keys(alone)) == 5 * 6
+    for rank in range(2):
+        lanes = range(rank * 2, rank * 2 + 2)
+        for one, mine in zip(alone, play(loader(lanes=lanes, num_workers=rank * 2), 7, 5), strict=True):
+            for lane, batch in zip(lanes, mine.lanes, strict=True):
+                assert_equal(batch, one.lanes[lane], f"rank {rank} of 2, step {one.step}, lane {lane}")
 
 
 def test_seeking_is_playing(corpus):

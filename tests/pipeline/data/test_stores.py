@@ -189,6 +189,19 @@ def test_the_cache_keeps_to_its_bound(tmp_path):
     assert len(copies) == 2
 
 
+def test_what_a_killed_worker_left_is_neither_read_nor_kept(corpus, tmp_path):
+    """Half a copy under a lock that nobody holds any more: fetched anew, and the half is gone."""
+    cache = ShardCache(opener="pipe:cat {path}", folder=str(tmp_path), max_bytes=1 << 30)
+    sample = read_manifest(corpus).sample(0)
+    ShardReader(cache=cache).read(sample)
+    (copy,) = tmp_path.glob("*.tar")
+    copy.rename(copy.with_suffix(".part"))
+    with open(copy.with_suffix(".part"), "r+b") as half:
+        half.truncate(700)
+    assert ShardReader(cache=cache).read(sample).name == "000000000"
+    assert copy.is_file() and not list(tmp_path.glob("*.part"))
+
+
 @pytest.mark.parametrize(
     ("opener", "detail"),
     [
