@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
+import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -168,7 +171,8 @@ def write_job(folder: Folder, job: Job) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Atomic: the file is there whole, or as it was before."""
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process's number alone: on another machine a slice may have the same.
+    unpublished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with open(unpublished, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, sort_keys=True, ensure_ascii=False)
         file.write("\n")
@@ -189,10 +193,25 @@ def exclusive(folder: Folder) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if _cannot_lock(error, folder):
+                yield
+                return
             raise FolderError(
                 f"another data_prep is writing to {folder.root}", "wait until it has ended, or use another --out"
             ) from error
         yield
+
+
+def _cannot_lock(error: OSError, folder: Folder) -> bool:
+    """Whether it is the file system that refuses the lock, and not another process that holds it; then it is told."""
+    if error.errno in (errno.EAGAIN, errno.EACCES):
+        return False
+    print(
+        f"note: the file system of {folder.root} knows no locks ({error.strerror}): "
+        "see to it that no two processes make the same shards",
+        file=sys.stderr,
+    )
+    return True
 
 
 @contextlib.contextmanager
@@ -206,6 +225,8 @@ def claimed_shards(folder: Folder, job: Job) -> Iterator[None]:
             try:
                 fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, shard)
             except OSError as error:
+                if _cannot_lock(error, folder):
+                    break
                 raise FolderError(
                     f"another data_prep is making {job.shard_name(shard)} in {folder.root}",
                     "use the same number of slices for all that run at a time, and each slice once; "

@@ -30,6 +30,7 @@ main() {
   # setuptools first: the project is built with that of the environment
   pip_install --requirement "$folder/requirements.lock" setuptools
   pip_install --no-build-isolation --editable "$root"
+  touch "$venv/.stamp"    # so that make does not install it anew
   echo "installed in $venv"
 }
 

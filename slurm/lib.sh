@@ -103,7 +103,7 @@ launcher_of_slurm() {
   local tasks=${SLURM_NTASKS_PER_NODE:-1} gpus=${SLURM_GPUS_ON_NODE:-0}
   if [ "$gpus" -gt 0 ] && [ "$gpus" -ne "$tasks" ]; then
     fail "$gpus GPUs a node, but $tasks tasks" \
-      "sbatch --gpus-per-node=$gpus --ntasks-per-node=$gpus slurm/$(basename "$script") ..."
+      "sbatch --gpus-per-node=$gpus --ntasks-per-node=$gpus slurm/$(basename "$(job_field Command)") ..."
   fi
   read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   if ! getent hosts "$MASTER_ADDR" > /dev/null; then    # a node name that is no host name: ask Slurm for its address
@@ -189,7 +189,6 @@ requeue() {
 
 job=${SLURM_JOB_ID:-}
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-script=$(basename "${BASH_SOURCE[-1]}")
 root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 [ -e "$root/pipeline/train.py" ] || fail "the project is not beside $root/slurm" \
   "submit the scripts of slurm/ where they lie, in the project's folder"

@@ -25,6 +25,7 @@
 #   DOWNLOAD_FLAGS= VERIFY_FLAGS= EXPORT_FLAGS=          further flags of these stages' commands
 #   DOWNLOAD_SBATCH= VERIFY_SBATCH= PRETRAIN_SBATCH= EXPORT_SBATCH= EVALUATE_SBATCH=
 #                                      sbatch options of a stage: GPUs, time, partition; --array=1-16%4 for download
+#   CHECK=yes                          no: submit the recipe unchecked, where the project is not installed on this machine
 #   AFTER=                             jobs ID:ID that the first stage waits for
 #   PYTHON, NPROC, slurm/site.sh       as in the other scripts, which are where a stage's own options are explained
 #
@@ -47,7 +48,7 @@ main() {
   [ $# -gt 0 ] || fail "no recipe given" "$usage"
   [[ $1 != -* ]] || fail "$1 is not an option of this script, or stands before the recipe" "$usage"
   settle "$@"
-  "$python" -P -m pipeline check "${recipe[@]}" > /dev/null || exit 2
+  [ "${CHECK:-yes}" = no ] || "$python" -P -m pipeline check "${recipe[@]}" > /dev/null || exit 2
   [ -n "$dry" ] || [ -n "$local" ] || without_own_job
   for stage in "${stages[@]}"; do
     if [ -n "$local" ]; then run_here "$stage"; else submit "$stage"; fi

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -123,3 +125,20 @@ def test_a_slice_without_a_shard_has_nothing_to_do(tmp_path: Path, capsys: pytes
     urls.write_text("url\tcaption\nhttp://127.0.0.1:1/a.jpg\ta picture\n")
     assert main(["download", "--urls", str(urls), "--out", str(tmp_path / "out"), "--slice", "5/8"]) == 0
     assert "0 of 0 shards" in capsys.readouterr().out
+
+
+def test_a_file_system_without_locks_is_told_of_and_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Lustre is, mounted without flock; no such file system is at hand here, so the answer is played."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    urls = tmp_path / "short.tsv"
+    urls.write_text("url\tcaption\nftp://127.0.0.1/a.jpg\ta picture\nftp://127.0.0.1/b.jpg\tb\n")
+    flags = ["--out", str(tmp_path / "out"), "--shard-size", "1", "--slice", "3/3"]
+    assert main(["download", "--urls", str(urls), *flags]) == 0
+    assert capsys.readouterr().err.count("knows no locks (Function not implemented)") == 1

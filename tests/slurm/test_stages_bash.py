@@ -236,3 +236,9 @@ def test_mistakes_are_told_before_anything_begins(
     assert done.returncode == 2
     assert done.stderr.startswith(error) and "\nhint: " in done.stderr, done.stderr
     assert done.stdout == ""
+
+
+def test_the_check_can_be_left_out(project: Path, tmp_path: Path) -> None:
+    """For login nodes on which the project does not run: the recipe's mistake is then the job's to tell."""
+    done = chain(project, tmp_path, "--dry-run", "--local", "toy", "--typo", CHECK="no")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 5
