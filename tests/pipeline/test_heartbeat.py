@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.job_processes import is_trainer, processes_with
 from tests.support.poison import around_steps
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
@@ -130,22 +131,3 @@ def test_a_killed_rank_takes_the_whole_job_down(tmp_path: Path) -> None:
     while left := [pid for pid, _ in processes_with(mark)]:  # the kernel takes a moment with the last of them
         assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         time.sleep(0.1)
-
-
-def processes_with(mark: str) -> list[tuple[int, dict[str, str]]]:
-    """Number and environment of every process that was started with that variable."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            entries = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # ended, or another user's
-            continue
-        if mark in entries:
-            found.append((int(folder.name), dict(entry.split("=", 1) for entry in entries if "=" in entry)))
-    return found
-
-
-def is_trainer(pid: int) -> bool:
-    """Whether a process is `python -P -m pipeline pretrain ...` itself."""
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    return words[1:5] == [b"-P", b"-m", b"pipeline", b"pretrain"]
