@@ -14,6 +14,8 @@ import fcntl
 import hashlib
 import os
 import shlex
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -90,8 +92,10 @@ class ShardCache:
         # One name a shard, under the shard's lock: what a killed worker left is overwritten, and never adds up.
         partial = copy.with_suffix(".part")
         try:
+            with commands_hear_signals():
+                stream = gopen(self.address(path))
             # closing a pipe raises when its command's exit code is not 0
-            with closing(gopen(self.address(path))) as stream, open(partial, "wb") as file:
+            with closing(stream), open(partial, "wb") as file:
                 while chunk := stream.read(CHUNK):
                     file.write(chunk)
             found = partial.stat().st_size
@@ -153,6 +157,23 @@ def shard_cache(
         "Reading by ranges, from a disk or s3://, gs://, http://, costs none of this"
     )
     return ShardCache(opener=opener, folder=folder, max_bytes=int(gib * GIB), cost=cost)
+
+
+@contextmanager
+def commands_hear_signals() -> Iterator[None]:
+    """What is started in here has no signal blocked, though a worker has (`prepare_worker`): `timeout` must be able to
+    end a command. Signals that waited for this worker meanwhile reach a handler that does nothing."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if not blocked or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for number in blocked:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
 
 
 def _check_scheme(opener: str, path: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -154,7 +156,13 @@ def test_bugs_and_memory_are_not_the_stores_faults():
 
 
 def cached(corpus: Path | str, folder: Path, opener: str, num_workers: int = 0) -> PretrainLoader:
-    data = {"shard_opener": opener, "cache_dir": str(folder), "cache_gib": 1.0, "num_workers": num_workers}
+    data = {
+        "shard_opener": opener,
+        "cache_dir": str(folder),
+        "cache_gib": 1.0,
+        "num_workers": num_workers,
+        "timeout_s": 120,
+    }
     return loader(corpus, **data)
 
 
@@ -167,6 +175,29 @@ def test_a_pipe_streams_each_shard_once_for_all_workers(corpus, tmp_path, caplog
     assert "the first batch waits for up to 2 shards" in caplog.text
     assert_same_steps(piped, loader(corpus), start=0, count=10)
     assert sorted(commands.read_text().split()) == [f"shard_0000{number}.tar" for number in range(4)]
+
+
+DEAF_WORKER = """
+import os, signal, subprocess
+from pipeline.data.lane_task import STOP_SIGNALS
+from pipeline.data.shard_cache import commands_hear_signals
+signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+os.kill(os.getpid(), signal.SIGTERM)
+show = ["grep", "SigBlk", "/proc/self/status"]
+subprocess.run(show, check=True)
+with commands_hear_signals():
+    subprocess.run(show, check=True)
+assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == STOP_SIGNALS
+print("alive", flush=True)
+"""
+
+
+def test_commands_hear_the_signals_that_workers_are_deaf_to():
+    """A time limit must be able to end a command; a SIGTERM that waited for the worker meanwhile does not end it."""
+    done = subprocess.run([sys.executable, "-c", DEAF_WORKER], capture_output=True, text=True, timeout=120)
+    outside, inside, alive = done.stdout.split("\n", 2)
+    assert int(outside.split()[1], 16) != 0 and int(inside.split()[1], 16) == 0
+    assert alive == "alive\n", done.stderr
 
 
 def test_http_without_ranges_can_be_streamed(corpus, tmp_path):
