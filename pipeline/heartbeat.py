@@ -206,6 +206,10 @@ class Heart:
 
     def _leave(self, verdict: Verdict) -> NoReturn:
         """Tell all, tell why, and end this process, whatever its main thread is in."""
+        # A main thread that is stuck may hold what is needed below: a lock of the log, whose disk does not answer.
+        last_resort = threading.Timer(FAREWELL_S, os._exit, (LOST,))
+        last_resort.daemon = True
+        last_resort.start()
         rank, to_blame = self.world.rank, self.world.rank in verdict.culprits
         self._say({"verdict": asdict(verdict)})
         level = logging.ERROR if to_blame else logging.INFO

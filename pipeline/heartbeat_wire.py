@@ -72,7 +72,7 @@ class Line:
             self.open = False
 
     def receive(self) -> list[dict[str, Any]]:
-        """What has come; `open` turns False at the end of the connection."""
+        """What has come; `open` turns False at the end of the connection, and when what comes is no message of ours."""
         try:
             while data := self.socket.recv(1 << 16):
                 self._in += data
@@ -82,7 +82,13 @@ class Line:
         except OSError:
             self.open = False
         *whole, self._in = self._in.split(b"\n")
-        return [json.loads(line) for line in whole]
+        try:
+            messages = [json.loads(line) for line in whole]
+        except ValueError:
+            messages = [None]
+        if len(self._in) > MAX_UNSENT or not all(isinstance(message, dict) for message in messages):
+            self.open, messages = False, []  # a port scanner; the thread that reads this must not fail
+        return messages
 
 
 class Wire:
