@@ -42,7 +42,9 @@ def test_messages_go_both_ways_in_order_and_an_end_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"GET / HTTP/1.0\r\n\r\n", b"[1]\n", b"7\n", b'{"rank": 1, "token": "no"}\n', b"x" * 200_000, b""]
+    "said",
+    [b"GET / HTTP/1.0\r\n\r\n", b"[1]\n", b"7\n", b'{"rank": 1, "token": "no"}\n', b"x" * 200_000, b""],
+    ids=["http", "list", "number", "wrong token", "long", "nothing"],
 )
 def test_a_stranger_on_the_port_changes_nothing(said: bytes) -> None:
     """Whatever a port scanner sends: it becomes no rank, and the ranks are heard as before."""

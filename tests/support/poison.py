@@ -102,7 +102,9 @@ def whole_state(training: Any) -> dict[str, str]:
 
 def digest_of(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's bytes."""
-    return hashlib.sha256(tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(
+        tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().tobytes()
+    ).hexdigest()
 
 
 def all_finite(training: Any) -> bool:
