@@ -1,4 +1,4 @@
-"""Checkpoints: save, publish, find, verify, load, prune.
+"""Checkpoints: publish, find, verify, load, prune. What writes the files is `pipeline.saving`.
 
 A checkpoint is DeepSpeed's own folder `checkpoints/step_00001000/` with our files beside its own: the teacher, the
 queue, each rank's random state, the model's shape, and `meta.json`, written last, with the size and SHA-256 of every
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
@@ -46,6 +46,9 @@ class CheckpointConfig:
     """Keep this many of the newest checkpoints."""
     keep_every: int = 0
     """Keep checkpoints whose step is a multiple of this for good; 0 keeps none beyond keep_last."""
+    asynchronous: bool = True
+    """Write in the background: training pauses only for the copy to host memory, which needs room there for what this
+    rank saves. The last step and a told stop are always waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,51 +76,33 @@ def step_tag(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def save_checkpoint(
-    folder: Path,
-    engine: Any,
-    teacher: MomentumTeacher,
-    queue: FeatureQueue,
-    *,
-    world: World,
-    meta: CheckpointMeta,
-) -> Path:
-    """Save on all ranks, then publish: the files, a barrier, `meta.json`, then `latest` by an atomic rename.
+def publish(target: Path, meta: CheckpointMeta) -> None:
+    """Make a fully written checkpoint one to go on from: `meta.json`, then `latest`, each by an atomic rename.
 
     Args:
-        folder: the run's `checkpoints` folder, on storage all ranks share.
-        engine: the DeepSpeed engine; every rank calls this, at the same step.
-        meta: what to record; `files` is filled in here.
+        target: the checkpoint's folder, every file of it on the disk.
+        meta: with the size and digest of every file.
 
-    Returns: the checkpoint's folder.
-    Raises: OSError when a file cannot be written; `latest` then still names the previous checkpoint.
+    Raises: OSError when they cannot be written; `latest` then names what it named.
     """
-    tag = step_tag(meta.step)
-    target = folder / tag
-    if world.is_main and target.exists():  # left by a killed save of this very step, or being taken again
-        shutil.rmtree(target)
-    world.barrier()
-    engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-    _save_random_state(target, world.rank)
-    if world.is_main:
-        save_file(_ready(teacher.state_dict()), target / "teacher.safetensors")
-        save_file(_ready(queue.state_dict()), target / "queue.safetensors")
-        shape = {"model": engine.module.config.to_dict(), "objective": dataclasses.asdict(engine.module.objective)}
-        (target / "model_config.json").write_text(json.dumps(shape, indent=2) + "\n")
-    world.barrier()
-    names = sorted(path.name for path in target.iterdir() if path.is_file())
-    mine = {name: _sync_and_digest(target / name) for name in names[world.rank :: world.size]}
-    files = {name: facts for part in world.gather_objects(mine) for name, facts in part.items()}
-    if world.is_main:
-        published = dataclasses.replace(meta, files=dict(sorted(files.items())))
-        _write_atomically(target / META, json.dumps(dataclasses.asdict(published), indent=2) + "\n")
-        _write_atomically(folder / LATEST, tag)
-    world.barrier()
-    return target
+    _write_atomically(target / META, json.dumps(dataclasses.asdict(meta), indent=2) + "\n")
+    _write_atomically(target.parent / LATEST, target.name)
+
+
+def unpublish(target: Path) -> None:
+    """Remove a checkpoint's folder, if there is one; `meta.json` first, so that half of it is never taken for one."""
+    (target / META).unlink(missing_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+
+
+def latest_name(folder: Path) -> str | None:
+    """The checkpoint that `latest` names."""
+    pointer = folder / LATEST
+    return pointer.read_text().strip() if pointer.is_file() else None
 
 
 def new_meta(**facts: Any) -> CheckpointMeta:
-    """A CheckpointMeta of now, whose files `save_checkpoint` fills in."""
+    """A CheckpointMeta of now, whose files are filled in when they are written."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return CheckpointMeta(format=FORMAT, created=created, files={}, **facts)
 
@@ -130,8 +115,7 @@ def find_checkpoint(folder: Path) -> tuple[Path, CheckpointMeta] | None:
     Raises: CheckpointError when checkpoints were published but none is whole: beginning anew would bury them.
     """
     names = [path.name for path in sorted(folder.glob("step_*"), reverse=True) if path.is_dir()]
-    pointer = folder / LATEST
-    if pointer.is_file() and (named := pointer.read_text().strip()) in names:
+    if (named := latest_name(folder)) in names:
         names.remove(named)
         names.insert(0, named)
     faults: list[str] = []
@@ -206,20 +190,27 @@ def load_checkpoint(
     zero_stage: int,
     precision: str,
 ) -> None:
-    """Bring engine, teacher, queue and random state to where `save_checkpoint` left them, on every rank.
+    """Bring engine, teacher, queue and random state to where the save left them, on every rank.
 
-    Raises: CheckpointError when the checkpoint was saved under another world size, ZeRO stage or precision.
+    The layout that saved is loaded by DeepSpeed itself. Any other number of ranks, ZeRO stage or precision takes the
+    same weights and moments piece by piece (`pipeline.elastic`).
+
+    Raises: CheckpointError when the files cannot be loaded.
     """
     now = {"world_size": world.size, "zero_stage": zero_stage, "precision": precision}
-    for name, value in now.items():
-        if (saved := getattr(meta, name)) != value:
-            raise CheckpointError(
-                f"{path} was saved with {name} {saved}, this run has {value}",
-                f"start the run with {name} {saved}, or export the checkpoint and begin a new run from it",
-            )
-    loaded, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
-    if loaded is None:
-        raise CheckpointError(f"DeepSpeed cannot load {path}", "use another checkpoint of the run")
+    changed = [f"{name} {old} -> {value}" for name, value in now.items() if (old := getattr(meta, name)) != value]
+    if changed:
+        from pipeline.elastic import load_into_engine
+
+        log.info("%s was saved under another layout: %s", path, ", ".join(changed))
+        load_into_engine(engine, path, meta)
+    else:
+        clip_grad = getattr(engine.optimizer, "clip_grad", None)
+        loaded, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
+        if loaded is None:
+            raise CheckpointError(f"DeepSpeed cannot load {path}", "use another checkpoint of the run")
+        if clip_grad is not None:
+            engine.optimizer.clip_grad = clip_grad  # the recipe's: DeepSpeed takes the checkpoint's at stages 1 and 2
     teacher.load_state_dict(load_file(path / "teacher.safetensors"))
     queue.load_state_dict(dict(load_file(path / "queue.safetensors")))
     _load_random_state(path, world.rank)
@@ -237,44 +228,35 @@ def read_model_config(path: Path) -> tuple[AlbefConfig, ObjectiveConfig]:
 
 
 def prune_checkpoints(folder: Path, config: CheckpointConfig) -> list[str]:
-    """Remove what retention does not keep; never the one `latest` names. Rank 0 only. Returns the removed names."""
-    finished = sorted(path for path in folder.glob("step_*") if (path / META).is_file())
-    pointed = (folder / LATEST).read_text().strip() if (folder / LATEST).is_file() else ""
+    """Remove what retention does not keep; never the one `latest` names. Rank 0 only. Returns the removed names.
+
+    Checkpoints of later steps than `latest` names were passed over as damaged when the run went on from an older one.
+    They neither count nor go: the run replaces each when it comes to its step.
+    """
+    pointed = latest_name(folder)
+    if pointed is None:
+        return []
+    finished = sorted(path for path in folder.glob("step_*") if (path / META).is_file() and path.name <= pointed)
     keep = {path.name for path in finished[-max(1, config.keep_last) :]} | {pointed}
     removed = []
     for path in finished:
         step = int(path.name.removeprefix("step_"))
         if path.name in keep or (config.keep_every and step % config.keep_every == 0):
             continue
-        (path / META).unlink()  # first, so that a half-removed folder is never taken for a checkpoint
-        shutil.rmtree(path)
+        unpublish(path)
         removed.append(path.name)
     return removed
 
 
-def _ready(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """On the CPU and contiguous, as safetensors wants them; plain numbers (the queue's pointer) become tensors."""
-    return {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in state.items()}
-
-
-def _save_random_state(target: Path, rank: int) -> None:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    save_file(state, target / f"random_rank_{rank:05d}.safetensors")
-
-
 def _load_random_state(path: Path, rank: int) -> None:
-    state = load_file(path / f"random_rank_{rank:05d}.safetensors")
+    """Nothing in a step draws from it (the draws are named by seed, epoch, step and lane); a new rank keeps its own."""
+    file = path / f"random_rank_{rank:05d}.safetensors"
+    if not file.is_file():
+        return
+    state = load_file(file)
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def _sync_and_digest(file: Path) -> dict[str, Any]:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())  # the checksum must describe what is on the disk, not what is on its way
-    return {"bytes": file.stat().st_size, "sha256": _digest(file)}
 
 
 def _digest(file: Path) -> str:

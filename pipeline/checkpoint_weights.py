@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import re
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,12 +23,8 @@ from pipeline.checkpoint import (
     read_model_config,
     verify_checkpoint,
 )
+from pipeline.deepspeed_files import ANOTHER, read_parameters
 
-MODEL_STATES = "mp_rank_00_model_states.pt"
-"""DeepSpeed's file of what is not partitioned: at stages 0 to 2 every weight, in the compute precision."""
-PARTITION = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
-"""DeepSpeed's file of what one rank holds of the optimizer."""
-ANOTHER = "use another checkpoint of the run"
 UNREADABLE = (
     SafetensorError,
     pickle.UnpicklingError,
@@ -130,86 +123,6 @@ def _check(what: str, weights: dict[str, Tensor], shapes: dict[str, torch.Size],
 
 
 def _read_student(folder: Path, meta: CheckpointMeta, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    if meta.zero_stage not in (0, 1, 2):
-        raise CheckpointError(f"{folder} is of ZeRO stage {meta.zero_stage}", "stages 0, 1 and 2 can be exported")
-    found = _partitioned(folder, meta.world_size, expected) if meta.zero_stage else _whole(folder)
-    return {name: tensor.float().contiguous() for name, tensor in found.items()}
-
-
-class _Fragment:
-    """Stands in for DeepSpeed's fragment_address: where a rank's piece of a weight lies in its partition."""
-
-    numel: int
-    start: int
-
-
-class _LossScaler:
-    """Stands in for DeepSpeed's, which is not needed here."""
-
-
-STAND_INS: list[Any] = [
-    (_Fragment, "deepspeed.utils.tensor_fragment.fragment_address"),
-    (_LossScaler, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
-    (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
-]
-"""What DeepSpeed pickles beside tensors. With these torch's safe loader reads its files: without importing DeepSpeed,
-and without running code from a checkpoint."""
-
-
-def _partitioned(folder: Path, world_size: int, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Stages 1 and 2: the optimizer's fp32 weights, put together from the partitions of all ranks.
-
-    A rank's file holds one flat partition per parameter group and says which piece of which weight lies where. Unlike
-    DeepSpeed's own zero_to_fp32 this also reads stage 1 in bf16 with fp32 accumulation, whose optimizer it refuses.
-    """
-    files = {int(match[1]): path for path in folder.iterdir() if (match := PARTITION.fullmatch(path.name))}
-    if sorted(files) != list(range(world_size)):
-        raise CheckpointError(
-            f"{folder} holds the partitions of ranks {sorted(files)}, it was saved by {world_size}", ANOTHER
-        )
-    pieces: dict[str, list[Tensor]] = {name: [] for name in expected}
-    for rank in range(world_size):
-        with torch.serialization.safe_globals(STAND_INS):
-            state = torch.load(files[rank], map_location="cpu", mmap=True, weights_only=True)["optimizer_state_dict"]
-        partitions, fragments = state["single_partition_of_fp32_groups"], state["param_slice_mappings"]
-        for partition, places in zip(partitions, fragments, strict=True):
-            for name, place in places.items():
-                # cloned, because the rest of the file (the optimizer's moments) is mapped, not read
-                pieces.setdefault(name, []).append(partition[place.start : place.start + place.numel].clone())
-    whole = {name: torch.cat(parts) for name, parts in pieces.items() if parts}
-    return {
-        name: flat.view(expected[name].shape) if name in expected and len(flat) == expected[name].numel() else flat
-        for name, flat in whole.items()
-    }
-
-
-def _whole(folder: Path) -> dict[str, Tensor]:
-    """Stage 0: every weight is in one file; in bf16 the exact ones are the optimizer's, which have no names."""
-    states = torch.load(folder / MODEL_STATES, map_location="cpu", weights_only=True)
-    module: dict[str, Tensor] = states["module"]
-    if all(tensor.dtype == torch.float32 for tensor in module.values()):
-        return module
-    groups = (states.get("optimizer") or {}).get("fp32_groups")
-    if groups is None:
-        raise CheckpointError(
-            f"{folder / MODEL_STATES} holds no fp32 weights", "it was written by another version of DeepSpeed"
-        )
-    return _named(groups, module, folder)
-
-
-def _named(groups: list[list[Tensor]], module: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The optimizer's fp32 weights by name. They carry none; each group has its weights in the model's order, so each
-    name takes the first of the groups' next ones that rounds to the model's own weight to the bit."""
-    waiting = [deque(group) for group in groups]
-    named: dict[str, Tensor] = {}
-    for name, rounded in module.items():
-        for group in waiting:
-            if group and group[0].shape == rounded.shape and torch.equal(group[0].to(rounded.dtype), rounded):
-                named[name] = group.popleft()
-                break
-        else:
-            raise CheckpointError(
-                f"{folder / MODEL_STATES}: {name} is not the rounding of any of the optimizer's fp32 weights",
-                f"the file is inconsistent; {ANOTHER}",
-            )
-    return named
+    saved = read_parameters(folder, meta)
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
+    return {name: saved.whole(name, shape=shapes.get(name)).contiguous() for name in saved.pieces}

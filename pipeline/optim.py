@@ -79,7 +79,11 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, *, device: torch.device) -> torch.optim.AdamW:
-    """torch's fused AdamW, handed to DeepSpeed as a client optimizer (so nothing is compiled at start)."""
+    """torch's AdamW, handed to DeepSpeed as a client optimizer (so nothing is compiled at start).
+
+    Fused on a GPU only: on the CPU the fused kernel rounds the last few elements of a tensor otherwise than the rest,
+    so weights would depend on where ZeRO cuts its partitions, that is on the number of ranks.
+    """
     import torch
 
     return torch.optim.AdamW(
@@ -87,5 +91,5 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, device: torch.devi
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
-        fused=device.type in ("cuda", "cpu"),
+        fused=device.type == "cuda",
     )

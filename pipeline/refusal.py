@@ -82,9 +82,8 @@ def reduced_gradients(engine: Any) -> tuple[list[Tensor], bool]:
 def take_step(engine: Any, check: StepCheck) -> None:
     """The engine's step after the last lane; one that is refused moves neither weights nor moments nor step count.
 
-    A refused step goes through the engine as well, so that it counts its steps and drops its gradients as ever. What
-    holds the weights is the flag that torch's fused AdamW knows from gradient scaling: with it set, its kernels leave
-    everything as it is, and DeepSpeed copies weights that did not change.
+    A refused step goes through the engine as well, so that it counts its steps and drops its gradients as ever. Only
+    the optimizer's own step is left out of it, and DeepSpeed copies weights that did not change.
     """
     skipped = engine.skipped_steps
     if not check.refused:
@@ -92,9 +91,9 @@ def take_step(engine: Any, check: StepCheck) -> None:
         assert engine.skipped_steps == skipped, f"DeepSpeed refused a step of gradient norm {check.norm}"
         return
     optimizer = engine.basic_optimizer
-    optimizer.found_inf = torch.ones((), device=check.losses.device)
+    optimizer.step = lambda *_, **__: None  # on the instance, in front of the class's
     try:
         engine.step()
     finally:
-        del optimizer.found_inf
+        del optimizer.step
     engine.skipped_steps = skipped + 1  # DeepSpeed counts those it found itself

@@ -40,6 +40,7 @@ from pipeline.pictures import training_pictures, training_tables
 from pipeline.refusal import check_step, take_step
 from pipeline.refused_steps import RefusedSteps, StepFacts
 from pipeline.run_folder import RunFolder
+from pipeline.saving import CheckpointSaver
 from pipeline.schedule import alpha_at, lr_at
 from pipeline.slow_steps import SlowSteps
 from pipeline.stopping import STOPPED_AND_SAVED, StopWatch
@@ -60,6 +61,7 @@ class Training:
     teacher: MomentumTeacher
     queue: FeatureQueue
     loader: PretrainLoader
+    saver: CheckpointSaver
     validator: Validator
     metrics: Metrics
     heart: Heart
@@ -146,6 +148,14 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         teacher=teacher,
         queue=queue,
         loader=loader,
+        saver=CheckpointSaver(
+            folder=folder.checkpoints,
+            config=run.checkpoint,
+            world=world,
+            engine=engine,
+            teacher=teacher,
+            queue=queue,
+        ),
         validator=Validator(run.validation, run.model, tokenizer, world),
         metrics=build_metrics(run, folder, world, ds, total_steps=total_steps),
         heart=heart,
@@ -200,9 +210,11 @@ def fit(training: Training, stop: StopWatch) -> int:
         if last or due(done, run.validation.every_steps):
             validate(training, step=done)
         hopeless = training.refused.too_many
-        if last or stopping or hopeless or due(done, run.checkpoint.save_every):
+        leaving = last or stopping or hopeless
+        training.saver.poll()
+        if leaving or due(done, run.checkpoint.save_every):
             heart.at("saving")
-            save(training, step=done, epoch=batches.epoch)
+            save(training, step=done, epoch=batches.epoch, wait=leaving)
         if hopeless:
             raise training.refused.error()
         if last:
@@ -306,30 +318,25 @@ def find_on_main(checkpoints: Path) -> tuple[Path, checkpoint.CheckpointMeta] | 
         return error
 
 
-def save(training: Training, *, step: int, epoch: int) -> None:
-    """Publish a checkpoint of `step` finished steps and drop what retention does not keep."""
-    run, folder = training.run, training.folder
-    began = time.monotonic()
-    path = checkpoint.save_checkpoint(
-        folder.checkpoints,
-        training.engine,
-        training.teacher,
-        training.queue,
-        world=training.world,
-        meta=checkpoint.new_meta(
-            run_name=run.name,
-            step=step,
-            epoch=epoch,
-            samples_seen=step * run.batch.global_batch_size,
-            world_size=training.world.size,
-            zero_stage=training.ds.stage,
-            precision=training.ds.precision,
-            config_hash=run.hash(),
-        ),
+def save(training: Training, *, step: int, epoch: int, wait: bool) -> None:
+    """Begin to save `step` finished steps; with `wait` (the last step, a told stop) until it is published."""
+    run, saver = training.run, training.saver
+    meta = checkpoint.new_meta(
+        run_name=run.name,
+        step=step,
+        epoch=epoch,
+        samples_seen=step * run.batch.global_batch_size,
+        world_size=training.world.size,
+        zero_stage=training.ds.stage,
+        precision=training.ds.precision,
+        config_hash=run.hash(),
     )
-    if training.world.is_main:
-        checkpoint.prune_checkpoints(folder.checkpoints, run.checkpoint)
-    log.info("saved %s in %.1f s", path, time.monotonic() - began)
+    if wait:
+        saver.save_now(meta)
+    else:
+        saver.start(meta)
+        if not run.checkpoint.asynchronous:
+            saver.finish()
 
 
 def validate(training: Training, *, step: int) -> None:

@@ -24,12 +24,13 @@ from albef.official import read_official
 from albef.queue import FeatureQueue
 from albef.weight_files import read_weights
 from pipeline import distributed
-from pipeline.checkpoint import new_meta, save_checkpoint
+from pipeline.checkpoint import CheckpointConfig, new_meta
 from pipeline.checkpoint_weights import load_weights
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.ds_config import resolve_ds_config
 from pipeline.optim import build_optimizer
+from pipeline.saving import CheckpointSaver
 from tests.support.ranks import run_ranks
 from tests.support.small_model import small_config
 from tests.support.tiny_run import tiny_recipe
@@ -92,7 +93,7 @@ def answers(model: AlbefForPretraining) -> dict[str, Tensor]:
 
 
 def train_and_save(_rank: int, size: int, folder: str, recipe: str) -> dict[str, dict[str, dict[str, Tensor]]]:
-    """One rank: two steps of two lanes under each DeepSpeed JSON, then the project's own `save_checkpoint`."""
+    """One rank: two steps of two lanes under each DeepSpeed JSON, then the project's own saver."""
     import deepspeed
 
     world = distributed.init()
@@ -129,7 +130,14 @@ def train_and_save(_rank: int, size: int, folder: str, recipe: str) -> dict[str,
             config_hash="0123456789abcdef",
         )
         checkpoints = Path(folder) / name / "checkpoints"
-        save_checkpoint(checkpoints, engine, teacher, queue, world=world, meta=meta)
+        CheckpointSaver(
+            folder=checkpoints,
+            config=CheckpointConfig(),
+            world=world,
+            engine=engine,
+            teacher=teacher,
+            queue=queue,
+        ).save_now(meta)
         found[name] = {
             "student": engine_weights(engine),
             "teacher": {key: tensor.clone() for key, tensor in teacher.state_dict().items()},

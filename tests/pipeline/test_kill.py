@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from pipeline.checkpoint import find_checkpoint
-from tests.pipeline.test_train import digest, losses, newest
 from tests.support.tiny_run import tiny_recipe
+from tests.support.training_runs import digest, losses, newest
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["--max_steps=24", "--checkpoint.save_every=2"]

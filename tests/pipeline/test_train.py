@@ -2,82 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from pipeline.checkpoint import read_meta
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
+from tests.support.training_runs import (
+    WITHOUT_DROPOUT,
+    digest,
+    largest_difference,
+    losses,
+    newest,
+    run,
+    scalars,
+    states,
+    stop_at,
+)
 
 NUM_STEPS = 10
-WITHOUT_DROPOUT = ["--model.hidden_dropout=0", "--model.attention_dropout=0", "--max_steps=4"]
-
-
-def train(_rank: int, _world_size: int, recipe: str, run_dir: str, overrides: list[str]) -> int:
-    """One rank of `pipeline pretrain`. Imports here: the ranks are forked with deepspeed already imported."""
-    from pipeline.config import load_config
-    from pipeline.train import pretrain
-
-    return pretrain(load_config(Path(recipe), overrides), Path(run_dir))
-
-
-def run(tmp_path: Path, name: str, *, ranks: int = 1, overrides: list[str] | None = None) -> Path:
-    """Train to the end on `ranks` ranks; returns the last checkpoint."""
-    run_dir = tmp_path / name
-    recipe = tiny_recipe(tmp_path)
-    codes = run_ranks(train, ranks, str(recipe), str(run_dir), overrides or [], process_group=False, timeout_s=200)
-    assert codes == [0] * ranks
-    return newest(run_dir)
-
-
-def newest(run_dir: Path) -> Path:
-    return run_dir / "checkpoints" / (run_dir / "checkpoints" / "latest").read_text()
-
-
-def student(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The student's weights as DeepSpeed saved them (stages 0 to 2 keep them whole)."""
-    return torch.load(checkpoint / "mp_rank_00_model_states.pt", weights_only=False)["module"]
-
-
-def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> tuple[float, str]:
-    assert one.keys() == other.keys()
-    return max(((one[name].double() - other[name].double()).abs().max().item(), name) for name in one)
-
-
-def states(checkpoint: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return {
-        "student": student(checkpoint),
-        "teacher": load_file(checkpoint / "teacher.safetensors"),
-        "queue": load_file(checkpoint / "queue.safetensors"),
-    }
-
-
-def scalars(run_dir: Path) -> dict[int, dict[str, float]]:
-    """step -> the training scalars of metrics.jsonl."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line for line in lines if "train/loss" in line}
-
-
-def losses(run_dir: Path) -> dict[int, dict[str, float]]:
-    """step -> its losses."""
-    return {
-        step: {name: value for name, value in line.items() if name.startswith("train/loss")}
-        for step, line in scalars(run_dir).items()
-    }
-
-
-def digest(checkpoint: Path) -> dict[str, str]:
-    """SHA-256 of every byte of weights, teacher and queue."""
-    return {
-        f"{part}/{name}": hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for part, tensors in states(checkpoint).items()
-        for name, tensor in tensors.items()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -150,22 +94,3 @@ def test_stop_and_resume_is_bit_exact(tmp_path, ranks, ds_config):
     parts = run(tmp_path, "parts", ranks=ranks, overrides=choice)
     assert digest(parts) == digest(whole)
     assert losses(parts.parents[1]) == losses(whole.parents[1])
-
-
-def stop_at(rank: int, world_size: int, recipe: str, run_dir: str, overrides: list[str], step: int) -> int:
-    """Train, and let only the last rank hear SIGUSR1 during step `step`: all must agree and save."""
-    import os
-    import signal
-
-    from pipeline import train as module
-
-    original = module.train_step
-
-    def step_then_signal(training, batches):
-        result = original(training, batches)
-        if batches.step + 1 == step and rank == world_size - 1:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return result
-
-    module.train_step = step_then_signal
-    return train(rank, world_size, recipe, run_dir, overrides)

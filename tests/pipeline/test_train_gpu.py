@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from tests.pipeline.test_refusal import POISONS, poisoned_run
-from tests.pipeline.test_train import (
+from tests.support.ranks import run_ranks
+from tests.support.tiny_run import tiny_recipe
+from tests.support.training_runs import (
     WITHOUT_DROPOUT,
     largest_difference,
     newest,
@@ -20,8 +22,6 @@ from tests.pipeline.test_train import (
     stop_at,
     train,
 )
-from tests.support.ranks import run_ranks
-from tests.support.tiny_run import tiny_recipe
 
 pytestmark = pytest.mark.gpu
 

@@ -1,0 +1,158 @@
+"""What DeepSpeed's checkpoint files hold, parameter by parameter: weights and AdamW's moments, of any number of ranks.
+
+Read without DeepSpeed and without a process group, for export and for resuming under another world size or ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from albef.errors import CheckpointError
+from pipeline.checkpoint import CheckpointMeta
+
+MODEL_STATES = "mp_rank_00_model_states.pt"
+"""DeepSpeed's file of what is not partitioned: at stages 0 to 2 every weight, in the compute precision."""
+PARTITION = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
+"""DeepSpeed's file of what one rank holds of the optimizer."""
+WEIGHT = "weight"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a parameter, by torch's names."""
+ANOTHER = "use another checkpoint of the run"
+
+
+@dataclass(kw_only=True)
+class SavedParameters:
+    """The optimizer's fp32 weights, and its moments where they were asked for, as pieces of mapped files."""
+
+    pieces: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
+    """name -> `weight`, `exp_avg`, `exp_avg_sq` -> pieces in the parameter's order; one whole piece at stage 0."""
+    adam_steps: float = 0.0
+    """Steps AdamW has counted, for its bias correction."""
+    skipped_steps: int = 0
+    """Steps DeepSpeed has counted as skipped."""
+
+    def whole(self, name: str, key: str = WEIGHT, *, shape: torch.Size | None = None) -> Tensor:
+        """One parameter's weight or moment, fp32, read now; of `shape` if it has as many elements, else flat."""
+        parts = self.pieces[name][key]
+        tensor = (torch.cat([part.flatten() for part in parts]) if len(parts) > 1 else parts[0].clone()).float()
+        return tensor.view(shape) if shape is not None and tensor.numel() == shape.numel() else tensor
+
+
+def read_parameters(
+    folder: Path, meta: CheckpointMeta, *, optimizer_names: Sequence[Sequence[str]] | None = None
+) -> SavedParameters:
+    """Map the files of a checkpoint; nothing large is read before `SavedParameters.whole`.
+
+    Args:
+        optimizer_names: names of each optimizer group's parameters, in its order. Gives the moments as well; without
+            it only weights are read. Stage 0 needs it because DeepSpeed's file numbers the moments there.
+
+    Raises: CheckpointError for a stage that is not known, a partition that is missing, or files that contradict
+        themselves; what torch raises for files that are not what they should be (`checkpoint_weights.UNREADABLE`).
+    """
+    if meta.zero_stage not in (0, 1, 2):
+        raise CheckpointError(f"{folder} is of ZeRO stage {meta.zero_stage}", "stages 0, 1 and 2 can be read")
+    if meta.zero_stage:
+        return _partitioned(folder, meta.world_size, moments=optimizer_names is not None)
+    return _whole(folder, optimizer_names)
+
+
+class _Fragment:
+    """Stands in for DeepSpeed's fragment_address: where a rank's piece of a weight lies in its partition."""
+
+    numel: int
+    start: int
+
+
+class _LossScaler:
+    """Stands in for DeepSpeed's, which is not needed here."""
+
+
+STAND_INS: list[Any] = [
+    (_Fragment, "deepspeed.utils.tensor_fragment.fragment_address"),
+    (_LossScaler, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
+    (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+]
+"""What DeepSpeed pickles beside tensors. With these torch's safe loader reads its files: without importing DeepSpeed,
+and without running code from a checkpoint."""
+
+
+def _load(file: Path) -> dict[str, Any]:
+    with torch.serialization.safe_globals(STAND_INS):
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+
+
+def _partitioned(folder: Path, world_size: int, *, moments: bool) -> SavedParameters:
+    """Stages 1 and 2: a rank's file holds one flat partition per parameter group, and says which piece of which weight
+    lies where. Unlike DeepSpeed's own zero_to_fp32 this also reads stage 1 in bf16 with fp32 accumulation, whose
+    optimizer it refuses."""
+    files = {int(match[1]): path for path in folder.iterdir() if (match := PARTITION.fullmatch(path.name))}
+    if sorted(files) != list(range(world_size)):
+        raise CheckpointError(
+            f"{folder} holds the partitions of ranks {sorted(files)}, it was saved by {world_size}", ANOTHER
+        )
+    found = SavedParameters(skipped_steps=_load(folder / MODEL_STATES)["skipped_steps"])
+    for rank in range(world_size):
+        state = _load(files[rank])["optimizer_state_dict"]
+        base = state["base_optimizer_state"]
+        groups = base["state"] if isinstance(base, dict) else dict(enumerate(base))  # a list if elastic_checkpoint
+        for number, places in enumerate(state["param_slice_mappings"]):
+            flat = {WEIGHT: state["single_partition_of_fp32_groups"][number]}
+            if moments:
+                flat |= {key: groups[number][key] for key in MOMENTS}
+                found.adam_steps = float(groups[number]["step"])
+            for name, place in places.items():
+                for key, partition in flat.items():
+                    piece = partition[place.start : place.start + place.numel]
+                    found.pieces.setdefault(name, {}).setdefault(key, []).append(piece)
+    return found
+
+
+def _whole(folder: Path, optimizer_names: Sequence[Sequence[str]] | None) -> SavedParameters:
+    """Stage 0: every weight is in one file; in bf16 the exact ones are the optimizer's, which have no names."""
+    states = _load(folder / MODEL_STATES)
+    module: dict[str, Tensor] = states["module"]
+    optimizer: dict[str, Any] = states.get("optimizer") or {}
+    exact = module
+    if any(tensor.dtype != torch.float32 for tensor in module.values()):
+        if "fp32_groups" not in optimizer:
+            raise CheckpointError(
+                f"{folder / MODEL_STATES} holds no fp32 weights", "it was written by another version of DeepSpeed"
+            )
+        exact = _named(optimizer["fp32_groups"], module, folder)
+    found = SavedParameters(
+        pieces={name: {WEIGHT: [tensor]} for name, tensor in exact.items()}, skipped_steps=states["skipped_steps"]
+    )
+    if optimizer_names is not None:
+        state = optimizer.get("optimizer_state_dict", optimizer)["state"]
+        for number, name in enumerate(name for group in optimizer_names for name in group):
+            for key in MOMENTS:
+                found.pieces[name][key] = [state[number][key]]
+            found.adam_steps = float(state[number]["step"])
+    return found
+
+
+def _named(groups: list[list[Tensor]], module: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The optimizer's fp32 weights by name. They carry none; each group has its weights in the model's order, so each
+    name takes the first of the groups' next ones that rounds to the model's own weight to the bit."""
+    waiting = [deque(group) for group in groups]
+    named: dict[str, Tensor] = {}
+    for name, rounded in module.items():
+        for group in waiting:
+            if group and group[0].shape == rounded.shape and torch.equal(group[0].to(rounded.dtype), rounded):
+                named[name] = group.popleft()
+                break
+        else:
+            raise CheckpointError(
+                f"{folder / MODEL_STATES}: {name} is not the rounding of any of the optimizer's fp32 weights",
+                f"the file is inconsistent; {ANOTHER}",
+            )
+    return named

@@ -1,0 +1,284 @@
+"""Saving without stopping: a copy to host memory in the step, files, checksums and publication behind it.
+
+DeepSpeed's own asynchronous writer needs its compiled file engine, and publishes inside the engine's step. Here
+DeepSpeed composes its files as ever but hands them to a checkpoint engine that keeps copies; a thread of each rank
+writes and digests them; and once all ranks are done, which they agree on at the end of a step, rank 0 publishes. So no
+rank that fails to write, for want of room, leaves another waiting, and a failed save costs nothing but itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from albef.errors import CheckpointError
+from albef.momentum import MomentumTeacher
+from albef.queue import FeatureQueue
+from pipeline.checkpoint import (
+    CheckpointConfig,
+    CheckpointMeta,
+    latest_name,
+    prune_checkpoints,
+    publish,
+    step_tag,
+    unpublish,
+)
+from pipeline.distributed import World
+
+log = logging.getLogger(__name__)
+
+CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
+"""What a full disk, a lost mount or a quota is reported as by Python, torch's and safetensors' writers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What one rank's thread has to say of its files."""
+
+    files: dict[str, dict[str, Any]]
+    """name -> {"bytes": int, "sha256": str}"""
+    problem: str = ""
+    """Why they could not be written."""
+
+
+@dataclass(kw_only=True)
+class Save:
+    """A checkpoint on its way."""
+
+    meta: CheckpointMeta
+    target: Path
+    files: dict[str, Callable[[Path], None]]
+    began: float
+    pause_s: float
+    """Seconds the step waited for the copies."""
+    written: Written | None = None
+    """Set by the thread when it is done."""
+    thread: threading.Thread = field(init=False)
+
+
+@dataclass(kw_only=True)
+class CheckpointSaver:
+    """Saves the parts of a run. Its methods are collectives: every rank calls them, at the same step.
+
+    Args:
+        folder: the run's `checkpoints` folder, on storage all ranks share.
+    """
+
+    folder: Path
+    config: CheckpointConfig
+    world: World
+    engine: Any
+    teacher: MomentumTeacher
+    queue: FeatureQueue
+    failed: int = 0
+    """Saves that failed so far."""
+    _save: Save | None = field(default=None, init=False)
+
+    def start(self, meta: CheckpointMeta) -> None:
+        """Copy everything to host memory and begin to write it; a save still on its way is finished first.
+
+        Returns as soon as the copies are made. Not published before `poll` or `finish` says so.
+        """
+        self.finish()
+        began = time.monotonic()
+        target = self.folder / step_tag(meta.step)
+        if self.world.is_main:
+            unpublish(target)  # left by a killed save of this very step, or being taken again
+        self.world.barrier()
+        files = self._snapshot(target.name)
+        save = Save(meta=meta, target=target, files=files, began=began, pause_s=time.monotonic() - began)
+        save.thread = threading.Thread(target=write, args=(save,), name=f"save-{target.name}", daemon=True)
+        save.thread.start()
+        self._save = save
+
+    def poll(self) -> Path | None:
+        """Publish the save on its way if all ranks have written it; once a step. Returns its folder when it did."""
+        if self._save is None or self.world.agree(self._save.written is None):
+            return None
+        return self.finish()
+
+    def finish(self) -> Path | None:
+        """Wait for the save on its way and publish it. Returns its folder, None if there was none or it failed.
+
+        A save that failed on any rank is removed, warned of, and counted; `latest` still names the one before.
+        """
+        save = self._save
+        if save is None:
+            return None
+        self._save = None
+        waited = time.monotonic()
+        save.thread.join()
+        assert save.written is not None, "the thread reports whatever happens"
+        parts = self.world.gather_objects(save.written)
+        problems = [f"rank {rank}: {part.problem}" for rank, part in enumerate(parts) if part.problem]
+        if not problems:
+            files = {name: facts for part in parts for name, facts in part.files.items()}
+            problem = self.world.broadcast_object(self._publish(save, files) if self.world.is_main else "")
+            problems = [problem] if problem else []
+        if problems:
+            self._give_up(save, "; ".join(problems))
+            return None
+        now = time.monotonic()
+        pause_s = save.pause_s + now - waited
+        log.info("saved %s in %.1f s, training paused for %.2f s", save.target, now - save.began, pause_s)
+        return save.target
+
+    def save_now(self, meta: CheckpointMeta) -> Path:
+        """Save and publish before going on: the last step, and when told to stop.
+
+        Raises: CheckpointError when it failed: the run must not end as if this step were safe.
+        """
+        self.start(meta)
+        path = self.finish()
+        if path is None:
+            kept = self.world.broadcast_object(latest_name(self.folder) if self.world.is_main else None)
+            raise CheckpointError(
+                f"step {meta.step} could not be saved in {self.folder} (the log says why)",
+                f"make room there; the same command goes on from {kept or 'the first step'}",
+            )
+        return path
+
+    def _snapshot(self, tag: str) -> dict[str, Callable[[Path], None]]:
+        """This rank's files by name, each as a function that writes it; nothing in them changes with the next step."""
+        held = HeldFiles()
+        usual, self.engine.checkpoint_engine = self.engine.checkpoint_engine, held
+        try:
+            with tempfile.TemporaryDirectory() as composing:  # DeepSpeed makes the folder and adds scripts to it
+                self.engine.save_checkpoint(composing, tag=tag, save_latest=False)
+        finally:
+            self.engine.checkpoint_engine = usual
+        files: dict[str, Callable[[Path], None]] = {name: _torch_file(state) for name, state in held.files.items()}
+        files[f"random_rank_{self.world.rank:05d}.safetensors"] = _tensor_file(random_state())
+        if self.world.is_main:
+            model = self.engine.module
+            shape = {"model": model.config.to_dict(), "objective": dataclasses.asdict(model.objective)}
+            files["teacher.safetensors"] = _tensor_file(host_copy(self.teacher.state_dict()))
+            queue = {name: torch.as_tensor(value) for name, value in self.queue.state_dict().items()}
+            files["queue.safetensors"] = _tensor_file(host_copy(queue))
+            files["model_config.json"] = _text_file(json.dumps(shape, indent=2) + "\n")
+        if self.world.device.type == "cuda":
+            torch.cuda.synchronize(self.world.device)  # the copies were only begun
+        return files
+
+    def _publish(self, save: Save, files: dict[str, dict[str, Any]]) -> str:
+        """Rank 0: `meta.json`, then `latest`, then retention. Returns what went wrong."""
+        try:
+            publish(save.target, dataclasses.replace(save.meta, files=dict(sorted(files.items()))))
+        except OSError as error:
+            return f"{type(error).__name__}: {error}"
+        prune_checkpoints(self.folder, self.config)
+        return ""
+
+    def _give_up(self, save: Save, problems: str) -> None:
+        self.failed += 1
+        if self.world.is_main:
+            unpublish(save.target)
+            log.warning(
+                "%s could not be saved and is removed (%s); going on, the latest checkpoint is still %s",
+                save.target,
+                problems,
+                latest_name(self.folder) or "none",
+            )
+
+
+class HeldFiles(CheckpointEngine):
+    """A DeepSpeed checkpoint engine that writes nothing: it holds a copy of each file's content, by the file's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "held files"
+        self.files: dict[str, Any] = {}
+
+    def create(self, info: Any) -> None:
+        """Nothing to prepare."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """Hold a copy of what DeepSpeed wants written."""
+        self.files[Path(path).name] = host_copy(state_dict)
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """As DeepSpeed's own engine does."""
+        return torch.load(path, map_location=map_location, weights_only=False)
+
+    def commit(self, info: Any) -> bool:
+        """Nothing is written yet."""
+        return True
+
+
+def write(save: Save) -> None:
+    """The thread of one rank: write each file, flush it to the disk, digest it, let go of its copy."""
+    digests: dict[str, dict[str, Any]] = {}
+    problem = "a bug: see the traceback above"
+    try:
+        save.target.mkdir(parents=True, exist_ok=True)
+        while save.files:
+            name, write_file = save.files.popitem()
+            write_file(save.target / name)
+            digests[name] = sync_and_digest(save.target / name)
+        problem = ""
+    except CANNOT_WRITE as error:
+        problem = f"{type(error).__name__}: {error}"
+    finally:
+        save.written = Written(files=digests, problem=problem)
+
+
+def host_copy(value: Any) -> Any:
+    """The same structure with every tensor copied to host memory: page-locked from CUDA, and only begun there."""
+    if isinstance(value, Tensor):
+        source = value.detach()
+        if source.device.type == "cpu":
+            return source.clone()
+        return torch.empty_like(source, device="cpu", pin_memory=True).copy_(source, non_blocking=True)
+    if isinstance(value, dict):
+        copied = {key: host_copy(item) for key, item in value.items()}
+        return OrderedDict(copied) if isinstance(value, OrderedDict) else copied
+    if isinstance(value, list):
+        return [host_copy(item) for item in value]
+    if type(value) is tuple:
+        return tuple(host_copy(item) for item in value)
+    return value
+
+
+def random_state() -> dict[str, Tensor]:
+    """This rank's random states."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def sync_and_digest(file: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file that is on the disk, not on its way there."""
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        return {"bytes": os.fstat(handle.fileno()).st_size, "sha256": digest}
+
+
+def _torch_file(state: Any) -> Callable[[Path], None]:
+    return lambda path: torch.save(state, path)
+
+
+def _tensor_file(tensors: dict[str, Tensor]) -> Callable[[Path], None]:
+    return lambda path: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _text_file(text: str) -> Callable[[Path], None]:
+    return lambda path: path.write_text(text) and None
