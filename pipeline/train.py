@@ -274,7 +274,8 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None,
         training.refused.taken()
         if to_show:
             show(training, *to_show, step + 1)
-    return None if check.refused else check.losses.sum(dim=0) / len(lanes), {
+    # float64: exact sums of a few fp32 losses, so the lanes may be added in any order, on any rank
+    return None if check.refused else check.losses.double().sum(dim=0) / len(lanes), {
         "optim/lr": lr,
         "optim/grad_norm": check.norm,
         "optim/skipped_steps": engine.skipped_steps,

@@ -50,27 +50,62 @@ def run_ranks(
         RuntimeError: a rank raised or died; the message holds the traceback of every rank that failed.
         TimeoutError: the ranks did not finish in time.
     """
-    context = _context()
-    with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
+    with Ranks(function, world_size, *args, timeout_s=timeout_s, process_group=process_group) as ranks:
+        return ranks.results()
+
+
+class Ranks:
+    """The processes of `run_ranks` while they run, for tests that kill them. Leaving the context kills what is left."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        world_size: int,
+        *args: Any,
+        timeout_s: float = 120.0,
+        process_group: bool = True,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
         environment = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size), **_address()}
-        ranks = [
+        context = _context()
+        folder = self._folder.name
+        self.processes = [
             context.Process(
                 target=_run_rank, args=(function, rank, world_size, args, folder, environment, process_group, timeout_s)
             )
             for rank in range(world_size)
         ]
-        try:
-            for process in ranks:
-                process.start()
-            late = _join(ranks, timeout_s)
-        finally:
-            for process in ranks:
-                if process.is_alive():
-                    process.kill()
-            for process in ranks:
-                if process.pid is not None:
-                    process.join()
-        return _collect(Path(folder), [process.exitcode for process in ranks], late, timeout_s)
+
+    def __enter__(self) -> Ranks:
+        for process in self.processes:
+            process.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+        self._folder.cleanup()
+
+    def alive(self) -> bool:
+        """Whether any rank runs."""
+        return any(process.is_alive() for process in self.processes)
+
+    def kill(self) -> None:
+        """SIGKILL to every rank that still runs, and wait for their ends."""
+        for process in self.processes:
+            if process.pid is not None and process.is_alive():
+                process.kill()
+        for process in self.processes:
+            if process.pid is not None:
+                process.join()
+
+    def results(self) -> list[Any]:
+        """Wait for all ranks; what `run_ranks` returns and raises."""
+        late = _join(self.processes, self._timeout_s)
+        self.kill()
+        return _collect(
+            Path(self._folder.name), [process.exitcode for process in self.processes], late, self._timeout_s
+        )
 
 
 def _context() -> Any:

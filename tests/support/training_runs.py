@@ -94,6 +94,25 @@ def digest(checkpoint: Path) -> dict[str, str]:
     }
 
 
+def whole_state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of every file of a checkpoint: weights, moments, teacher, queue, random states."""
+    found: dict[str, torch.Tensor] = {}
+
+    def walk(name: str, value: object) -> None:
+        if isinstance(value, torch.Tensor):
+            found[name] = value.detach()
+        elif isinstance(value, dict | list | tuple):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                walk(f"{name}/{key}", item)
+
+    for file in sorted(checkpoint.iterdir()):
+        if file.suffix == ".pt":
+            walk(file.name, torch.load(file, weights_only=False))
+        elif file.suffix == ".safetensors":
+            walk(file.name, load_file(file))
+    return found
+
+
 def begin_at(source: Path, step: int, run_dir: Path) -> None:
     """Make `run_dir` a run whose newest checkpoint is `source`'s of `step`."""
     name = f"step_{step:08d}"
