@@ -281,4 +281,7 @@ def _tensor_file(tensors: dict[str, Tensor]) -> Callable[[Path], None]:
 
 
 def _text_file(text: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(text) and None
+    def write_text(path: Path) -> None:
+        path.write_text(text)
+
+    return write_text

@@ -107,15 +107,21 @@ def test_a_meta_of_another_format_is_refused(tmp_path):
         read_meta(path)
 
 
-def test_retention_keeps_the_newest_the_marked_and_the_pointed(tmp_path):
-    """keep_last 2 and keep_every 30 over steps 10..70; `latest` names 40, which neither rule would keep."""
+def test_retention_keeps_the_newest_and_the_marked(tmp_path):
+    """keep_last 2 and keep_every 30 over steps 10..70."""
     for step in range(10, 80, 10):
         published(tmp_path, step)
-    (tmp_path / "latest").write_text("step_00000040")
     removed = prune_checkpoints(tmp_path, CheckpointConfig(keep_last=2, keep_every=30))
-    assert removed == ["step_00000010", "step_00000020", "step_00000050"]
-    kept = sorted(path.name for path in tmp_path.glob("step_*"))
-    assert kept == ["step_00000030", "step_00000040", "step_00000060", "step_00000070"]
+    assert removed == ["step_00000010", "step_00000020", "step_00000040", "step_00000050"]
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_00000030", "step_00000060", "step_00000070"]
+
+
+def test_damaged_newer_checkpoints_do_not_push_out_the_good_one(tmp_path):
+    """The run fell back from 60 and 70 to 40 and has just saved 50: with keep_last 1 it is 50 that stays, not 70."""
+    for step in (40, 60, 70, 50):
+        published(tmp_path, step)
+    assert prune_checkpoints(tmp_path, CheckpointConfig(keep_last=1)) == ["step_00000040"]
+    assert sorted(path.name for path in tmp_path.glob("step_*")) == ["step_00000050", "step_00000060", "step_00000070"]
 
 
 def test_retention_never_removes_the_only_checkpoint(tmp_path):

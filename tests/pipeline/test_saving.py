@@ -40,7 +40,7 @@ def no_room(rank: int, size: int, recipe: str, run_dir: str, overrides: list[str
     original = module.train_step
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def step(training, batches):  # type: ignore[no-untyped-def]
+    def step(training, batches):
         training.saver.finish()  # so that each save meets the limit of its own step
         limited = rank == 1 and first <= batches.step + 1 <= last
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, usual[1]) if limited else usual)
