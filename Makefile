@@ -10,7 +10,7 @@ ifeq ($(PY),.venv/bin/python)
 ENVIRONMENT = .venv/.stamp
 endif
 
-.PHONY: help venv demo test check fix gpu lock
+.PHONY: help venv demo test check fix gpu chaos lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benc
 	@device=$$($(PY) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))'); \
 	file=benchmarks/results/$$(date +%Y-%m-%d)-$$device.json; \
 	$(PY) -m pipeline bench step --device cuda --json | grep '^{' > $$file && cat $$file
+
+chaos: $(ENVIRONMENT)  ## 50 kill -9 over one run, and whether a bit differs in the end; half an hour
+	$(PY) -m tests.chaos.storm
 
 # dataclasses: a backport that img2dataset asks for; the newest version that pip accepts on this Python is 0.6.
 lock: $(ENVIRONMENT)  ## write requirements.lock anew from setup.cfg; the tests decide whether it is kept

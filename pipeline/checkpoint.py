@@ -17,17 +17,16 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file
+from typing import TYPE_CHECKING, Any
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
-from albef.momentum import MomentumTeacher
 from albef.objective import ObjectiveConfig
-from albef.queue import FeatureQueue
-from pipeline.distributed import World
+
+if TYPE_CHECKING:  # the configuration imports this file, and must not wait for the model's libraries
+    from albef.momentum import MomentumTeacher
+    from albef.queue import FeatureQueue
+    from pipeline.distributed import World
 
 log = logging.getLogger(__name__)
 
@@ -197,6 +196,8 @@ def load_checkpoint(
 
     Raises: CheckpointError when the files cannot be loaded.
     """
+    from safetensors.torch import load_file
+
     now = {"world_size": world.size, "zero_stage": zero_stage, "precision": precision}
     changed = [f"{name} {old} -> {value}" for name, value in now.items() if (old := getattr(meta, name)) != value]
     if changed:
@@ -250,6 +251,9 @@ def prune_checkpoints(folder: Path, config: CheckpointConfig) -> list[str]:
 
 def _load_random_state(path: Path, rank: int) -> None:
     """Nothing in a step draws from it (the draws are named by seed, epoch, step and lane); a new rank keeps its own."""
+    import torch
+    from safetensors.torch import load_file
+
     file = path / f"random_rank_{rank:05d}.safetensors"
     if not file.is_file():
         return

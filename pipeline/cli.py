@@ -77,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
     rank = next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0")
     logs.setup_console(int(rank) if rank.isdigit() else 0, debug=debug)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         if debug:
             raise
@@ -86,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer must not be written at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except SystemExit as leaving:  # argparse after --help
         return leaving.code if isinstance(leaving.code, int) else 0
 

@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import comb
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from albef.errors import CheckpointError
-from albef.model import AlbefForPretraining
 from pipeline.distributed import World
+
+if TYPE_CHECKING:  # the configuration imports this file, and must not wait for timm
+    from albef.model import AlbefForPretraining
 
 RECALL_AT = (1, 5, 10)
 MIN_BLOCKS = 8

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 
 from albef.config import AlbefConfig
-from albef.model import AlbefForPretraining
 from albef.tokenizer import AlbefTokenizer
 from pipeline.data.manifest import read_manifest
 from pipeline.data.pairs import EvaluationPairs
 from pipeline.distributed import World
 from pipeline.retrieval import Progress, retrieve
 from pipeline.retrieval_set import retrieval_set
+
+if TYPE_CHECKING:  # the configuration imports this file, and must not wait for timm
+    from albef.model import AlbefForPretraining
 
 
 @dataclass(frozen=True, kw_only=True)
