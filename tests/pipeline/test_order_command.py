@@ -11,10 +11,10 @@ import pytest
 
 from pipeline import cli
 from tests.pipeline.data.test_loader import make_loader, play
-from tests.pipeline.test_train import losses
 from tests.support.ranks import run_ranks
 from tests.support.shards import write_corpus
 from tests.support.tiny_run import tiny_recipe
+from tests.support.training_runs import losses
 from tests.support.worker_note import WorkerNote
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.status import read_status
-from tests.pipeline.test_train import run as train_to_the_end
+from tests.support.training_runs import run as train_to_the_end
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z

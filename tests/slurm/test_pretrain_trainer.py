@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.status import read_status
-from tests.pipeline.test_train import digest, losses, newest
-from tests.pipeline.test_train import run as train_to_the_end
 from tests.slurm.local_slurm import LocalSlurm
 from tests.support.data_prep_runs import wait_for
 from tests.support.tiny_run import tiny_recipe
+from tests.support.training_runs import digest, losses, newest
+from tests.support.training_runs import run as train_to_the_end
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "slurm" / "pretrain.sh"
