@@ -109,7 +109,7 @@ launcher_of_slurm() {
   if ! getent hosts "$MASTER_ADDR" > /dev/null; then    # a node name that is no host name: ask Slurm for its address
     MASTER_ADDR=$(scontrol show node -o "$MASTER_ADDR" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
   fi
-  MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))         # two jobs on one node differ
+  MASTER_PORT=$(free_port $((20000 + SLURM_JOB_ID % 10000)))    # two jobs on one node differ
   export MASTER_ADDR MASTER_PORT NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   echo "NODES ${SLURM_JOB_NODELIST} x $tasks tasks, meeting at $MASTER_ADDR:$MASTER_PORT"
   num_ranks=$((tasks * SLURM_JOB_NUM_NODES))
@@ -117,6 +117,20 @@ launcher_of_slurm() {
   # srun no longer takes this from sbatch by itself (since Slurm 22.05)
   [ -z "${SLURM_CPUS_PER_TASK:-}" ] || launcher+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
   launcher+=("${AS_RANK[@]}" "$exits")
+}
+
+# Prints: the first port from $1 on that nobody listens at, here: a batch script runs on the first node of its job.
+free_port() {
+  "$python" -c 'import socket, sys
+for port in range(int(sys.argv[1]), 32768):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            continue
+    print(port)
+    break' "$1"
 }
 
 launcher_of_workstation() {

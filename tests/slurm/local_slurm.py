@@ -27,6 +27,8 @@ CONFIG = """\
 ClusterName=local
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={port}
+# ports follow from job numbers, and another Slurm of these tests may run on this machine
+FirstJobId={port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import sys
 import time
 from pathlib import Path
@@ -53,6 +55,20 @@ def test_two_tasks_are_two_ranks_and_the_log_is_in_the_run_folder(
     text = (where / "runs" / "toy" / f"slurm-{job}.out").read_text()
     assert all(f"rank {rank} of 2 at step " in text for rank in range(2)), text
     assert f":{20000 + job % 10000}" in text
+
+
+def test_a_port_that_is_taken_is_passed_over(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
+    """Somebody listens at the port that follows from the job's number: the ranks meet at another."""
+    job = submit(slurm, project, tmp_path, "--steps", "3", options=("--hold",))
+    taken = 20000 + job % 10000
+    with socket.socket() as somebody:
+        somebody.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        somebody.bind(("", taken))
+        somebody.listen()
+        slurm.command("scontrol", "release", str(job))
+        assert slurm.wait_for(job, "COMPLETED", "FAILED")["ExitCode"] == "0:0", log(slurm, job)
+    met = re.search(r"meeting at \S+:(\d+)", log(slurm, job))
+    assert met is not None and taken < int(met[1]) < taken + 100
 
 
 def test_usr1_before_the_time_limit_saves_and_requeues_into_the_same_run_folder(
