@@ -165,7 +165,7 @@ def measure(args: argparse.Namespace) -> dict:
     from pipeline.data.manifest import read_manifest
 
     tokenizer = AlbefTokenizer()
-    imported = time.monotonic()
+    imported, processor = time.monotonic(), time.process_time()
     names = tuple(str(folder) for folder in folders(args))
     manifest = read_manifest(names)
     read = time.monotonic()
@@ -184,7 +184,7 @@ def measure(args: argparse.Namespace) -> dict:
         lanes=range(1),
     )
     first_task = next(loader_tasks(loader, args.measure))
-    positioned = time.monotonic()
+    positioned, processor = time.monotonic(), time.process_time() - processor
     steps = loader.steps(args.measure)
     first = next(steps)
     batch = time.monotonic()
@@ -198,6 +198,7 @@ def measure(args: argparse.Namespace) -> dict:
         "manifest_s": read - imported,
         "position_s": positioned - read,
         "start_s": positioned - imported,
+        "start_processor_s": processor,
         "first_batch_s": batch - positioned,
         "second_batch_s": second - following,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -215,12 +216,21 @@ def report(args: argparse.Namespace, rows: list[dict]) -> None:
     sources = "two sources with weights" if args.weights else "one source"
     print(f"{args.shards:,} shards, {args.shards * args.samples:,} samples, {sources}, window {args.window},")
     print(f"micro-batch {MICRO_BATCH}, {args.num_workers} workers\n")
-    names = ("manifest, s", "position, s", "start, s", "first batch, s", "second batch, s", "peak memory, MiB")
+    names = (
+        "manifest, s",
+        "position, s",
+        "start, s",
+        "of it on a processor, s",
+        "first batch, s",
+        "second batch, s",
+        "peak memory, MiB",
+    )
     print(f"| start at | step | {' | '.join(names)} |\n|{' --- |' * (len(names) + 2)}")
     for row in rows:
         print(
             f"| {row['percent']}% | {row['step']:,} | {row['manifest_s']:.2f} | {row['position_s']:.3f} | "
-            f"{row['start_s']:.2f} | {row['first_batch_s']:.2f} | {row['second_batch_s']:.2f} | "
+            f"{row['start_s']:.2f} | "
+            f"{row['start_processor_s']:.2f} | {row['first_batch_s']:.2f} | {row['second_batch_s']:.2f} | "
             f"{row['peak_rss_mib']:.0f} |"
         )
     if args.out:

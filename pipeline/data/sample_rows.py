@@ -68,12 +68,7 @@ class SampleRows:
         Raises: DataError naming one that is; what `shard` raises.
         """
         keys = pa.concat_arrays([self.shard(number).keys.cast(pa.large_string()) for number in range(len(self))])
-        # Keys that ascend, as `data_prep` numbers them, need no table of 14M strings to show it.
-        if pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py() is not False:
-            return
-        num_distinct = len(pc.unique(keys))
-        if num_distinct < len(keys):
-            self._refuse_twice(keys, len(keys) - num_distinct)
+        self._refuse_twice(keys)
 
     def _read(self, group: int) -> None:
         try:
@@ -104,12 +99,16 @@ class SampleRows:
                 f"{self.path}: {outside.sum()} samples lie outside their shard {self._names[number]}",
                 "write it again with `data_prep verify`",
             )
-        num_distinct = len(pc.unique(rows.keys))
-        if num_distinct < len(rows.keys):
-            self._refuse_twice(rows.keys, len(rows.keys) - num_distinct)
+        self._refuse_twice(rows.keys)
         return rows
 
-    def _refuse_twice(self, keys: pa.Array, count: int) -> None:
+    def _refuse_twice(self, keys: pa.Array) -> None:
+        # Keys that ascend, as `data_prep` numbers them, need no table of 14M strings to show that they are distinct.
+        if pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py() is not False:
+            return
+        count = len(keys) - len(pc.unique(keys))
+        if not count:
+            return
         counts = pc.value_counts(keys)
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         raise DataError(
