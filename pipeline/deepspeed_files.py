@@ -40,8 +40,11 @@ class SavedParameters:
     """Steps DeepSpeed has counted as skipped."""
 
     def whole(self, name: str, key: str = WEIGHT, *, shape: torch.Size | None = None) -> Tensor:
-        """One parameter's weight or moment, fp32, read now; of `shape` if it has as many elements, else flat."""
-        parts = self.pieces[name][key]
+        """One parameter's weight or moment, fp32, read now; of `shape` if it has as many elements, else flat.
+
+        Moments are 0 where none were saved: every step so far was refused.
+        """
+        parts = self.pieces[name].get(key) or [torch.zeros_like(part) for part in self.pieces[name][WEIGHT]]
         tensor = (torch.cat([part.flatten() for part in parts]) if len(parts) > 1 else parts[0].clone()).float()
         return tensor.view(shape) if shape is not None and tensor.numel() == shape.numel() else tensor
 
@@ -106,7 +109,7 @@ def _partitioned(folder: Path, world_size: int, *, moments: bool) -> SavedParame
         groups = base["state"] if isinstance(base, dict) else dict(enumerate(base))  # a list if elastic_checkpoint
         for number, places in enumerate(state["param_slice_mappings"]):
             flat = {WEIGHT: state["single_partition_of_fp32_groups"][number]}
-            if moments:
+            if moments and groups.get(number):
                 flat |= {key: groups[number][key] for key in MOMENTS}
                 found.adam_steps = float(groups[number]["step"])
             for name, place in places.items():
@@ -134,6 +137,8 @@ def _whole(folder: Path, optimizer_names: Sequence[Sequence[str]] | None) -> Sav
     if optimizer_names is not None:
         state = optimizer.get("optimizer_state_dict", optimizer)["state"]
         for number, name in enumerate(name for group in optimizer_names for name in group):
+            if not state.get(number):
+                continue
             for key in MOMENTS:
                 found.pieces[name][key] = [state[number][key]]
             found.adam_steps = float(state[number]["step"])

@@ -214,9 +214,11 @@ def fit(training: Training, stop: StopWatch) -> int:
         training.saver.poll()
         if leaving or due(done, run.checkpoint.save_every):
             heart.at("saving")
-            save(training, step=done, epoch=batches.epoch, wait=leaving)
-        if hopeless:
-            raise training.refused.error()
+            try:
+                save(training, step=done, epoch=batches.epoch, wait=leaving)
+            finally:
+                if hopeless:  # also when this save failed, which the log tells
+                    raise training.refused.error()
         if last:
             log.info("%s has taken its %d steps", run.name, training.total_steps)
             return 0
