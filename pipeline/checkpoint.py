@@ -206,12 +206,9 @@ def load_checkpoint(
         log.info("%s was saved under another layout: %s", path, ", ".join(changed))
         load_into_engine(engine, path, meta)
     else:
-        clip_grad = getattr(engine.optimizer, "clip_grad", None)
         loaded, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
         if loaded is None:
             raise CheckpointError(f"DeepSpeed cannot load {path}", "use another checkpoint of the run")
-        if clip_grad is not None:
-            engine.optimizer.clip_grad = clip_grad  # the recipe's: DeepSpeed takes the checkpoint's at stages 1 and 2
     teacher.load_state_dict(load_file(path / "teacher.safetensors"))
     queue.load_state_dict(dict(load_file(path / "queue.safetensors")))
     _load_random_state(path, world.rank)

@@ -95,7 +95,8 @@ def resolve_ds_config(run: RunConfig, world_size: int) -> ResolvedDeepSpeed:
         "train_batch_size": ("batch.global_batch_size", run.batch.global_batch_size),
         "train_micro_batch_size_per_gpu": ("batch.micro_batch_size", run.batch.micro_batch_size),
         "gradient_accumulation_steps": (f"{run.batch.num_lanes} lanes / {world_size} ranks", grad_accum_steps),
-        "gradient_clipping": ("optim.clip_grad_norm", run.optim.clip_grad_norm or 0.0),
+        # not 0 by default; the pipeline clips by itself, by optim.clip_grad_norm (pipeline/refusal.py)
+        "gradient_clipping": ("the pipeline's own clipping", 0.0),
         "steps_per_print": ("logging.log_every", run.logging.log_every),
     }
     for key, (source, value) in ours.items():
@@ -104,7 +105,8 @@ def resolve_ds_config(run: RunConfig, world_size: int) -> ResolvedDeepSpeed:
         elif values[key] != value:
             raise ConfigError(
                 f"{path}: {key} {values[key]} contradicts {source} {value} of recipe {run.name}",
-                f'write "{key}": "auto" there, and change the recipe if {values[key]} is what you want',
+                f'write "{key}": "auto" there, and change the recipe if {values[key]} is what you want'
+                + (" (optim.clip_grad_norm)" if key == "gradient_clipping" else ""),
             )
     if left := _autos(values):
         raise ConfigError(

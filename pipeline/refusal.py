@@ -49,9 +49,9 @@ def check_step(engine: Any, losses: Tensor, world: World) -> StepCheck:
         losses: (lanes of this rank, 5), on the device.
     """
     gradients, whole = reduced_gradients(engine)
-    norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float32))
-    # float64: so that it is only the gradient itself that can overflow
-    squares = norms.double().square().sum().to(losses.device)
+    # float64: only the gradient itself can overflow, and the norm does not depend on how ZeRO cuts it into pieces
+    norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float64))
+    squares = norms.square().sum().to(losses.device)
     bad_lanes = (~losses[:, :NUM_LOSSES].isfinite()).any(dim=1).sum()
     rows = world.gather_rows(torch.stack([squares, bad_lanes.double()])).tolist()
     total = sum(row[0] for row in rows)
@@ -79,21 +79,35 @@ def reduced_gradients(engine: Any) -> tuple[list[Tensor], bool]:
     return [p.grad for p in engine.module.parameters() if p.grad is not None], True
 
 
-def take_step(engine: Any, check: StepCheck) -> None:
+def take_step(engine: Any, check: StepCheck, *, clip_grad_norm: float | None = None) -> None:
     """The engine's step after the last lane; one that is refused moves neither weights nor moments nor step count.
 
     A refused step goes through the engine as well, so that it counts its steps and drops its gradients as ever. Only
     the optimizer's own step is left out of it, and DeepSpeed copies weights that did not change.
+
+    The gradient is clipped here, by the norm that `check_step` took: DeepSpeed sums its own over partitions in fp32, so
+    that the last bits of every weight would depend on the number of ranks.
+
+    Args:
+        clip_grad_norm: scale the gradient down to this norm where it is larger; None or 0 leaves it.
     """
-    skipped = engine.skipped_steps
-    if not check.refused:
-        engine.step()
-        assert engine.skipped_steps == skipped, f"DeepSpeed refused a step of gradient norm {check.norm}"
-        return
-    optimizer = engine.basic_optimizer
-    optimizer.step = lambda *_, **__: None  # on the instance, in front of the class's
+    skipped, optimizer = engine.skipped_steps, engine.basic_optimizer
+    scale = clip_grad_norm / (check.norm + 1e-6) if clip_grad_norm else 1.0  # torch.nn.utils.clip_grad_norm_
+    usual = optimizer.step
+
+    def step(*args: Any, **settings: Any) -> None:  # DeepSpeed calls it once, or once for each parameter group
+        if check.refused:
+            return
+        if scale < 1.0:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+        usual(*args, **settings)
+
+    optimizer.step = step  # on the instance, in front of the class's
     try:
         engine.step()
     finally:
         del optimizer.step
-    engine.skipped_steps = skipped + 1  # DeepSpeed counts those it found itself
+    if check.refused:
+        engine.skipped_steps = skipped + 1  # DeepSpeed counts those it found itself
+    assert check.refused or engine.skipped_steps == skipped, f"DeepSpeed refused a step of norm {check.norm}"

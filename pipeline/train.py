@@ -266,7 +266,7 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None,
             engine.step()  # counts the lane; the weights move after the last one
     training.heart.at("taking the step")
     check = check_step(engine, torch.stack(lane_losses), world)
-    take_step(engine, check)
+    take_step(engine, check, clip_grad_norm=run.optim.clip_grad_norm)
     if check.refused:
         queue.discard()
         training.refused.refused(batches, lanes, check, step_facts(training, alpha, temperature))
