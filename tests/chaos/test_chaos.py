@@ -12,7 +12,7 @@ from tests.support.ranks import Ranks
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import losses, newest, run, train
 
-KILLS = 12
+KILLS = 8
 OVERRIDES = ["--deepspeed.config=zero1_fp32", "--max_steps=120", f"--checkpoint.save_every={SAVE_EVERY}"]
 
 
