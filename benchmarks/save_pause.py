@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 
 from pipeline import distributed
-from pipeline.checkpoint import CheckpointConfig, new_meta
+from pipeline.checkpoint import CheckpointConfig
 from pipeline.config import load_config
 from pipeline.heartbeat import Heart
-from pipeline.train import Training, build, train_step
+from pipeline.train import build, save, train_step
 from tests.support.shards import write_corpus
+from tests.support.training_runs import newest
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def measure(run_dir: Path, recipe: Path, size: str, repeat: int) -> dict[str, ob
             for way, times in paused.items():
                 number += 1
                 began = time.monotonic()
-                save(training, number)
+                save(training, step=number, epoch=0, wait=False)
                 if way == "waited":
                     training.saver.finish()
                 times.append(time.monotonic() - began)
@@ -74,8 +75,7 @@ def measure(run_dir: Path, recipe: Path, size: str, repeat: int) -> dict[str, ob
                     times[-1] += time.monotonic() - began
                     if published:
                         break
-        newest = run_dir / "checkpoints" / (run_dir / "checkpoints" / "latest").read_text()
-        num_bytes = sum(file.stat().st_size for file in newest.iterdir())
+        num_bytes = sum(file.stat().st_size for file in newest(run_dir).iterdir())
         training.loader.close()
     distributed.shutdown()
     waited, background = (statistics.median(times) for times in paused.values())
@@ -90,12 +90,6 @@ def measure(run_dir: Path, recipe: Path, size: str, repeat: int) -> dict[str, ob
         "ratio": round(waited / background, 1),
         "steps_taken_during_background_saves": steps_meanwhile,
     }
-
-
-def save(training: Training, number: int) -> None:
-    """Begin to save."""
-    facts = {"run_name": "save", "epoch": 0, "samples_seen": 0, "world_size": 1, "zero_stage": 1, "precision": "fp32"}
-    training.saver.start(new_meta(step=number, config_hash="0" * 16, **facts))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
         while chunk := list(itertools.islice(iterator, shard_size)):
             shard = num_rows // shard_size
             num_rows += len(chunk)
-            if shard % part.count != part.number - 1:
+            if shard not in part.shards(shard + 1):
                 continue
             table = pa.table(
                 {

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
 from albef.objective import ObjectiveConfig
+from pipeline import atomic_file
 
 if TYPE_CHECKING:  # the configuration imports this file, and must not wait for the model's libraries
     from albef.momentum import MomentumTeacher
@@ -84,8 +84,8 @@ def publish(target: Path, meta: CheckpointMeta) -> None:
 
     Raises: OSError when they cannot be written; `latest` then names what it named.
     """
-    _write_atomically(target / META, json.dumps(dataclasses.asdict(meta), indent=2) + "\n")
-    _write_atomically(target.parent / LATEST, target.name)
+    atomic_file.write_json(target / META, dataclasses.asdict(meta))
+    atomic_file.write_text(target.parent / LATEST, target.name)
 
 
 def unpublish(target: Path) -> None:
@@ -173,7 +173,7 @@ def verify_checkpoint(path: Path) -> CheckpointMeta:
             raise CheckpointError(
                 f"{file} has {size} bytes, {facts['bytes']} were saved", "use another checkpoint of the run"
             )
-        if _digest(file) != facts["sha256"]:
+        if digest(file) != facts["sha256"]:
             raise CheckpointError(f"{file} has changed since it was saved", "use another checkpoint of the run")
     return meta
 
@@ -260,20 +260,7 @@ def _load_random_state(path: Path, rank: int) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -20,6 +20,7 @@ from pipeline.checkpoint import (
     LATEST,
     META,
     CheckpointMeta,
+    latest_name,
     read_model_config,
     verify_checkpoint,
 )
@@ -70,12 +71,13 @@ def find_one(path: Path) -> Path:
         )
     else:
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        if not (checkpoints / LATEST).is_file():
+        name = latest_name(checkpoints)
+        if name is None:
             raise CheckpointError(
                 f"{path} holds no finished checkpoint: there is no {checkpoints / LATEST}",
                 "give a run folder, its checkpoints folder, or one of the step_* folders in it",
             )
-        folder = checkpoints / (checkpoints / LATEST).read_text().strip()
+        folder = checkpoints / name
     if not folder.is_dir():
         there = sorted(other.name for other in folder.parent.glob("step_*")) if folder.parent.is_dir() else []
         raise CheckpointError(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from pathlib import Path
 from typing import Any
 
 from albef.errors import ConfigError, DataError, UserError
+from pipeline import atomic_file
 from pipeline.data.manifest import Manifest
 from pipeline.distributed import World
 from pipeline.run_folder import RunFolder
@@ -59,7 +58,7 @@ def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
             )
         if before is not None and before["manifests"] != now["manifests"]:
             log.info("the data lies at %s now; the same data", ", ".join(manifest.paths))
-        _write(path, now)
+        atomic_file.write_json(path, now)
     except OSError as error:
         return ConfigError(f"{path} cannot be read or written: {error}", "give another --run-dir")
     except (ValueError, KeyError, TypeError):
@@ -69,9 +68,3 @@ def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
 
 def _facts(record: dict[str, Any]) -> str:
     return f"{record['num_samples']:,} samples in {record['num_shards']:,} shards ({record['fingerprint']})"
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

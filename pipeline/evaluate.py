@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albef.errors import CheckpointError, ConfigError
+from pipeline import atomic_file
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` need not wait for it
     import torch
@@ -191,12 +191,9 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
     Raises: ConfigError when it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        atomic_file.write_json(path, values)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(f"--out {path} cannot be written: {error.strerror}", "name another file") from error
 
 

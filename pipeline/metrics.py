@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import resource
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
+from pipeline import atomic_file
 from pipeline.progress import duration
 
 if TYPE_CHECKING:
@@ -257,9 +257,7 @@ def truncate_jsonl(path: Path, step: int) -> dict[str, Any]:
         if values["step"] <= step:
             kept.append(text)
             last = values if "train/loss" in values else last
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_file.write_text(path, "".join(f"{text}\n" for text in kept))
     return last
 
 

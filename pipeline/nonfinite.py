@@ -18,6 +18,7 @@ from albef.batch import PretrainBatch
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.queue import FeatureQueue
+from pipeline.refused_dump import LOSS_NAMES
 
 
 @dataclass(kw_only=True)
@@ -25,7 +26,7 @@ class Findings:
     """What one forward and backward of a micro-batch showed."""
 
     losses: dict[str, float] = field(default_factory=dict)
-    """loss, loss_itc, loss_itm, loss_mlm."""
+    """By LOSS_NAMES."""
     gradient_norm: float = math.nan
     first: str = ""
     """`the image`, or student or teacher and the name of the first module whose output is not finite; empty when all
@@ -66,8 +67,7 @@ def look(
         targets = teacher.targets(batch, queue, student.clamped_temperature().detach())
         losses = student(batch, targets, queue, alpha)
         losses.total.backward()
-    names = ("loss", "loss_itc", "loss_itm", "loss_mlm")
-    found.losses = {name: loss.item() for name, loss in zip(names, losses[:4], strict=True)}
+    found.losses = {name: loss.item() for name, loss in zip(LOSS_NAMES, losses, strict=False)}
     gradients = [p.grad for p in student.parameters() if p.grad is not None]
     found.gradient_norm = torch.nn.utils.get_total_norm(gradients).item()
     found.num_gradients = len(gradients)

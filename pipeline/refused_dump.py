@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from albef.batch import PretrainBatch
 from albef.errors import DataError
+from pipeline import atomic_file
 
 FORMAT = 1
 LOSS_NAMES = ("loss", "loss_itc", "loss_itm", "loss_mlm")
@@ -77,9 +77,7 @@ def write_dump(
         for lane, batch in batches.items()
     ]
     values = {"format": FORMAT, **facts, "rank": rank, "batches": tensors if with_batches else None, "lanes": lanes}
-    temporary = folder / f".rank_{rank}.json.tmp"
-    temporary.write_text(json.dumps(plain(values), indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / f"rank_{rank}.json")
+    atomic_file.write_json(folder / f"rank_{rank}.json", plain(values))
 
 
 def read_dump(path: Path) -> Dump:

@@ -7,7 +7,6 @@ and refused/ if there was anything to refuse.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albef.errors import CheckpointError, ConfigError
-from pipeline import logs
+from pipeline import atomic_file, logs
 from pipeline.config import RunConfig, differences, load_config, to_yaml
 
 if TYPE_CHECKING:
@@ -127,9 +126,9 @@ def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world
         if folder.stop_file.exists():
             folder.stop_file.unlink()  # it stopped the run before this one
             lines.append(f"removed {folder.stop_file}, which had stopped the run before")
-        _write(folder.config, f"# {run.name}, resolved; runs again as it is\n" + to_yaml(run))
-        _write(folder.path / "ds_config.json", json.dumps(ds_config, indent=2) + "\n")
-        _write(folder.path / "env.json", json.dumps(environment(world), indent=2) + "\n")
+        atomic_file.write_text(folder.config, f"# {run.name}, resolved; runs again as it is\n" + to_yaml(run))
+        atomic_file.write_json(folder.path / "ds_config.json", ds_config)
+        atomic_file.write_json(folder.path / "env.json", environment(world))
     except OSError as error:
         return ConfigError(f"run folder {folder.path} cannot be written: {error}", "give another --run-dir")
     except ConfigError as error:
@@ -204,9 +203,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

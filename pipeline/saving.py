@@ -9,7 +9,6 @@ rank that fails to write, for want of room, leaves another waiting, and a failed
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -34,6 +33,7 @@ from albef.queue import FeatureQueue
 from pipeline.checkpoint import (
     CheckpointConfig,
     CheckpointMeta,
+    digest,
     latest_name,
     prune_checkpoints,
     publish,
@@ -169,8 +169,10 @@ class CheckpointSaver:
         if self.world.is_main:
             model = self.engine.module
             shape = {"model": model.config.to_dict(), "objective": dataclasses.asdict(model.objective)}
-            files["teacher.safetensors"] = _tensor_file(host_copy(self.teacher.state_dict()))
-            queue = {name: torch.as_tensor(value) for name, value in self.queue.state_dict().items()}
+            # straight from where they live: state_dict() of either would copy on the device first
+            files["teacher.safetensors"] = _tensor_file(host_copy(dict(self.teacher.weights.named_parameters())))
+            pointer = torch.tensor(self.queue.pointer)
+            queue = {"image": self.queue.image, "text": self.queue.text, "pointer": pointer}
             files["queue.safetensors"] = _tensor_file(host_copy(queue))
             files["model_config.json"] = _text_file(json.dumps(shape, indent=2) + "\n")
         if self.world.device.type == "cuda":
@@ -268,8 +270,7 @@ def sync_and_digest(file: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file that is on the disk, not on its way there."""
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        return {"bytes": os.fstat(handle.fileno()).st_size, "sha256": digest}
+    return {"bytes": file.stat().st_size, "sha256": digest(file)}
 
 
 def _torch_file(state: Any) -> Callable[[Path], None]:

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from albef.errors import ConfigError
+from pipeline.checkpoint import META, latest_name
 from pipeline.progress import duration
 
 QUIET_FOR_S = 600.0
@@ -286,11 +287,10 @@ def _backwards(path: Path) -> Iterator[bytes]:
 
 def _checkpoint(folder: Path) -> CheckpointStatus | None:
     """What `latest` names, and whether it is there with all its bytes."""
-    try:
-        name = (folder / "latest").read_text(encoding="utf-8").strip()
-    except OSError:
+    name = latest_name(folder)
+    if name is None:
         return None
-    meta = _json(folder / name / "meta.json")
+    meta = _json(folder / name / META)
     files = meta.get("files")
     number = re.fullmatch(r"step_(\d+)", name)
     problem = None

@@ -29,6 +29,7 @@ from typing import Protocol
 import torch
 
 from pipeline.checkpoint import META
+from tests.support.job_processes import family
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import losses, newest, whole_state
 
@@ -75,22 +76,13 @@ class CommandLine:
         victims = family(self._process.pid)
         for pid in victims:
             os.kill(pid, signal.SIGSTOP)  # so that nothing new is born between the list and the kills
-        for pid in victims | family(self._process.pid):
+        for pid in {*victims, *family(self._process.pid)}:
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     def finish(self) -> None:
         """Exit code 0 in the end."""
         assert self._process.wait(timeout=GIVE_UP_S) == 0, "the last start failed: see its logs in the run folder"
-
-
-def family(pid: int) -> set[int]:
-    """A process and its descendants, from /proc."""
-    found = {pid}
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found |= family(int(child))
-    return found
 
 
 @dataclass

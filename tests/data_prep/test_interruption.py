@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.data_prep_runs import alive, command_line, failures, family, kill_all, run, samples, start, wait_for
+from tests.support.data_prep_runs import alive, command_line, failures, kill_all, run, samples, start, wait_for
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
+from tests.support.job_processes import family
 
 NUM_ROWS, SHARD_SIZE = 120, 15
 FLAGS = (

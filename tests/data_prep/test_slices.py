@@ -16,9 +16,10 @@ from data_prep.errors import UsageError
 from data_prep.manifest import read_manifest
 from data_prep.row_list import ListedImage, read_shard_rows, write_rows
 from data_prep.slices import WHOLE, Slice, parse_slice
-from tests.support.data_prep_runs import family, kill_all, run, start, wait_for
+from tests.support.data_prep_runs import kill_all, run, start, wait_for
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
+from tests.support.job_processes import family
 
 NUM_ROWS, SHARD_SIZE = 58, 8  # eight shards, the last of two rows
 FLAGS = ("--image-size", 64, "--shard-size", SHARD_SIZE, "--processes", 1, "--threads", 4, "--retries", 0)

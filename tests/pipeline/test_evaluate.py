@@ -13,6 +13,7 @@ from albef import Albef
 from albef.model import AlbefForPretraining
 from pipeline.cli import main
 from tests.support.ranks import run_ranks
+from tests.support.refusal import refusal
 from tests.support.shards import pair, picture, write_manifest
 from tests.support.small_model import small_config
 
@@ -103,16 +104,6 @@ def test_two_ranks_write_what_one_writes(folder, tmp_path):
     command = by_annotations(folder, two, *small_batches)
     assert run_ranks(evaluate_on_a_rank, 2, command, process_group=False) == [0, 0]
     assert json.loads(one.read_text()) == json.loads(two.read_text())
-
-
-def refusal(capsys, arguments: list[str]) -> str:
-    """The `error:` and `hint:` of a command that must exit 2."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "error: " in said
-    assert "hint: " in said
-    return said
 
 
 def test_wrong_flags_are_refused(folder, tmp_path, capsys):

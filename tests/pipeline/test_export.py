@@ -32,6 +32,7 @@ from pipeline.ds_config import resolve_ds_config
 from pipeline.optim import build_optimizer
 from pipeline.saving import CheckpointSaver
 from tests.support.ranks import run_ranks
+from tests.support.refusal import refusal
 from tests.support.small_model import small_config
 from tests.support.tiny_run import tiny_recipe
 
@@ -253,17 +254,6 @@ def test_exported_folder_is_complete_and_states_its_origin(saved, tmp_path):
     assert oct(out.stat().st_mode)[-3:] == "755" or out.stat().st_mode & 0o700 == 0o700
 
 
-def refused(capsys, arguments: list[str]) -> str:
-    """The `error:` and `hint:` of a command that must exit 2."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "error: " in said
-    assert "hint: " in said
-    assert "Traceback" not in said
-    return said
-
-
 @pytest.fixture
 def copy(saved, tmp_path) -> Path:
     """A run folder to damage."""
@@ -290,7 +280,7 @@ def test_a_changed_file_is_named(copy, tmp_path, capsys, file):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert file in refused(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
+    assert file in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
@@ -298,7 +288,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_although_its_checksum_agrees(co
     """Rubbish saved as rubbish: torch's exceptions become one sentence."""
     (step_folder(copy) / "zero_pp_rank_1_mp_rank_00_optim_states.pt").write_bytes(b"not a pickle")
     seal(copy)
-    assert "cannot be read" in refused(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
+    assert "cannot be read" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
 
 
 def test_weights_of_another_shape_are_refused(copy, tmp_path, capsys):
@@ -308,7 +298,7 @@ def test_weights_of_another_shape_are_refused(copy, tmp_path, capsys):
     values["model"]["fusion_depth"] = 2
     path.write_text(json.dumps(values))
     seal(copy)
-    said = refused(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
+    said = refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
     assert "missing" in said
     assert "multimodal_encoder.layers.1." in said
 
@@ -321,7 +311,7 @@ def test_masters_that_are_not_the_models_are_refused(saved, tmp_path, capsys):
     states["module"]["itm_head.weight"] += 1
     torch.save(states, path)
     seal(run_folder)
-    assert "itm_head.weight is not the rounding" in refused(
+    assert "itm_head.weight is not the rounding" in refusal(
         capsys, ["export", str(run_folder), "--out", str(tmp_path / "model")]
     )
 
@@ -330,12 +320,12 @@ def test_what_is_not_a_checkpoint_is_refused(copy, tmp_path, capsys):
     """A wrong path, an empty folder, an unfinished save, a step that is not there, a flag that does not exist."""
     out = ["--out", str(tmp_path / "model")]
     (tmp_path / "empty").mkdir()
-    assert "does not exist" in refused(capsys, ["export", str(tmp_path / "nowhere"), *out])
-    assert "no finished checkpoint" in refused(capsys, ["export", str(tmp_path / "empty"), *out])
-    assert f"step_{STEP:08d}" in refused(capsys, ["export", str(copy / "checkpoints" / "step_00000009"), *out])
-    assert "--weights" in refused(capsys, ["export", str(copy), *out, "--weight", "teacher"])
+    assert "does not exist" in refusal(capsys, ["export", str(tmp_path / "nowhere"), *out])
+    assert "no finished checkpoint" in refusal(capsys, ["export", str(tmp_path / "empty"), *out])
+    assert f"step_{STEP:08d}" in refusal(capsys, ["export", str(copy / "checkpoints" / "step_00000009"), *out])
+    assert "--weights" in refusal(capsys, ["export", str(copy), *out, "--weight", "teacher"])
     (step_folder(copy) / "meta.json").unlink()
-    assert "not a finished checkpoint" in refused(capsys, ["export", str(copy), *out])
+    assert "not a finished checkpoint" in refusal(capsys, ["export", str(copy), *out])
 
 
 def test_the_output_folder_is_replaced_only_when_asked_and_only_if_it_was_exported(copy, tmp_path, capsys):
@@ -344,14 +334,14 @@ def test_the_output_folder_is_replaced_only_when_asked_and_only_if_it_was_export
     command = ["export", str(copy), "--out", str(out)]
     assert main(command) == 0
     (out / "stray.txt").write_text("left by an earlier version")
-    assert "--overwrite" in refused(capsys, command)
+    assert "--overwrite" in refusal(capsys, command)
     assert main([*command, "--overwrite"]) == 0
     assert not (out / "stray.txt").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]  # nothing temporary left
-    assert "something else" in refused(capsys, ["export", str(copy), "--out", str(copy), "--overwrite"])
+    assert "something else" in refusal(capsys, ["export", str(copy), "--out", str(copy), "--overwrite"])
     (tmp_path / "file").write_text("")
-    assert "not a folder" in refused(capsys, ["export", str(copy), "--out", str(tmp_path / "file")])
-    assert "cannot be written" in refused(capsys, ["export", str(copy), "--out", str(tmp_path / "file" / "model")])
+    assert "not a folder" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "file")])
+    assert "cannot be written" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "file" / "model")])
 
 
 def test_read_back_weights_carry_no_extra_names(saved, tmp_path):

@@ -14,6 +14,7 @@ from albef.momentum import MomentumTeacher
 from albef.official import to_official
 from albef.queue import FeatureQueue
 from pipeline.cli import main
+from tests.support.refusal import refusal
 from tests.support.small_model import small_config
 
 CONFIG = small_config(max_text_positions=512)
@@ -83,16 +84,6 @@ def test_a_retrieval_checkpoint_gets_an_untrained_mlm_head_and_says_so(tmp_path)
     assert all(torch.equal(one[name], tensor) for name, tensor in weights.items())
     assert all(torch.equal(one[name], tensor) for name, tensor in two.items())
     assert "no MLM head" in (outs[0] / "README.md").read_text()
-
-
-def refusal(capsys, arguments: list[str]) -> str:
-    """The `error:` and `hint:` of a command that must exit 2."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "error: " in said
-    assert "hint: " in said
-    return said
 
 
 def test_what_cannot_be_imported_is_refused(tmp_path, capsys):

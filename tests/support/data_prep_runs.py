@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.manifest import read_manifest
 from data_prep.shard_reader import StoredSample, read_samples
+from tests.support.job_processes import family
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,22 +43,6 @@ def run(
     finally:
         kill_all(family(process.pid))
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it, by /proc: also those in other process groups."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):
-                continue
-            children.setdefault(parent, []).append(int(entry.name))
-    found = [pid]
-    for member in found:
-        found += children.get(member, [])
-    return found
 
 
 def command_line(pid: int) -> str:

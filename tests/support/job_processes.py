@@ -1,8 +1,24 @@
-"""Finds every process of a job, whoever started it: by a variable of the environment it was started in."""
+"""Finds every process of a job: by descent, or by a variable of the environment it was started in."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it, by /proc: also those in other process groups."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for member in found:
+        found += children.get(member, [])
+    return found
 
 
 def processes_with(mark: str) -> list[tuple[int, dict[str, str]]]:
