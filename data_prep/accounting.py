@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from data_prep.job import Folder, Job, write_json
+from data_prep.parts import WHOLE, Part
 from data_prep.shard_writer import ShardRecord, read_record, record_path
-from data_prep.slices import WHOLE, Slice
 
 
 @dataclass
 class Account:
-    """Sums over the finished shards of a job, or of a slice of it."""
+    """Sums over the finished shards of a job, or of a part of it."""
 
     listed: int
     """Rows of the list, whether or not their shard is finished."""
     num_shards: int
-    """Shards of the job or slice, finished or not."""
+    """Shards of the job or part, finished or not."""
     finished_shards: int = 0
     accounted: int = 0
     """Rows of finished shards: kept and failed."""
@@ -40,7 +40,7 @@ class Account:
 
 
 def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
-    """Shards of the folder's slice whose record is there and whose tar has the recorded size; nothing else counts."""
+    """Shards of the folder's part whose record is there and whose tar has the recorded size; nothing else counts."""
     finished = {}
     for index in folder.part.shards(job.num_shards):
         path = record_path(folder, job.shard_name(index))
@@ -56,7 +56,7 @@ def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
     return finished
 
 
-def add_up(job: Job, records: Iterable[ShardRecord], part: Slice = WHOLE) -> Account:
+def add_up(job: Job, records: Iterable[ShardRecord], part: Part = WHOLE) -> Account:
     shards = part.shards(job.num_shards)
     account = Account(listed=sum(map(job.rows_in_shard, shards)), num_shards=len(shards))
     for record in records:

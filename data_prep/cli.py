@@ -80,7 +80,7 @@ def _download_flags(parser: Parser) -> None:
     parser.add_argument("--columns", metavar="A,B", help="names of the columns of a TSV or CSV without a header")
     _shard_flags(parser)
     parser.add_argument(
-        "--slice",
+        "--part",
         default="1/1",
         metavar="I/N",
         help="make every N-th shard only, beginning with the I-th: for N machines that share --out; then `verify`",

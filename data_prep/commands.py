@@ -30,10 +30,10 @@ from data_prep.job import (
     write_job,
 )
 from data_prep.pack import pack_arguments, pack_shards
+from data_prep.parts import parse_part
 from data_prep.patient_opener import FetchLimits
 from data_prep.progress import Progress
 from data_prep.row_list import ListedImage, write_rows
-from data_prep.slices import parse_slice
 from data_prep.url_list import ListColumns, read_url_list
 from data_prep.verify import Verification, verify_folder
 from data_prep.worker_pool import open_pool
@@ -63,7 +63,7 @@ def download(flags: argparse.Namespace) -> int:
         stall_timeout_s=_stall_timeout_s(flags.stall_timeout, limits),
         attempts=flags.attempts,
     )
-    folder = Folder(Path(flags.out), parse_slice(flags.slice))
+    folder = Folder(Path(flags.out), parse_part(flags.part))
     images = read_url_list(urls, columns)
     wanted = _wanted_job("download", flags, [urls], dataclasses.asdict(columns))
 
@@ -120,7 +120,7 @@ def _make(
     processes: int,
     make_shards: Callable[[Job, ProcessPoolExecutor], None],
 ) -> int:
-    """The course of `download` and `pack`: list, shards, manifest, report. A slice ends with its shards."""
+    """The course of `download` and `pack`: list, shards, manifest, report. A part ends with its shards."""
     started = time.monotonic()
     check_same_job(folder, wanted)  # before anything is created or locked
     result = None
@@ -142,7 +142,7 @@ def _make(
     print(f"{rows} rows in {seconds:.1f} s, {rows / seconds:.1f} rows/s")
     if result is not None:
         return _tell(result)
-    print(f"slice {folder.part} is done; once all are: python -m data_prep verify {folder.root}")
+    print(f"part {folder.part} is done; once all are: python -m data_prep verify {folder.root}")
     return 0
 
 
@@ -151,7 +151,7 @@ def _account(folder: Folder, job: Job) -> Account:
 
 
 def _remove_leftovers(folder: Folder, job: Job) -> None:
-    """What a killed writer of these shards left; the temporary files of other slices are being written right now."""
+    """What a killed writer of these shards left; the temporary files of other parts are being written right now."""
     mine = {job.shard_name(index) for index in folder.part.shards(job.num_shards)}
     for leftover in (*folder.shards.glob(".*.tmp"), *folder.failures.glob(".*.tmp")):
         if folder.part.is_whole or leftover.name.removeprefix(".").partition(".")[0] in mine:
@@ -190,7 +190,7 @@ def _report(folder: Folder, job: Job, before: Account, after: Account, seconds: 
 
 
 def _report_again(folder: Folder) -> None:
-    """`report.json` of what is there now: the slices of a job have left none, and a shard may be gone since."""
+    """`report.json` of what is there now: the parts of a job have left none, and a shard may be gone since."""
     job = read_job(folder)
     if job is not None:
         try:

@@ -60,7 +60,7 @@ def download_shards(
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
 ) -> None:
-    """Fetch and convert every shard of the folder's slice that is not finished yet, both side by side.
+    """Fetch and convert every shard of the folder's part that is not finished yet, both side by side.
 
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """

@@ -18,7 +18,7 @@ from typing import Any
 
 from data_prep.errors import FolderError
 from data_prep.image_encoding import ImageSettings
-from data_prep.slices import WHOLE, Slice
+from data_prep.parts import WHOLE, Part
 
 JOB_VERSION = 1
 
@@ -28,8 +28,8 @@ class Folder:
     """Layout of `--out DIR`: shards and records to keep, and `.work`, which may be deleted when a job is complete."""
 
     root: Path
-    part: Slice = WHOLE
-    """The share of the shards this process makes. Slices share all but `.work`, where each has a folder of its own."""
+    part: Part = WHOLE
+    """The share of the shards this process makes. Parts share all but `.work`, where each has a folder of its own."""
 
     @property
     def shards(self) -> Path:
@@ -171,7 +171,7 @@ def write_job(folder: Folder, job: Job) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Atomic: the file is there whole, or as it was before."""
-    # Not the process's number alone: on another machine a slice may have the same.
+    # Not the process's number alone: on another machine a part may have the same.
     unpublished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with open(unpublished, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, sort_keys=True, ensure_ascii=False)
@@ -229,7 +229,7 @@ def claimed_shards(folder: Folder, job: Job) -> Iterator[None]:
                     break
                 raise FolderError(
                     f"another data_prep is making {job.shard_name(shard)} in {folder.root}",
-                    "use the same number of slices for all that run at a time, and each slice once; "
+                    "use the same number of parts for all that run at a time, and each part once; "
                     "or wait until the others have ended",
                 ) from error
         yield

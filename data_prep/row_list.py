@@ -1,4 +1,4 @@
-"""The normalised list: `rows.parquet`, one row an image, one row group a shard of the slice.
+"""The normalised list: `rows.parquet`, one row an image, one row group a shard of the part.
 
 Row i is line i of what the user listed, good or not: a rejected row keeps its place and its reason, so that every
 listed row is accounted for by exactly one shard.
@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.slices import WHOLE, Slice, parse_slice
+from data_prep.parts import WHOLE, Part, parse_part
 
-SLICE_KEY = b"data_prep_slice"
+PART_KEY = b"data_prep_part"
 SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
@@ -58,12 +58,12 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part: Slice = WHOLE) -> int:
-    """Write a slice of the list atomically; returns the number of rows of the whole list. Memory: one shard's rows."""
+def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part: Part = WHOLE) -> int:
+    """Write a part of the list atomically; returns the number of rows of the whole list. Memory: one shard's rows."""
     unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     num_rows = 0
     iterator = iter(images)
-    schema = SCHEMA.with_metadata({SLICE_KEY: str(part)})
+    schema = SCHEMA.with_metadata({PART_KEY: str(part)})
     with pq.ParquetWriter(unpublished, schema, compression="zstd") as writer:
         while chunk := list(itertools.islice(iterator, shard_size)):
             shard = num_rows // shard_size
@@ -85,10 +85,10 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
 
 
 def read_shard_table(path: Path, shard: int) -> Any:
-    """The rows of one shard of the file's slice as a pyarrow table."""
+    """The rows of one shard of the file's part as a pyarrow table."""
     with pq.ParquetFile(path) as file:
         metadata = file.schema_arrow.metadata or {}
-        part = parse_slice(metadata.get(SLICE_KEY, b"1/1").decode())
+        part = parse_part(metadata.get(PART_KEY, b"1/1").decode())
         return file.read_row_group(part.shards(shard + 1).index(shard))
 
 

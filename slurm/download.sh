@@ -1,34 +1,34 @@
 #!/usr/bin/env bash
-# Download a list of image addresses into shards, cut into slices that run side by side, each on a machine of its own.
+# Download a list of image addresses into shards, cut into parts that run side by side, each on a machine of its own.
 #
-#   sbatch --array=1-16 [sbatch options] slurm/download.sh --urls FILE --out DIR [flags]    one slice a task
+#   sbatch --array=1-16 [sbatch options] slurm/download.sh --urls FILE --out DIR [flags]    one part a task
 #   bash slurm/download.sh --urls FILE --out DIR [flags]    without Slurm: the whole list, on this machine
-#   SLICES=16 bash slurm/download.sh ...                    without Slurm: slice after slice; with SLICE=3 the third alone
+#   PARTS=16 bash slurm/download.sh ...                    without Slurm: part after part; with PART=3 the third alone
 #
-# The flags are those of `python -m data_prep download`. Relative paths count from where you stand. After the last slice
+# The flags are those of `python -m data_prep download`. Relative paths count from where you stand. After the last part
 # slurm/verify.sh DIR checks all shards and writes the manifest. What failed, or was killed: the same command again, with
-# as many slices or another number; finished shards are not fetched again.
+# as many parts or another number; finished shards are not fetched again.
 #
 # sbatch options; what a site needs beside them (account, partition) goes on the command line or in SBATCH_* variables:
 #SBATCH --job-name=albef-download
-#SBATCH --array=1-8                    # as many slices; 1-16%4 runs four at a time
+#SBATCH --array=1-8                    # as many parts; 1-16%4 runs four at a time
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=8              # so many workers that fetch, and as many that encode
-#SBATCH --time=24:00:00                # a slice that needs longer requeues itself
+#SBATCH --time=24:00:00                # a part that needs longer requeues itself
 #SBATCH --signal=B:USR1@120            # to this script, two minutes before the time limit: stop, then requeue
 #SBATCH --open-mode=append             # one log through all starts
 #SBATCH --requeue                      # may start again after a node failure
 #SBATCH --output=slurm-%A_%a.out
 #
 # Settings from the environment, with their defaults:
-#   SLICES=tasks of the array, or 1    how many slices there are. To run a few of them again under Slurm:
-#                                      SLICES=16 sbatch --array=3,7 slurm/download.sh ...
-#   SLICE=                             without Slurm: the only one to run, from 1 to SLICES
+#   PARTS=tasks of the array, or 1     how many parts there are. To run a few of them again under Slurm:
+#                                      PARTS=16 sbatch --array=3,7 slurm/download.sh ...
+#   PART=                              without Slurm: the only one to run, from 1 to PARTS
 #   PYTHON=.venv/bin/python            of the project, else the first python3 on PATH
 #   slurm/site.sh                      read first if it exists: modules, proxies (site.example.sh)
 #
-# Exit codes: those of `data_prep download`: 0 every row of the slice is a sample or a counted failure; 1 unfinished; 2 a
+# Exit codes: those of `data_prep download`: 0 every row of the part is a sample or a counted failure; 1 unfinished; 2 a
 # mistake in the command, which the error explains; 143 told to stop (Slurm: requeued before the time limit).
 set -euo pipefail
 
@@ -47,56 +47,56 @@ main() {
   case $1 in -h | --help) print_head && exit ;; esac
   out=$(flag_value --out "" "$@")
   [ -n "$out" ] || fail "no --out given" "$usage"
-  choose_slices
-  for slice in $chosen; do
-    download_slice "$@" && code=0 || code=$?
+  choose_parts
+  for part in $chosen; do
+    download_part "$@" && code=0 || code=$?
     [ "$code" -eq 0 ] || exit "$code"
   done
 }
 
-# Sets: slices, how many there are; chosen, the numbers of those to run here.
-choose_slices() {
-  slices=${SLICES:-${SLURM_ARRAY_TASK_MAX:-1}}
-  chosen=${SLURM_ARRAY_TASK_ID:-${SLICE:-}}
-  [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "SLICES=$slices is not a number of slices" "SLICES=16, or leave it out"
+# Sets: parts, how many there are; chosen, the numbers of those to run here.
+choose_parts() {
+  parts=${PARTS:-${SLURM_ARRAY_TASK_MAX:-1}}
+  chosen=${SLURM_ARRAY_TASK_ID:-${PART:-}}
+  [[ $parts =~ ^[1-9][0-9]*$ ]] || fail "PARTS=$parts is not a number of parts" "PARTS=16, or leave it out"
   # shellcheck disable=SC2153  # SLURM_ARRAY_TASK_MIN and the others are Slurm's
-  if [ -z "${SLICES:-}" ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ] &&
+  if [ -z "${PARTS:-}" ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ] &&
     [ "$SLURM_ARRAY_TASK_MIN-$SLURM_ARRAY_TASK_COUNT" != "1-$SLURM_ARRAY_TASK_MAX" ]; then
-    fail "the array has $SLURM_ARRAY_TASK_COUNT tasks from $SLURM_ARRAY_TASK_MIN to $SLURM_ARRAY_TASK_MAX, of how many slices?" \
-      "number the tasks --array=1-N, or say it: SLICES=N sbatch --array=... slurm/download.sh ..."
+    fail "the array has $SLURM_ARRAY_TASK_COUNT tasks from $SLURM_ARRAY_TASK_MIN to $SLURM_ARRAY_TASK_MAX, of how many parts?" \
+      "number the tasks --array=1-N, or say it: PARTS=N sbatch --array=... slurm/download.sh ..."
   fi
-  if [ -n "$chosen" ] && { [[ ! $chosen =~ ^[1-9][0-9]*$ ]] || [ "$chosen" -gt "$slices" ]; }; then
-    fail "there is no slice $chosen of $slices" "slices are numbered from 1 to $slices"
+  if [ -n "$chosen" ] && { [[ ! $chosen =~ ^[1-9][0-9]*$ ]] || [ "$chosen" -gt "$parts" ]; }; then
+    fail "there is no part $chosen of $parts" "parts are numbered from 1 to $parts"
   fi
-  chosen=${chosen:-$(seq "$slices")}
+  chosen=${chosen:-$(seq "$parts")}
 }
 
-# Runs one slice; requeues the job when the time limit stopped it. Returns: the exit code of data_prep.
-download_slice() {
-  local starts=$out/.work/starts.slice-$slice-of-$slices.log code told
-  local command=("$python" -P -m data_prep download --slice "$slice/$slices")
+# Runs one part; requeues the job when the time limit stopped it. Returns: the exit code of data_prep.
+download_part() {
+  local starts=$out/.work/starts.part-$part-of-$parts.log code told
+  local command=("$python" -P -m data_prep download --part "$part/$parts")
   [ -z "${SLURM_CPUS_PER_TASK:-}" ] || command+=(--processes "$SLURM_CPUS_PER_TASK")
-  echo "START $(now_utc) slice $slice of $slices into $out, python $python"
+  echo "START $(now_utc) part $part of $parts into $out, python $python"
   if [ -n "$job" ]; then
     mkdir -p "$out/.work"
     note_start "$starts" shards "$(num_finished)"
   fi
   USR1_AS=TERM
   run_and_forward_signals "${command[@]}" "$@" && code=0 || code=$?
-  echo "END $(now_utc) slice $slice of $slices, exit code $code"
+  echo "END $(now_utc) part $part of $parts, exit code $code"
   if [ "$code" -ne 0 ] && [ "$told" = USR1 ] && [ -n "$job" ]; then
-    requeue "$starts" "$(num_finished)" "the number of finished shards of slice $slice" ""
+    requeue "$starts" "$(num_finished)" "the number of finished shards of part $part" ""
   fi
   return "$code"
 }
 
-# Prints: how many shards of this slice are finished (data_prep/slices.py: every so many-th shard).
+# Prints: how many shards of this part are finished (data_prep/parts.py: every so many-th shard).
 num_finished() {
   local record number count=0
   for record in "$out"/shards/*-[0-9]*.json; do
     number=${record##*-}
     number=${number%.json}
-    [[ ! $number =~ ^[0-9]+$ ]] || [ $((10#$number % slices)) -ne $((slice - 1)) ] || count=$((count + 1))
+    [[ ! $number =~ ^[0-9]+$ ]] || [ $((10#$number % parts)) -ne $((part - 1)) ] || count=$((count + 1))
   done
   echo "$count"
 }

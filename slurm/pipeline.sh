@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The whole chain, each stage beginning when the one before it has succeeded:
-# download (an array, one task a slice) -> verify -> pretrain -> export -> evaluate.
+# download (an array, one task a part) -> verify -> pretrain -> export -> evaluate.
 #
 #   bash slurm/pipeline.sh [--dry-run] [--local] RECIPE [flags]
 #
-#   URLS=cc3m.tsv DOWNLOAD_FLAGS='--columns caption,url' SLICES=16 PRETRAIN_SBATCH='--gpus-per-node=8 --ntasks-per-node=8' \
+#   URLS=cc3m.tsv DOWNLOAD_FLAGS='--columns caption,url' PARTS=16 PRETRAIN_SBATCH='--gpus-per-node=8 --ntasks-per-node=8' \
 #     EVALUATE_FLAGS='--annotations coco_test.json --images /coco' bash slurm/pipeline.sh albef_14m --seed 3
 #
 # RECIPE and the flags are those of `python -m pipeline pretrain`; they are checked before anything is submitted. On a
@@ -17,7 +17,7 @@
 #   URLS=                              the list of addresses; download needs it
 #   DATA=data/LIST                     the folder of the shards, which pretrain reads in place of the recipe's
 #                                      data.manifests; without download and verify: the recipe's, unless it is set
-#   SLICES=8                           slices of the download; without Slurm: 1
+#   PARTS=8                            parts of the download; without Slurm: 1
 #   RUN_DIR=runs/RECIPE                the run folder; --run-dir says the same
 #   MODEL=models/RECIPE                the exported model
 #   METRICS=RUN_DIR/evaluation.json    what evaluate writes
@@ -150,7 +150,7 @@ submit() {
   local stage=$1 id command name="${1^^}_SBATCH"
   local -n arguments=$stage
   command=(sbatch --parsable)
-  [ "$stage" != download ] || command+=(--array="1-${SLICES:-8}")
+  [ "$stage" != download ] || command+=(--array="1-${PARTS:-8}")
   [ -z "$after" ] || command+=(--dependency="afterok:$after" --kill-on-invalid-dep=yes)
   words "$name"
   command+=("${found[@]}" "$root/slurm/$stage.sh" "${arguments[@]}")

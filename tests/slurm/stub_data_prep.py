@@ -1,4 +1,4 @@
-"""A `data_prep` that says how it was called: `--exit-code C` with `--exit-slice I/N` ends that slice with C."""
+"""A `data_prep` that says how it was called: `--exit-code C` with `--exit-part I/N` ends that part with C."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     words = sys.argv[1:]
     print("data_prep", *words, flush=True)
-    if "--exit-slice" in words and words[words.index("--slice") + 1] == words[words.index("--exit-slice") + 1]:
+    if "--exit-part" in words and words[words.index("--part") + 1] == words[words.index("--exit-part") + 1]:
         return int(words[words.index("--exit-code") + 1])
     return 0
 

@@ -23,7 +23,7 @@ NUM_ROWS, SHARD_SIZE = 40, 5
 
 
 def finished(data: Path, number: int, count: int) -> int:
-    """Shards of slice `number` of `count` that are done."""
+    """Shards of part `number` of `count` that are done."""
     records = [int(path.stem.rpartition("-")[2]) for path in (data / "shards").glob("*.json")]
     return sum(shard % count == number - 1 for shard in records)
 
@@ -31,13 +31,13 @@ def finished(data: Path, number: int, count: int) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_addresses_to_numbers_with_both_download_tasks_interrupted(slurm: LocalSlurm, tmp_path: Path) -> None:
-    """One slice is requeued by hand, the other told by USR1 as before its time limit; every row is there once."""
+    """One part is requeued by hand, the other told by USR1 as before its time limit; every row is there once."""
     tiny_recipe(tmp_path, max_steps=6)
     data = tmp_path / "data" / "web"
     settings = {
         "PYTHON": sys.executable,
         "URLS": "web.tsv",
-        "SLICES": "2",
+        "PARTS": "2",
         "DOWNLOAD_FLAGS": f"--shard-size {SHARD_SIZE} --image-size 64 --threads 1 --retries 0",
         "EVALUATE_FLAGS": f"--data {data} --k-test 8",
         "PRETRAIN_SBATCH": "--cpus-per-task=1 --ntasks-per-node=2 --time=30",
@@ -53,9 +53,9 @@ def test_from_addresses_to_numbers_with_both_download_tasks_interrupted(slurm: L
         )
         jobs = {stage: int(job) for stage, job in re.findall(r"^(\w+) (\d+)", output, re.MULTILINE)}
         tasks = [f"{jobs['download']}_{number}" for number in (1, 2)]
-        wait_for(lambda: finished(data, 1, 2) >= 1, "a shard of the first slice")
+        wait_for(lambda: finished(data, 1, 2) >= 1, "a shard of the first part")
         slurm.command("scontrol", "requeue", tasks[0])
-        wait_for(lambda: finished(data, 2, 2) >= 1, "a shard of the second slice")
+        wait_for(lambda: finished(data, 2, 2) >= 1, "a shard of the second part")
         slurm.command("scancel", "--signal=USR1", "--batch", tasks[1])
         slurm.wait_for(jobs["verify"], *ENDED, timeout_s=240)
     slurm.wait_for(jobs["evaluate"], *ENDED, timeout_s=240)

@@ -17,7 +17,7 @@ SETTINGS = {
     "PYTHON": sys.executable,
     "URLS": "web.tsv",
     "EVALUATE_FLAGS": "--data somewhere",
-    "SLICES": "3",
+    "PARTS": "3",
     **{f"{stage}_SBATCH": SMALL for stage in ("DOWNLOAD", "VERIFY", "EXPORT", "EVALUATE")},
     "PRETRAIN_SBATCH": f"{SMALL} --ntasks-per-node=2 --time=30",
 }
@@ -62,7 +62,7 @@ def test_the_chain_runs_in_its_order_though_its_pretraining_is_requeued(
     ends = [max(moment(task, "EndTime") for task in tasks), *(moment(stage, "EndTime") for stage in stages[3:])]
     assert all(end <= moment(stage, "StartTime") for end, stage in zip(ends, stages[3:], strict=False))
     for number in (1, 2, 3):
-        assert f"data_prep download --slice {number}/3 --processes 1 --urls web.tsv --out data/web" in log(
+        assert f"data_prep download --part {number}/3 --processes 1 --urls web.tsv --out data/web" in log(
             tmp_path, f"{jobs['download']}_{number}"
         )
     assert "data_prep verify --processes 1 data/web" in log(tmp_path, str(jobs["verify"]))
@@ -70,9 +70,9 @@ def test_the_chain_runs_in_its_order_though_its_pretraining_is_requeued(
     assert "evaluate rank 0 ['--model', 'models/toy', " in log(tmp_path, str(jobs["evaluate"]))
 
 
-def test_a_failed_slice_cancels_all_that_waits(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
+def test_a_failed_part_cancels_all_that_waits(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
     """Nothing stays in the queue for ever, and nothing trains on half of the data."""
-    flags = "--exit-slice 2/3 --exit-code 1"
+    flags = "--exit-part 2/3 --exit-code 1"
     jobs = submit_chain(slurm, project, tmp_path, "toy", "--steps", "3", DOWNLOAD_FLAGS=flags)
     assert slurm.wait_for(jobs["evaluate"], *ENDED)["JobState"] == "CANCELLED"
     assert [slurm.job(jobs[stage])["JobState"] for stage in ("verify", "pretrain", "export")] == ["CANCELLED"] * 3
@@ -97,16 +97,16 @@ def test_a_stage_that_sbatch_refuses_takes_back_those_before_it(
         slurm.wait_for(job, "CANCELLED")
 
 
-def test_an_array_without_all_its_tasks_must_say_how_many_slices_there_are(
+def test_an_array_without_all_its_tasks_must_say_how_many_parts_there_are(
     slurm: LocalSlurm, project: Path, tmp_path: Path
 ) -> None:
-    """Tasks 2 and 4 of five slices, run again: with SLICES they are these slices, without it nothing is guessed."""
+    """Tasks 2 and 4 of five parts, run again: with PARTS they are these parts, without it nothing is guessed."""
     words = ("--array=2,4", SMALL, project / "slurm" / "download.sh", "--urls", "web.tsv", "--out", "data")
     guess = slurm.submit(*words, cwd=tmp_path, PYTHON=sys.executable)
-    told = slurm.submit(*words, cwd=tmp_path, PYTHON=sys.executable, SLICES="5")
+    told = slurm.submit(*words, cwd=tmp_path, PYTHON=sys.executable, PARTS="5")
     for number in (2, 4):
         assert slurm.wait_for(f"{guess}_{number}", *ENDED)["ExitCode"] == "2:0"
         assert slurm.wait_for(f"{told}_{number}", *ENDED)["ExitCode"] == "0:0"
-        assert f"data_prep download --slice {number}/5 " in log(tmp_path, f"{told}_{number}")
+        assert f"data_prep download --part {number}/5 " in log(tmp_path, f"{told}_{number}")
     text = log(tmp_path, f"{guess}_2")
-    assert "error: the array has 2 tasks from 2 to 4, of how many slices?\nhint: number the tasks --array=1-N" in text
+    assert "error: the array has 2 tasks from 2 to 4, of how many parts?\nhint: number the tasks --array=1-N" in text

@@ -70,30 +70,30 @@ def test_a_script_that_left_its_folder_says_so(script: str, tmp_path: Path) -> N
     assert "error: no lib.sh beside" in done.stderr and "hint: " in done.stderr
 
 
-def test_download_runs_the_whole_list_or_slice_after_slice(project: Path, tmp_path: Path) -> None:
-    """SLICES cuts it, SLICE takes one; the first slice that fails ends it with its exit code."""
+def test_download_runs_the_whole_list_or_part_after_part(project: Path, tmp_path: Path) -> None:
+    """PARTS cuts it, PART takes one; the first part that fails ends it with its exit code."""
     flags = ("--urls list.tsv --out data",)
 
     def calls(*more: str, **settings: str) -> tuple[int, list[str]]:
         done = call(project, "download.sh", *LIST, *more, where=tmp_path, **settings)
         return done.returncode, data_prep_calls(done.stdout)
 
-    assert calls() == (0, [f"download --slice 1/1 {flags[0]}"])
-    assert calls(SLICES="3") == (0, [f"download --slice {number}/3 {flags[0]}" for number in (1, 2, 3)])
-    assert calls(SLICES="3", SLICE="2") == (0, [f"download --slice 2/3 {flags[0]}"])
-    code, made = calls("--exit-slice", "2/3", "--exit-code", "1", SLICES="3")
+    assert calls() == (0, [f"download --part 1/1 {flags[0]}"])
+    assert calls(PARTS="3") == (0, [f"download --part {number}/3 {flags[0]}" for number in (1, 2, 3)])
+    assert calls(PARTS="3", PART="2") == (0, [f"download --part 2/3 {flags[0]}"])
+    code, made = calls("--exit-part", "2/3", "--exit-code", "1", PARTS="3")
     assert (code, len(made)) == (1, 2)
 
 
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"SLICES": "three"}, "error: SLICES=three is not a number of slices"),
-        ({"SLICES": "3", "SLICE": "4"}, "error: there is no slice 4 of 3"),
-        ({"SLICES": "3", "SLICE": "0"}, "error: there is no slice 0 of 3"),
+        ({"PARTS": "three"}, "error: PARTS=three is not a number of parts"),
+        ({"PARTS": "3", "PART": "4"}, "error: there is no part 4 of 3"),
+        ({"PARTS": "3", "PART": "0"}, "error: there is no part 0 of 3"),
     ],
 )
-def test_download_refuses_slices_that_are_none(
+def test_download_refuses_parts_that_are_none(
     project: Path, tmp_path: Path, settings: dict[str, str], error: str
 ) -> None:
     done = call(project, "download.sh", *LIST, where=tmp_path, **settings)
@@ -138,7 +138,7 @@ def test_the_chain_runs_here_stage_after_stage(project: Path, tmp_path: Path) ->
         "export",
         "evaluate",
     ]
-    assert data_prep_calls(done.stdout) == ["download --slice 1/1 --urls web.tsv --out data/web", "verify data/web"]
+    assert data_prep_calls(done.stdout) == ["download --part 1/1 --urls web.tsv --out data/web", "verify data/web"]
     assert (tmp_path / "runs" / "toy" / "checkpoints" / "latest").read_text() == "step_00000002"
     assert (tmp_path / "models" / "toy").exists() and (tmp_path / "runs" / "toy" / "evaluation.json").exists()
     assert "evaluate rank 0 ['--model', 'models/toy', '--out', 'runs/toy/evaluation.json', " in done.stdout
@@ -147,7 +147,7 @@ def test_the_chain_runs_here_stage_after_stage(project: Path, tmp_path: Path) ->
 
 def test_the_chain_ends_with_the_stage_that_fails(project: Path, tmp_path: Path) -> None:
     """Its exit code is the chain's; nothing after it begins."""
-    done = chain(project, tmp_path, "--local", "toy", DOWNLOAD_FLAGS="--exit-slice 2/2 --exit-code 1", SLICES="2")
+    done = chain(project, tmp_path, "--local", "toy", DOWNLOAD_FLAGS="--exit-part 2/2 --exit-code 1", PARTS="2")
     assert done.returncode == 1
     assert "error: stage download ended with exit code 1" in done.stderr
     assert "== verify" not in done.stdout
@@ -193,7 +193,7 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(project: Path, tmp_path
         PATH=f"{binaries}:{os.environ['PATH']}",
         PRETRAIN_SBATCH="--nodes=2 --comment='two words'",
         DOWNLOAD_FLAGS="--columns caption,url",
-        SLICES="16",
+        PARTS="16",
         AFTER="4:5",
     )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""`download --slice I/N`: together the slices are the job that was never cut, whatever happens to one of them."""
+"""`download --part I/N`: together the parts are the job that was never cut, whatever happens to one of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from data_prep.cli import main
 from data_prep.errors import UsageError
 from data_prep.manifest import read_manifest
+from data_prep.parts import WHOLE, Part, parse_part
 from data_prep.row_list import ListedImage, read_shard_rows, write_rows
-from data_prep.slices import WHOLE, Slice, parse_slice
 from tests.support.data_prep_runs import kill_all, run, start, wait_for
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
@@ -27,26 +27,26 @@ FLAGS = ("--image-size", 64, "--shard-size", SHARD_SIZE, "--processes", 1, "--th
 
 @pytest.mark.parametrize("num_shards", [0, 1, 5, 12])
 @pytest.mark.parametrize("count", [1, 2, 5, 7])
-def test_every_shard_is_in_exactly_one_slice(num_shards: int, count: int) -> None:
-    """However many there are of either; and the slices differ by one shard at most."""
-    shares = [list(Slice(number, count).shards(num_shards)) for number in range(1, count + 1)]
+def test_every_shard_is_in_exactly_one_part(num_shards: int, count: int) -> None:
+    """However many there are of either; and the parts differ by one shard at most."""
+    shares = [list(Part(number, count).shards(num_shards)) for number in range(1, count + 1)]
     assert sorted(shard for share in shares for shard in share) == list(range(num_shards))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3", "1/3/3", ""])
-def test_what_is_no_slice_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a slice"):
-        parse_slice(text)
+def test_what_is_no_part_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a part"):
+        parse_part(text)
 
 
-def test_a_slice_of_the_list_holds_its_rows_under_their_own_numbers(tmp_path: Path) -> None:
+def test_a_part_of_the_list_holds_its_rows_under_their_own_numbers(tmp_path: Path) -> None:
     """Ten rows in shards of three, cut in two: shards 0 and 2, and shards 1 and 3, as the whole list has them."""
     images = [ListedImage(f"http://a/{row}.jpg", [f"picture {row}"]) for row in range(10)]
     assert write_rows(tmp_path / "whole", images, 3, WHOLE) == 10
     for number, shards in ((1, [0, 2]), (2, [1, 3])):
-        path = tmp_path / f"slice{number}"
-        assert write_rows(path, images, 3, Slice(number, 2)) == 10
+        path = tmp_path / f"part{number}"
+        assert write_rows(path, images, 3, Part(number, 2)) == 10
         for shard in shards:
             rows = read_shard_rows(path, shard)
             assert rows == read_shard_rows(tmp_path / "whole", shard)
@@ -75,7 +75,7 @@ def tars(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_slices_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_download(
+def test_parts_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_download(
     server: ImageServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Byte for byte, in one manifest, with every row accounted for; and nobody may make a shard that another makes."""
@@ -84,17 +84,17 @@ def test_slices_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_down
     urls.write_text("url\tcaption\n" + "\n".join(lines) + "\n")
     cut, uncut = tmp_path / "cut", tmp_path / "uncut"
     command = ("download", "--urls", urls, "--out", cut, *FLAGS)
-    first, second = (start(*command, "--slice", f"{number}/2") for number in (1, 2))
+    first, second = (start(*command, "--part", f"{number}/2") for number in (1, 2))
     try:
         wait_for(lambda: len(list((cut / "shards").glob("*.json"))) >= 2 if cut.exists() else None, "finished shards")
-        overlapping = [str(word) for word in (*command, "--slice", "2/3")]  # its second shard is in either half
+        overlapping = [str(word) for word in (*command, "--part", "2/3")]  # its second shard is in either half
         assert main(overlapping) == 2
         assert "error: another data_prep is making list-0000" in capsys.readouterr().err
         kill_all(family(first.pid))
         first.communicate()
         out, err = second.communicate(timeout=200)
         assert second.returncode == 0, err
-        assert "slice 2/2 is done" in out and not (cut / "manifest.parquet").exists()
+        assert "part 2/2 is done" in out and not (cut / "manifest.parquet").exists()
     finally:
         kill_all(family(first.pid) + family(second.pid))
     before = tars(cut)
@@ -103,7 +103,7 @@ def test_slices_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_down
     assert "missing: run the same command again" in capsys.readouterr().out
     assert json.loads((cut / "report.json").read_text())["complete"] is False
 
-    again = run(*command, "--slice", "1/2")
+    again = run(*command, "--part", "1/2")
     assert again.returncode == 0, again.stderr
     assert {name: tars(cut)[name] for name in before} == before
     assert main(["verify", str(cut)]) == 0
@@ -120,11 +120,11 @@ def test_slices_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_down
     assert (reports[0]["listed"], reports[0]["failed"], reports[0]["left"]) == (NUM_ROWS, {"http_404": 6}, 0)
 
 
-def test_a_slice_without_a_shard_has_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_without_a_shard_has_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An array of eight tasks over a list of one shard: seven end at once, and well."""
     urls = tmp_path / "short.tsv"
     urls.write_text("url\tcaption\nhttp://127.0.0.1:1/a.jpg\ta picture\n")
-    assert main(["download", "--urls", str(urls), "--out", str(tmp_path / "out"), "--slice", "5/8"]) == 0
+    assert main(["download", "--urls", str(urls), "--out", str(tmp_path / "out"), "--part", "5/8"]) == 0
     assert "0 of 0 shards" in capsys.readouterr().out
 
 
@@ -140,6 +140,6 @@ def test_a_file_system_without_locks_is_told_of_and_used(
     monkeypatch.setattr(fcntl, "lockf", refuse)
     urls = tmp_path / "short.tsv"
     urls.write_text("url\tcaption\nftp://127.0.0.1/a.jpg\ta picture\nftp://127.0.0.1/b.jpg\tb\n")
-    flags = ["--out", str(tmp_path / "out"), "--shard-size", "1", "--slice", "3/3"]
+    flags = ["--out", str(tmp_path / "out"), "--shard-size", "1", "--part", "3/3"]
     assert main(["download", "--urls", str(urls), *flags]) == 0
     assert capsys.readouterr().err.count("knows no locks (Function not implemented)") == 1
