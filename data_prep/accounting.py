@@ -64,6 +64,11 @@ def add_up(job: Job, records: Iterable[ShardRecord], part: Part = WHOLE) -> Acco
     return account
 
 
+def account_of(folder: Folder, job: Job) -> Account:
+    """Of the finished shards of the folder's part."""
+    return add_up(job, finished_shards(folder, job).values(), folder.part)
+
+
 def write_report(folder: Folder, job: Job, account: Account, run: dict[str, Any] | None) -> None:
     """`report.json`: kept and failed of every reason, and what is left; their sum is the number of listed rows."""
     left = account.listed - account.accounted

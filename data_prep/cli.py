@@ -13,11 +13,15 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from data_prep import commands
+from data_prep.commands import download, pack, status, verify
 from data_prep.errors import UsageError, UserError
-from data_prep.image_encoding import ImageSettings
-from data_prep.patient_opener import FetchLimits
 
+COMMANDS = {
+    "download": ("fetch a list of image addresses into shards (img2dataset)", download),
+    "pack": ("put local images with annotation lists into shards", pack),
+    "verify": ("check every shard and write manifest.parquet", verify),
+    "status": ("what is done, what is left, failures by reason", status),
+}
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -53,164 +57,13 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     added = {}
-    for name, summary, add_flags in (
-        ("download", "fetch a list of image addresses into shards (img2dataset)", _download_flags),
-        ("pack", "put local images with annotation lists into shards", _pack_flags),
-        ("verify", "check every shard and write manifest.parquet", _verify_flags),
-        ("status", "what is done, what is left, failures by reason", _status_flags),
-    ):
+    for name, (summary, module) in COMMANDS.items():
         command = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        add_flags(command)
+        module.add_flags(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(run=module.run)
         added[name] = command
     return parser, added
-
-
-def _download_flags(parser: Parser) -> None:
-    limits = FetchLimits()
-    parser.add_argument("--urls", required=True, metavar="FILE", help="list: .tsv, .csv, .jsonl or .parquet")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards and manifest; the same to go on")
-    parser.add_argument("--url-col", default="url", metavar="NAME", help="column of the address (default: url)")
-    parser.add_argument(
-        "--caption-col",
-        action="append",
-        metavar="NAME",
-        help="column of the caption or list of captions; repeat it for several (default: caption)",
-    )
-    parser.add_argument("--columns", metavar="A,B", help="names of the columns of a TSV or CSV without a header")
-    _shard_flags(parser)
-    parser.add_argument(
-        "--part",
-        default="1/1",
-        metavar="I/N",
-        help="make every N-th shard only, beginning with the I-th: for N machines that share --out; then `verify`",
-    )
-    parser.add_argument("--processes", type=_positive, metavar="N", help="workers (default: one a core)")
-    parser.add_argument("--threads", type=_positive, default=32, metavar="N", help="requests in flight a worker (32)")
-    parser.add_argument(
-        "--timeout", type=_seconds, default=limits.timeout_s, metavar="S", help="a server's silence (10)"
-    )
-    parser.add_argument(
-        "--image-timeout", type=_seconds, default=limits.image_timeout_s, metavar="S", help="one image in all (60)"
-    )
-    parser.add_argument("--retries", type=_count, default=limits.retries, metavar="N", help="further attempts (2)")
-    parser.add_argument(
-        "--retry-pause", type=_seconds, default=limits.pause_s, metavar="S", help="before the first; doubles (1)"
-    )
-    parser.add_argument("--user-agent-token", metavar="NAME", help="name to give to servers, and to heed opt-outs for")
-    parser.add_argument(
-        "--min-yield", type=_share, default=0.1, metavar="F", help="stop when a shard gets a smaller share (0.1)"
-    )
-    parser.add_argument(
-        "--stall-timeout", type=_seconds, metavar="S", help="restart img2dataset after such a silence (300, or more)"
-    )
-    parser.add_argument(
-        "--attempts", type=_positive, default=5, metavar="N", help="fruitless starts before giving up (5)"
-    )
-    parser.set_defaults(run=commands.download)
-
-
-def _pack_flags(parser: Parser) -> None:
-    parser.add_argument(
-        "--annotations", required=True, nargs="+", metavar="FILE", help="JSON lists of {image, caption}"
-    )
-    parser.add_argument("--images", required=True, metavar="ROOT", help="folder that the images' paths begin in")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards and manifest; the same to go on")
-    _shard_flags(parser)
-    parser.add_argument("--processes", type=_positive, metavar="N", help="workers (default: one a core)")
-    parser.set_defaults(run=commands.pack)
-
-
-def _shard_flags(parser: Parser) -> None:
-    images = ImageSettings()
-    parser.add_argument(
-        "--source", metavar="NAME", help="name of the source, in keys and manifest (default: the list's)"
-    )
-    parser.add_argument("--shard-size", type=_positive, default=10_000, metavar="N", help="listed rows a shard (10000)")
-    parser.add_argument(
-        "--image-size",
-        type=_positive,
-        default=images.image_size,
-        metavar="PX",
-        help="shortest side, never enlarged (288)",
-    )
-    parser.add_argument("--jpeg-quality", type=_quality, default=images.jpeg_quality, metavar="Q", help="1 to 95 (95)")
-    parser.add_argument(
-        "--max-pixels",
-        type=_positive,
-        default=images.max_pixels,
-        metavar="N",
-        help="refuse larger originals (100000000)",
-    )
-    parser.add_argument(
-        "--max-image-bytes",
-        type=_positive,
-        default=FetchLimits().max_image_bytes,
-        metavar="N",
-        help="likewise (50000000)",
-    )
-
-
-def _verify_flags(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the --out folder of a download or pack")
-    parser.add_argument(
-        "--sample",
-        type=_share,
-        default=1.0,
-        metavar="F",
-        help="share of the images to decode; hashes are always checked",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images to decode (0)")
-    parser.add_argument("--processes", type=_positive, metavar="N", help="workers (default: one a core)")
-    parser.add_argument("--keep-going", action="store_true", help="write a manifest of the good shards; still exit 1")
-    parser.set_defaults(run=commands.verify)
-
-
-def _status_flags(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="the --out folder of a download or pack")
-    parser.set_defaults(run=commands.status)
-
-
-def _positive(text: str) -> int:
-    value = _number(text, int)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return int(value)
-
-
-def _count(text: str) -> int:
-    value = _number(text, int)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return int(value)
-
-
-def _seconds(text: str) -> float:
-    value = _number(text, float)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text, float)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _quality(text: str) -> int:
-    value = _number(text, int)
-    if not 1 <= value <= 95:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 95")
-    return int(value)
-
-
-def _number(text: str, kind: type[int] | type[float]) -> float:
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,75 @@
+"""Flags that `download` and `pack` share, and the job they describe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep import flag_types
+from data_prep.download import default_source
+from data_prep.errors import UsageError
+from data_prep.image_encoding import ImageSettings
+from data_prep.job import Job, hash_inputs
+from data_prep.patient_opener import FetchLimits
+
+
+def add_shard_flags(parser: argparse.ArgumentParser) -> None:
+    """What shapes a shard, and must be the same to go on with a job."""
+    images = ImageSettings()
+    parser.add_argument(
+        "--source", metavar="NAME", help="name of the source, in keys and manifest (default: the list's)"
+    )
+    parser.add_argument(
+        "--shard-size", type=flag_types.positive, default=10_000, metavar="N", help="listed rows a shard (10000)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=flag_types.positive,
+        default=images.image_size,
+        metavar="PX",
+        help="shortest side, never enlarged (288)",
+    )
+    parser.add_argument(
+        "--jpeg-quality", type=flag_types.quality, default=images.jpeg_quality, metavar="Q", help="1 to 95 (95)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=flag_types.positive,
+        default=images.max_pixels,
+        metavar="N",
+        help="refuse larger originals (100000000)",
+    )
+    parser.add_argument(
+        "--max-image-bytes",
+        type=flag_types.positive,
+        default=FetchLimits().max_image_bytes,
+        metavar="N",
+        help="likewise (50000000)",
+    )
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """`--processes`; see `num_processes`."""
+    parser.add_argument("--processes", type=flag_types.positive, metavar="N", help="workers (default: one a core)")
+
+
+def num_processes(flags: argparse.Namespace) -> int:
+    """Given, or as many as there are cores this process may use."""
+    return int(flags.processes or len(os.sched_getaffinity(0)))
+
+
+def wanted_job(kind: str, flags: argparse.Namespace, inputs: Sequence[Path], reading: dict[str, Any]) -> Job:
+    """The job that the flags describe. Raises: UsageError for a source that is no name."""
+    source = default_source(inputs[0]) if flags.source is None else flags.source
+    if default_source(Path(source)) != source:
+        raise UsageError(f"--source {source!r} is not a name", "use lower-case letters, digits and underscores")
+    return Job(
+        kind=kind,
+        source=source,
+        inputs_sha256=hash_inputs(inputs, reading),
+        shard_size=flags.shard_size,
+        images=ImageSettings(image_size=flags.image_size, jpeg_quality=flags.jpeg_quality, max_pixels=flags.max_pixels),
+    )

@@ -1,0 +1,88 @@
+"""The course of `download` and `pack`: list, shards, manifest, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+from data_prep.accounting import Account, account_of, print_summary, write_report
+from data_prep.commands import verify
+from data_prep.errors import InputError
+from data_prep.job import Folder, Job, check_same_job, claimed_shards, exclusive, write_job
+from data_prep.row_list import ListedImage, write_rows
+from data_prep.worker_pool import open_pool
+
+
+def make(
+    folder: Folder,
+    wanted: Job,
+    images: Iterable[ListedImage],
+    processes: int,
+    make_shards: Callable[[Job, ProcessPoolExecutor], None],
+) -> int:
+    """The course of `download` and `pack`: list, shards, manifest, report. A part ends with its shards."""
+    started = time.monotonic()
+    check_same_job(folder, wanted)  # before anything is created or locked
+    result = None
+    with exclusive(folder):
+        job = _begin(folder, wanted, images)
+        with claimed_shards(folder, job), open_pool(processes) as pool:
+            _remove_leftovers(folder, job)
+            before = account_of(folder, job)
+            try:
+                make_shards(job, pool)
+            finally:
+                after = account_of(folder, job)
+                if folder.part.is_whole:
+                    _report(folder, job, before, after, time.monotonic() - started)
+            if folder.part.is_whole:
+                result = verify.check_and_show(folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False)
+    print_summary(after, sys.stdout)
+    rows, seconds = after.accounted - before.accounted, time.monotonic() - started
+    print(f"{rows} rows in {seconds:.1f} s, {rows / seconds:.1f} rows/s")
+    if result is not None:
+        return verify.tell(result)
+    print(f"part {folder.part} is done; once all are: python -m data_prep verify {folder.root}")
+    return 0
+
+
+def _remove_leftovers(folder: Folder, job: Job) -> None:
+    """What a killed writer of these shards left; the temporary files of other parts are being written right now."""
+    mine = {job.shard_name(index) for index in folder.part.shards(job.num_shards)}
+    for leftover in (*folder.shards.glob(".*.tmp"), *folder.failures.glob(".*.tmp")):
+        if folder.part.is_whole or leftover.name.removeprefix(".").partition(".")[0] in mine:
+            leftover.unlink()
+    if folder.part.is_whole:
+        for leftover in folder.root.glob(".*.tmp"):
+            leftover.unlink()
+
+
+def _begin(folder: Folder, wanted: Job, images: Iterable[ListedImage]) -> Job:
+    """The job with its number of rows; the list is read once and then kept."""
+    begun = check_same_job(folder, wanted)
+    if begun is not None and folder.rows.exists():
+        return begun
+    num_rows = write_rows(folder.rows, _counted(images), wanted.shard_size, folder.part)
+    job = dataclasses.replace(wanted, num_rows=num_rows)
+    if job.num_rows == 0:
+        raise InputError("the list has no rows", "give a list with at least one image")
+    write_job(folder, job)
+    return job
+
+
+def _counted(images: Iterable[ListedImage]) -> Iterator[ListedImage]:
+    started, count = time.monotonic(), 0
+    for image in images:
+        count += 1
+        yield image
+    print(f"read {count} rows of the list in {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+def _report(folder: Folder, job: Job, before: Account, after: Account, seconds: float) -> None:
+    rows = after.accounted - before.accounted
+    write_report(
+        folder, job, after, {"rows": rows, "seconds": round(seconds, 1), "rows_per_s": round(rows / seconds, 1)}
+    )

@@ -1,0 +1,82 @@
+"""`data_prep verify`: check every shard and write manifest.parquet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from data_prep import flag_types
+from data_prep.accounting import account_of, write_report
+from data_prep.commands.job_flags import add_processes, num_processes
+from data_prep.job import Folder, read_job
+from data_prep.progress import Progress
+from data_prep.verify import Verification, verify_folder
+from data_prep.worker_pool import open_pool
+
+MAX_PROBLEMS_SHOWN = 100
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("folder", metavar="DIR", help="the --out folder of a download or pack")
+    parser.add_argument(
+        "--sample",
+        type=flag_types.share,
+        default=1.0,
+        metavar="F",
+        help="share of the images to decode; hashes are always checked",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images to decode (0)")
+    add_processes(parser)
+    parser.add_argument("--keep-going", action="store_true", help="write a manifest of the good shards; still exit 1")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Exit code: 0 all is whole, 1 something is wrong."""
+    processes = num_processes(flags)
+    with open_pool(processes) as pool:
+        result = check_and_show(Path(flags.folder), pool, processes, flags.sample, flags.seed, flags.keep_going)
+    _report_again(Folder(Path(flags.folder)))
+    if flags.sample < 1:
+        print(f"decoded {result.num_decoded} of {result.num_samples} images (seed {flags.seed})")
+    return tell(result)
+
+
+def check_and_show(
+    root: Path, pool: ProcessPoolExecutor, processes: int, fraction: float, seed: int, keep_going: bool
+) -> Verification:
+    """`verify_folder` with a bar of shards."""
+    progress: list[Progress] = []
+
+    def on_shard(done: int, total: int) -> None:
+        if not progress:
+            progress.append(Progress("verified shards", total))
+        (progress[0].finish if done == total else progress[0].update)(done)
+
+    return verify_folder(root, pool, processes, fraction=fraction, seed=seed, keep_going=keep_going, on_shard=on_shard)
+
+
+def tell(result: Verification) -> int:
+    """Print what was found; returns the exit code."""
+    for problem in result.problems[:MAX_PROBLEMS_SHOWN]:
+        print(f"wrong: {problem}")
+    if len(result.problems) > MAX_PROBLEMS_SHOWN:
+        print(f"wrong: and {len(result.problems) - MAX_PROBLEMS_SHOWN} more")
+    if result.withdrawn:
+        print(f"the earlier manifest is no longer true: moved to {result.withdrawn}")
+    written = f"wrote {result.manifest}" if result.manifest else "no manifest was written"
+    print(f"{result.num_shards} shards, {result.num_samples} samples, {len(result.problems)} problems; {written}")
+    return 1 if result.problems else 0
+
+
+def _report_again(folder: Folder) -> None:
+    """`report.json` of what is there now: the parts of a job have left none, and a shard may be gone since."""
+    job = read_job(folder)
+    if job is not None:
+        try:
+            last_run = json.loads(folder.report.read_bytes())["last_run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            last_run = None
+        write_report(folder, job, account_of(folder, job), last_run)
