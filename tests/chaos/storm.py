@@ -10,6 +10,7 @@ read from the run folder afterwards. Prints one JSON object; exit code 1 when a 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -109,10 +110,11 @@ class Watch:
 
     def saving(self) -> bool:
         """Whether this start is writing a checkpoint, or was when it died."""
-        return any(
-            not (path / META).exists() and path.stat().st_mtime >= self._began
-            for path in self._run_dir.glob("checkpoints/step_*")
-        )
+        for path in self._run_dir.glob("checkpoints/step_*"):
+            with contextlib.suppress(FileNotFoundError):  # retention removed it in between
+                if path.stat().st_mtime >= self._began and not (path / META).exists() and path.exists():
+                    return True
+        return False
 
     def wait(self, seconds: float) -> None:
         """Let so much time pass."""
