@@ -46,7 +46,7 @@ def main() -> None:
         urls.write_text("url\tcaption\n" + "\n".join(lines) + "\n")
         sizes = ("--image-size", flags.image_size, "--shard-size", flags.shard_size, "--processes", flags.processes)
         began = time.monotonic()
-        process = start("download", "--urls", urls, "--out", Path(folder, "out"), *sizes)
+        process = start("download", "--allow-private-addresses", "--urls", urls, "--out", Path(folder, "out"), *sizes)
         usage = Usage(process.pid)
         out, err = process.communicate()
         seconds = time.monotonic() - began

@@ -36,6 +36,8 @@ class FetchLimits:
     """Longest pause."""
     max_image_bytes: int = 50_000_000
     """Larger answers are left behind."""
+    allow_private_addresses: bool = False
+    """Whether hosts on loopback, in private networks and the like may be asked."""
 
     @property
     def worst_case_s(self) -> float:

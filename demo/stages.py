@@ -61,6 +61,7 @@ class Stages:
                         *("--urls", str(self.layout.address_list(split))),
                         *("--out", str(self.layout.shards(split))),
                         *("--source", "demo"),
+                        "--allow-private-addresses",  # the pictures are served on loopback
                         *("--shard-size", str(SHARD_SIZE[split])),
                     ],
                 )

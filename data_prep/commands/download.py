@@ -63,6 +63,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="before the first; doubles (1)",
     )
+    parser.add_argument(
+        "--allow-private-addresses",
+        action="store_true",
+        help="also ask hosts on loopback, in private networks and the like (else refused)",
+    )
     parser.add_argument("--user-agent-token", metavar="NAME", help="name to give to servers, and to heed opt-outs for")
     parser.add_argument(
         "--min-yield",
@@ -96,6 +101,7 @@ def run(flags: argparse.Namespace) -> int:
         retries=flags.retries,
         pause_s=flags.retry_pause,
         max_image_bytes=flags.max_image_bytes,
+        allow_private_addresses=flags.allow_private_addresses,
     )
     settings = FetchSettings(
         processes=num_processes(flags),

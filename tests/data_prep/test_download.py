@@ -92,6 +92,7 @@ NOT_ASKED = [
 ]
 CASES = GOOD + BAD
 FLAGS = (
+    "--allow-private-addresses",
     *("--image-size", 64, "--shard-size", 16, "--processes", 2, "--threads", 16, "--max-image-bytes", 1_000_000),
     *("--timeout", 1.5, "--image-timeout", 4, "--retries", 1, "--retry-pause", 0.3),
 )

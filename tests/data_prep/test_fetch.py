@@ -102,7 +102,7 @@ def test_only_http_and_https_are_ever_opened(tmp_path: Path) -> None:
     """Neither a listed address nor a redirect may read a local file."""
     secret = tmp_path / "secret"
     secret.write_bytes(jpeg())
-    opener = PatientOpener(FetchLimits(retries=0))
+    opener = PatientOpener(FetchLimits(retries=0, allow_private_addresses=True))
     with ImageServer() as server:
         moved = server.add("/x", Reply(status=302, headers={"Location": secret.as_uri()}))
         for address in (secret.as_uri(), moved, "data:image/png;base64,AAAA", "ftp://127.0.0.1/x"):

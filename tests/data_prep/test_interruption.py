@@ -18,6 +18,7 @@ from tests.support.job_processes import family
 
 NUM_ROWS, SHARD_SIZE = 120, 15
 FLAGS = (
+    "--allow-private-addresses",
     *("--image-size", 64, "--shard-size", SHARD_SIZE, "--processes", 2, "--threads", 3),
     *("--timeout", 2, "--image-timeout", 2, "--retries", 0, "--stall-timeout", 6),
 )
@@ -136,7 +137,7 @@ def test_a_dead_network_is_told_from_a_dead_list(tmp_path: Path) -> None:
     """100 of 100 rows refused: exit 1, nothing recorded, so that the next run asks again."""
     urls = tmp_path / "list.tsv"
     urls.write_text("url\tcaption\n" + "".join(f"http://127.0.0.1:1/{row}.jpg\tx\n" for row in range(100)))
-    flags = ("--shard-size", 100, "--processes", 1, "--retries", 0)
+    flags = ("--allow-private-addresses", "--shard-size", 100, "--processes", 1, "--retries", 0)
     process = run("download", "--urls", urls, "--out", tmp_path / "out", *flags)
     assert process.returncode == 1
     assert "only 0 of 100 images could be downloaded, less than --min-yield 0.1" in process.stderr

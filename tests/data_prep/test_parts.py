@@ -22,7 +22,10 @@ from tests.support.image_server import ImageServer, Reply
 from tests.support.job_processes import family
 
 NUM_ROWS, SHARD_SIZE = 58, 8  # eight shards, the last of two rows
-FLAGS = ("--image-size", 64, "--shard-size", SHARD_SIZE, "--processes", 1, "--threads", 4, "--retries", 0)
+FLAGS = (
+    *("--allow-private-addresses", "--image-size", 64, "--shard-size", SHARD_SIZE),
+    *("--processes", 1, "--threads", 4, "--retries", 0),
+)
 
 
 @pytest.mark.parametrize("num_shards", [0, 1, 5, 12])

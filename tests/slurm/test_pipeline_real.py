@@ -20,6 +20,7 @@ from tests.support.tiny_run import tiny_recipe
 ROOT = Path(__file__).resolve().parents[2]
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 NUM_ROWS, SHARD_SIZE = 40, 5
+LOOPBACK = "--allow-private-addresses"
 
 
 def finished(data: Path, number: int, count: int) -> int:
@@ -38,7 +39,7 @@ def test_from_addresses_to_numbers_with_both_download_tasks_interrupted(slurm: L
         "PYTHON": sys.executable,
         "URLS": "web.tsv",
         "PARTS": "2",
-        "DOWNLOAD_FLAGS": f"--shard-size {SHARD_SIZE} --image-size 64 --threads 1 --retries 0",
+        "DOWNLOAD_FLAGS": f"{LOOPBACK} --shard-size {SHARD_SIZE} --image-size 64 --threads 1 --retries 0",
         "EVALUATE_FLAGS": f"--data {data} --k-test 8",
         "PRETRAIN_SBATCH": "--cpus-per-task=1 --ntasks-per-node=2 --time=30",
         **{f"{stage}_SBATCH": "--cpus-per-task=1" for stage in ("DOWNLOAD", "VERIFY", "EXPORT", "EVALUATE")},
