@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
@@ -28,9 +29,15 @@ SCHEMA = pa.schema(
         pa.field("tools", pa.string(), nullable=False),
         pa.field("arguments", pa.string(), nullable=False),
         pa.field("created", pa.string(), nullable=False),
+        pa.field("filtered", pa.list_(pa.struct([("rule", pa.string()), ("count", pa.int64())])), nullable=False),
+        pa.field("keys_sha256", pa.string()),
     ],
     metadata={"albef_manifest_version": MANIFEST_VERSION},
 )
+
+
+WHOLE_TAR: dict[str, Any] = {"filtered": [], "keys_sha256": None}
+"""What a row says that names every sample of its tar; also what is meant where these columns are missing."""
 
 
 class ManifestWriter:
@@ -45,7 +52,7 @@ class ManifestWriter:
         self._writer = pq.ParquetWriter(self._unpublished, SCHEMA, compression="zstd")
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._writer.write_table(pa.Table.from_pylist([dict(row)], schema=SCHEMA))
+        self._writer.write_table(pa.Table.from_pylist([{**WHOLE_TAR, **row}], schema=SCHEMA))
 
     def publish(self, leave_out: Set[str] = frozenset()) -> None:
         """Rename into place, without the shards whose path is in `leave_out`."""
@@ -73,6 +80,11 @@ class ManifestWriter:
         self._unpublished.unlink(missing_ok=True)
 
 
+def keys_digest(keys: Iterable[str]) -> str:
+    """`keys_sha256` of a row that names some samples of its tar only: which ones, and in what order."""
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
 def write_manifest(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write `folder/manifest.parquet` atomically from rows of the contract's columns."""
     writer = ManifestWriter(folder)
@@ -92,5 +104,4 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     version = (table.schema.metadata or {}).get(b"albef_manifest_version")
     if version != MANIFEST_VERSION.encode():
         raise ValueError(f"{path}: manifest version {version!r}, this code reads {MANIFEST_VERSION}")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+    return [{**WHOLE_TAR, **row} for row in table.to_pylist()]

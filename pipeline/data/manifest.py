@@ -24,6 +24,8 @@ VERSION = "1"
 VERSION_KEY = b"albef_manifest_version"
 COLUMNS = ("path", "source", "num_samples", "bytes", "sha256")
 """What there is to know of a shard; the manifest holds more (yield, failures, tools), for people and `data_prep`."""
+SELECTION = "keys_sha256"
+"""A column that manifests of whole tars may lack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Shard:
     num_samples: int
     num_bytes: int
     sha256: str
+    keys_sha256: str | None = None
+    """Of the keys, where the manifest names some of the tar's samples only (`data_prep filter`)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,12 +79,14 @@ class Manifest:
     def fingerprint(self) -> str:
         """Sixteen hex digits that stay while the same samples stand in the same order under the same names.
 
-        Made of what each shard holds (samples, bytes, SHA-256 of the tar) and is called by, and of where sources end;
-        not of paths, so that data may be moved.
+        Made of what each shard holds (samples, bytes, SHA-256 of the tar and of selected keys) and is called by, and of
+        where sources end; not of paths, so that data may be moved.
         """
         digest = hashlib.sha256(" ".join(map(str, self.source_shards)).encode())
         for shard, prefix in zip(self.shards, self.prefixes, strict=True):
             digest.update(f"\n{shard.num_samples} {shard.num_bytes} {shard.sha256} {prefix}".encode())
+            if shard.keys_sha256 is not None:  # a whole tar is told by its own SHA-256
+                digest.update(f" {shard.keys_sha256}".encode())
         return digest.hexdigest()[:16]
 
     def rows(self, shard: int) -> ShardRows:
@@ -178,11 +184,11 @@ def _manifest_file(name: str) -> str:
 
 def _shard_path(manifest: str, name: str) -> str:
     """A shard's path or URL: the manifest gives it relative to its own folder."""
-    return (
-        f"{stores.parent(manifest)}/{name}"
-        if stores.is_url(manifest)
-        else os.path.join(os.path.dirname(manifest), name)
-    )
+    if stores.is_url(name):
+        return name
+    if stores.is_url(manifest):
+        return stores.join(stores.parent(manifest), name)
+    return os.path.join(os.path.dirname(manifest), name)
 
 
 def _open_table(path: str) -> pq.ParquetFile:
@@ -216,7 +222,8 @@ def _read_file(path: str, check_shards: bool) -> tuple[pa.Table, SampleRows]:
         missing = [name for name in needed if name not in file.schema_arrow.names]
         if missing:
             raise DataError(f"{path} lacks the columns {', '.join(missing)}", "write it again with `data_prep verify`")
-        table = file.read(columns=list(COLUMNS), use_threads=False)
+        columns = [*COLUMNS, *({SELECTION} & set(file.schema_arrow.names))]
+        table = file.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}", "write it again with `data_prep verify`") from error
     if not table["num_samples"].to_numpy().sum():
@@ -282,7 +289,8 @@ def _concatenate(
     shards: list[Shard] = []
     prefixes: list[str] = []
     for path, table, prefix in zip(paths, tables, _name_prefixes(tables), strict=True):
-        columns = (table[name].to_pylist() for name in COLUMNS)
+        names = [*COLUMNS, *({SELECTION} & set(table.column_names))]  # in the order of Shard's fields
+        columns = (table[name].to_pylist() for name in names)
         shards += [Shard(_shard_path(path, name), *rest) for name, *rest in zip(*columns, strict=True)]
         prefixes += [prefix] * len(table)
     return Manifest(

@@ -60,6 +60,13 @@ def parent(url: str) -> str:
     return url.rpartition("/")[0]
 
 
+def join(folder: str, path: str) -> str:
+    """The URL of a path relative to a folder's; stores know no `..`, which a filtered corpus begins its paths with."""
+    while path.startswith("../"):
+        folder, path = parent(folder), path.removeprefix("../")
+    return f"{folder}/{path}"
+
+
 def read_file(url: str) -> bytes:
     """The whole file.
 

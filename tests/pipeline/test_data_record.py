@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -70,3 +72,15 @@ def test_the_fingerprint_sees_order_content_and_names(tmp_path):
         read_manifest(f"{tmp_path}/{{a,b}}"),
     ]
     assert len({same, *(manifest.fingerprint() for manifest in others)}) == 5
+
+
+def test_the_fingerprint_sees_which_samples_of_a_tar_are_named(tmp_path):
+    """Two selections of as many samples from the same tar are different data; a null selection is the whole tar."""
+    path = write_corpus(tmp_path, [4])
+    table = pq.read_table(path)
+    prints = [read_manifest(path).fingerprint()]
+    for selection in (None, "aa", "bb"):
+        column = pa.array([selection], pa.string())
+        pq.write_table(table.append_column("keys_sha256", column), path)
+        prints.append(read_manifest(path).fingerprint())
+    assert prints[0] == prints[1] and len(set(prints)) == 3

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from fsspec.registry import known_implementations
@@ -92,6 +94,23 @@ def test_other_stores_are_listed_once_and_read_by_ranges(corpus):
         store.rm_file("/bucket/shard_00001.tar")
         with pytest.raises(DataError, match=r"1 of 4 shards are missing: shard_00001.tar"):
             read_manifest("memory://bucket")
+    finally:
+        store.rm("/bucket", recursive=True)
+
+
+def test_a_manifest_in_a_store_may_name_shards_of_a_neighbouring_folder(corpus):
+    """As a filtered corpus does: `..` is folded into the address, since stores have no such folder."""
+    store = fsspec.filesystem("memory")
+    table = pq.read_table(corpus / "manifest.parquet")
+    paths = [f"../web/{path}" for path in table["path"].to_pylist()]
+    table = table.set_column(0, "path", pa.array(paths))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    try:
+        store.pipe_file("/bucket/filtered/manifest.parquet", sink.getvalue().to_pybytes())
+        for file in corpus.glob("*.tar"):
+            store.pipe_file(f"/bucket/web/{file.name}", file.read_bytes())
+        assert read_manifest("memory://bucket/filtered").shards[0].path == "memory://bucket/web/shard_00000.tar"
     finally:
         store.rm("/bucket", recursive=True)
 
