@@ -36,6 +36,8 @@ class FetchSettings:
     """img2dataset workers, and as many processes that encode."""
     threads: int = 32
     """Requests in flight in each worker."""
+    per_host: int = 16
+    """Requests at a time to one host, of all workers together: each has an equal share, of at least one."""
     limits: FetchLimits = field(default_factory=FetchLimits)
     user_agent_token: str | None = None
     """Name to give to servers, and to look for in their opt-out headers."""
@@ -129,13 +131,15 @@ class Fetch:
             )
 
     def _launch(self, folder: Folder, shards: list[int], settings: FetchSettings) -> dict[str, object]:
+        processes = min(settings.processes, len(shards))
         return {
             "rows": str(folder.rows.absolute()),
             "out": str(self._out.absolute()),
             "shards": shards,
             "shard_size": self._job.shard_size,
-            "processes": min(settings.processes, len(shards)),
+            "processes": processes,
             "threads": settings.threads,
+            "per_host": max(1, settings.per_host // processes),
             "max_waiting": 2 * settings.processes + 2,
             "user_agent_token": settings.user_agent_token,
             "limits": asdict(settings.limits),

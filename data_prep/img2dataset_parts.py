@@ -8,6 +8,7 @@ Only img2dataset processes import this module (see `img2dataset_run`).
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import urllib.request
@@ -23,6 +24,7 @@ from img2dataset.downloader import Downloader
 from img2dataset.resizer import Resizer
 from img2dataset.writer import ParquetSampleWriter
 
+from data_prep.host_turns import HostTurns, spread_hosts
 from data_prep.patient_opener import FetchLimits, PatientOpener
 from data_prep.row_list import read_shard_table
 
@@ -46,6 +48,8 @@ class Launch:
     threads: int
     max_waiting: int
     """Workers rest while so many fetched shards wait for conversion: originals are large."""
+    per_host: int
+    """Requests at a time to one host, in each worker."""
     user_agent_token: str | None
     limits: FetchLimits
 
@@ -84,10 +88,17 @@ def _tasks(launch: Launch) -> Iterator[tuple[int, str]]:
         yield shard, os.path.join(launch.out, f"{shard:0{SHARD_DIGITS}d}.feather")
 
 
-def _without_rejected(table: Any) -> Any:
-    """A row that was rejected on reading the list keeps its place and is asked for nowhere."""
+def _to_ask(table: Any) -> Any:
+    """Rows and addresses, hosts spread out. A row that was rejected on reading the list is asked for nowhere."""
     urls = pc.if_else(pc.is_valid(table["rejected"]), "", table["url"])
-    return pa.table({"row": table["row"], "url": urls})
+    order = spread_hosts([url.partition("://")[2].partition("/")[0] for url in urls.to_pylist()])
+    return pa.table({"row": table["row"], "url": urls}).take(order)
+
+
+@functools.cache
+def _opener(limits: FetchLimits, per_host: int) -> PatientOpener:
+    """One a worker, so that what a host said while one shard was fetched holds for the next."""
+    return PatientOpener(limits, HostTurns(per_host))
 
 
 class ListDownloader(Downloader):
@@ -98,11 +109,11 @@ class ListDownloader(Downloader):
         self.launch = launch
 
     def download_shard(self, row: tuple[int, str]) -> None:
-        urllib.request.install_opener(PatientOpener(self.launch.limits))
+        urllib.request.install_opener(_opener(self.launch.limits, self.launch.per_host))
         while len(list(Path(self.launch.out).glob("*_stats.json"))) >= self.launch.max_waiting:
             time.sleep(0.2)
         shard, feather = row
-        table = _without_rejected(read_shard_table(Path(self.launch.rows), shard))
+        table = _to_ask(read_shard_table(Path(self.launch.rows), shard))
         with pa.OSFile(feather, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
         super().download_shard(row)

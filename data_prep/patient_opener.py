@@ -11,15 +11,23 @@ import io
 import random
 import socket
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
 import urllib.response
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
+
+from data_prep import address_guard
+from data_prep.host_turns import HostTurns
 
 READ_BYTES = 1 << 16
 WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
+MOST_SPREAD = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +41,7 @@ class FetchLimits:
     pause_s: float = 1.0
     """Before the first further attempt; doubles with each. A server's Retry-After lengthens it, up to `max_pause_s`."""
     max_pause_s: float = 30.0
-    """Longest pause."""
+    """Longest pause; by chance up to 1.5 times as long."""
     max_image_bytes: int = 50_000_000
     """Larger answers are left behind."""
     allow_private_addresses: bool = False
@@ -41,8 +49,9 @@ class FetchLimits:
 
     @property
     def worst_case_s(self) -> float:
-        """No row can take longer than this."""
-        return (self.retries + 1) * (self.image_timeout_s + self.timeout_s) + self.retries * 1.5 * self.max_pause_s
+        """No row takes longer than this, the time included that its host is left alone before its turn."""
+        asking = (self.retries + 1) * (self.image_timeout_s + self.timeout_s)
+        return asking + (self.retries + 1) * MOST_SPREAD * self.max_pause_s
 
 
 class FetchFailed(Exception):
@@ -51,6 +60,7 @@ class FetchFailed(Exception):
     def __init__(self, reason: str, detail: object, *, may_pass: bool, retry_after_s: float = 0.0) -> None:
         shown = " ".join(str(detail).split())[:200].encode("ascii", "backslashreplace").decode()
         super().__init__(f"{reason}: {shown}")
+        self.reason = reason
         self.may_pass = may_pass
         self.retry_after_s = retry_after_s
 
@@ -58,40 +68,50 @@ class FetchFailed(Exception):
 class PatientOpener(urllib.request.OpenerDirector):
     """An opener whose `open` returns the whole body in memory, or raises `FetchFailed`.
 
-    Only http and https have a handler, so neither a listed address nor a redirect reaches file:, ftp: or data:.
+    Only http and https have a handler, so neither a listed address nor a redirect reaches file:, ftp: or data:. Which
+    hosts may be asked is `data_prep.address_guard`'s.
     """
 
-    def __init__(self, limits: FetchLimits) -> None:
+    def __init__(self, limits: FetchLimits, turns: HostTurns | None = None) -> None:
         super().__init__()
         self._limits = limits
+        self._turns = turns or HostTurns(per_host=sys.maxsize)
         self._direct = urllib.request.OpenerDirector()
         for handler in (
-            urllib.request.ProxyHandler,
-            urllib.request.UnknownHandler,
-            urllib.request.HTTPHandler,
-            urllib.request.HTTPSHandler,
-            urllib.request.HTTPDefaultErrorHandler,
-            urllib.request.HTTPRedirectHandler,
-            urllib.request.HTTPErrorProcessor,
+            urllib.request.ProxyHandler(),
+            urllib.request.UnknownHandler(),
+            address_guard.HTTPHandler(allow_private=limits.allow_private_addresses),
+            address_guard.HTTPSHandler(allow_private=limits.allow_private_addresses),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPRedirectHandler(),
+            urllib.request.HTTPErrorProcessor(),
         ):
-            self._direct.add_handler(handler())
+            self._direct.add_handler(handler)
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> urllib.response.addinfourl:
         """As `OpenerDirector.open`; `data` and `timeout` are the limits' business and are ignored."""
-        given = fullurl if isinstance(fullurl, urllib.request.Request) else urllib.request.Request(fullurl)
-        for attempt in range(self._limits.retries + 1):
-            try:
-                return self._open_once(urllib.request.Request(given.full_url, headers=dict(given.headers)))
-            except FetchFailed as failure:
-                if not failure.may_pass or attempt == self._limits.retries:
-                    raise
-                time.sleep(self._pause_s(attempt, failure.retry_after_s))
+        try:
+            given = fullurl if isinstance(fullurl, urllib.request.Request) else urllib.request.Request(fullurl)
+            host = (urlsplit(given.full_url).hostname or "").rstrip(".")
+        except ValueError as error:
+            raise _why(error) from error
+        with self._turns.turn(host):
+            for attempt in range(self._limits.retries + 1):
+                try:
+                    return self._open_once(urllib.request.Request(given.full_url, headers=dict(given.headers)))
+                except FetchFailed as failure:
+                    pause_s = self._pause_s(attempt, failure.retry_after_s)
+                    if failure.retry_after_s or failure.reason == "http_429":
+                        self._turns.leave_alone(host, pause_s)
+                    if not failure.may_pass or attempt == self._limits.retries:
+                        raise
+                    time.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
 
     def _pause_s(self, attempt: int, retry_after_s: float) -> float:
         pause = max(self._limits.pause_s * 2.0**attempt, retry_after_s)
         # Spread out, or all threads that met the same overloaded host come back together.
-        return min(pause, self._limits.max_pause_s) * random.uniform(1.0, 1.5)
+        return min(pause, self._limits.max_pause_s) * random.uniform(1.0, MOST_SPREAD)
 
     def _open_once(self, request: urllib.request.Request) -> urllib.response.addinfourl:
         deadline = time.monotonic() + self._limits.image_timeout_s
@@ -127,6 +147,8 @@ def _why(error: Exception) -> FetchFailed:
         cause = error.reason
     if isinstance(cause, str):  # UnknownHandler's only way to say so
         return FetchFailed("unsupported_scheme", cause, may_pass=False)
+    if isinstance(cause, address_guard.PrivateAddress):
+        return FetchFailed("private_address", cause, may_pass=False)
     if isinstance(cause, TimeoutError):
         return FetchFailed("timed_out", cause, may_pass=True)
     if isinstance(cause, socket.gaierror):
@@ -145,10 +167,19 @@ def _why(error: Exception) -> FetchFailed:
 def _why_http(error: urllib.error.HTTPError) -> FetchFailed:
     if 300 <= error.code < 400:
         return FetchFailed("bad_redirect", error.msg, may_pass=False)
-    retry_after = error.headers.get("Retry-After", "") if error.headers else ""
     return FetchFailed(
         f"http_{error.code}",
         error.msg,
         may_pass=error.code in WORTH_RETRYING,
-        retry_after_s=float(retry_after) if retry_after.isdigit() else 0.0,
+        retry_after_s=_retry_after_s(error.headers.get("Retry-After", "") if error.headers else ""),
     )
+
+
+def _retry_after_s(text: str) -> float:
+    """A number of seconds or a date, as RFC 9110 has it; 0 for neither."""
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # TypeError: a date without a zone
+        return 0.0

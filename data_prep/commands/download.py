@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from data_prep import flag_types
+from data_prep.accounting import finished_shards
 from data_prep.commands.job_flags import add_processes, add_shard_flags, num_processes, wanted_job
 from data_prep.commands.making import make
+from data_prep.dns_check import check_dns, sample_hosts
 from data_prep.download import download_arguments, download_shards
 from data_prep.errors import UsageError
 from data_prep.fetch import FetchSettings
@@ -44,6 +47,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=flag_types.positive, default=32, metavar="N", help="requests in flight a worker (32)"
     )
     parser.add_argument(
+        "--per-host",
+        type=flag_types.positive,
+        default=FetchSettings(processes=1).per_host,
+        metavar="N",
+        help="requests at a time to one host, shared by the workers, at least one each (16)",
+    )
+    parser.add_argument(
         "--timeout", type=flag_types.seconds, default=limits.timeout_s, metavar="S", help="a server's silence (10)"
     )
     parser.add_argument(
@@ -62,6 +72,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=limits.pause_s,
         metavar="S",
         help="before the first; doubles (1)",
+    )
+    parser.add_argument(
+        "--max-pause",
+        type=flag_types.seconds,
+        default=limits.max_pause_s,
+        metavar="S",
+        help="longest, whatever a server's Retry-After asks for (30)",
+    )
+    parser.add_argument(
+        "--no-dns-check", action="store_true", help="begin without looking up a sample of the list's hosts"
     )
     parser.add_argument(
         "--allow-private-addresses",
@@ -100,12 +120,14 @@ def run(flags: argparse.Namespace) -> int:
         image_timeout_s=max(flags.image_timeout, flags.timeout),
         retries=flags.retries,
         pause_s=flags.retry_pause,
+        max_pause_s=flags.max_pause,
         max_image_bytes=flags.max_image_bytes,
         allow_private_addresses=flags.allow_private_addresses,
     )
     settings = FetchSettings(
         processes=num_processes(flags),
         threads=flags.threads,
+        per_host=flags.per_host,
         limits=limits,
         user_agent_token=flags.user_agent_token,
         stall_timeout_s=_stall_timeout_s(flags.stall_timeout, limits),
@@ -116,6 +138,9 @@ def run(flags: argparse.Namespace) -> int:
     wanted = wanted_job("download", flags, [urls], dataclasses.asdict(columns))
 
     def make_shards(job: Job, pool: ProcessPoolExecutor) -> None:
+        left = sorted(set(folder.part.shards(job.num_shards)) - finished_shards(folder, job).keys())
+        if left and not flags.no_dns_check:
+            print(check_dns(sample_hosts(folder.rows, left)), file=sys.stderr)
         download_shards(folder, job, settings, flags.min_yield, download_arguments(job, limits, urls.name), pool)
 
     return make(folder, wanted, images, settings.processes, make_shards)
@@ -128,6 +153,6 @@ def _stall_timeout_s(given: float | None, limits: FetchLimits) -> float:
     if given < limits.worst_case_s:
         raise UsageError(
             f"--stall-timeout {given:g} is shorter than one image may take ({limits.worst_case_s:g} s)",
-            "raise it, or lower --image-timeout, --retries or --retry-pause",
+            "raise it, or lower --image-timeout, --retries or --max-pause",
         )
     return given

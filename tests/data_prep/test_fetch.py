@@ -94,8 +94,9 @@ def test_pauses_double_and_heed_the_server_up_to_a_limit() -> None:
 
 
 def test_the_worst_case_covers_every_attempt_and_pause() -> None:
+    """Three attempts, the pause before each further one, and the time that the host is left alone beforehand."""
     limits = FetchLimits(timeout_s=1, image_timeout_s=2, retries=2, max_pause_s=10)
-    assert limits.worst_case_s == 3 * (1 + 2) + 2 * 15
+    assert limits.worst_case_s == 3 * (1 + 2) + 3 * 15
 
 
 def test_only_http_and_https_are_ever_opened(tmp_path: Path) -> None:

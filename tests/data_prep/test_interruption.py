@@ -20,7 +20,7 @@ NUM_ROWS, SHARD_SIZE = 120, 15
 FLAGS = (
     "--allow-private-addresses",
     *("--image-size", 64, "--shard-size", SHARD_SIZE, "--processes", 2, "--threads", 3),
-    *("--timeout", 2, "--image-timeout", 2, "--retries", 0, "--stall-timeout", 6),
+    *("--timeout", 2, "--image-timeout", 2, "--retries", 0, "--max-pause", 1, "--stall-timeout", 6),
 )
 
 

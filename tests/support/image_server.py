@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections import Counter
@@ -56,6 +57,10 @@ class ImageServer:
     def serve_anything(self, reply: Callable[[str], Reply]) -> None:
         """Answer paths that were not added."""
         self._default = reply
+
+    def speak_tls(self, context: ssl.SSLContext) -> None:
+        """From now on https, with that certificate."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def reply_to(self, path: str) -> Reply:
         with self._lock:
