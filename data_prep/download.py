@@ -13,6 +13,7 @@ from data_prep.accounting import finished_shards
 from data_prep.errors import UnfinishedError
 from data_prep.fetch import Fetch, FetchSettings, RawShard, proven_leftovers
 from data_prep.job import Folder, Job
+from data_prep.part_progress import PartProgress
 from data_prep.patient_opener import FetchLimits
 from data_prep.progress import Progress
 from data_prep.row_list import read_shard_rows
@@ -59,12 +60,13 @@ def download_shards(
     min_yield: float,
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
+    told: PartProgress,
 ) -> None:
     """Fetch and convert every shard of the folder's part that is not finished yet, both side by side.
 
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
-    _Download(folder, job, settings, min_yield, arguments, pool, finished_shards(folder, job)).run()
+    _Download(folder, job, settings, min_yield, arguments, pool, told, finished_shards(folder, job)).run()
     for launch in folder.raw.iterdir():
         shutil.rmtree(launch)
 
@@ -80,6 +82,7 @@ class _Download:
         min_yield: float,
         arguments: dict[str, Any],
         pool: ProcessPoolExecutor,
+        told: PartProgress,
         done: dict[int, ShardRecord],
     ) -> None:
         self.folder = folder
@@ -94,6 +97,9 @@ class _Download:
         self.kept = sum(record.kept for record in done.values())
         listed = sum(map(job.rows_in_shard, folder.part.shards(job.num_shards)))
         self.progress = Progress("rows", listed, done_before=self.rows_done)
+        self.num_shards = len(folder.part.shards(job.num_shards))
+        self.told = told
+        told.begin(shards=self.num_shards, rows=listed, rows_before=self.rows_done)
 
     def run(self) -> None:
         for raw in proven_leftovers(self.folder, self.job, set(self.to_fetch)).values():
@@ -105,6 +111,7 @@ class _Download:
             attempts = 0 if len(self.to_fetch) < left else attempts + 1
             if self.to_fetch:
                 self.progress.say(f"img2dataset {stopped}, {len(self.to_fetch)} shards left: starting it again")
+                self.told.restarted()
             if attempts >= self.settings.attempts:
                 raise UnfinishedError(
                     f"img2dataset {stopped} {attempts} times and finished no shard; its log ends: {self._last_log()}",
@@ -114,6 +121,7 @@ class _Download:
             self._collect_conversions()
             self._show(0)
             time.sleep(POLL_S)
+        self._show(0)
         self.progress.finish(self.rows_done, f"{self.kept} kept")
 
     def _fetch_once(self) -> str:
@@ -163,6 +171,12 @@ class _Download:
     def _show(self, answered: int) -> None:
         fetched = sum(self.job.rows_in_shard(index) for index in self.converting)
         self.progress.update(self.rows_done + fetched + answered, f"{self.kept} kept")
+        self.told.update(
+            shards_finished=self.num_shards - len(self.to_fetch) - len(self.converting),
+            rows_finished=self.rows_done,
+            rows_answered=self.rows_done + fetched + answered,
+            kept=self.kept,
+        )
 
     def _last_log(self) -> str:
         lines = (

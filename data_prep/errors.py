@@ -38,3 +38,7 @@ class UnfinishedError(UserError):
     """The work began and could not be completed: what is done stays, the same command goes on from there."""
 
     exit_code = 1
+
+
+class AccountingError(UserError):
+    """A listed row that is counted twice or nowhere: not kept, failed, filtered or left."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_prep.accounting import finished_shards
 from data_prep.job import Folder, Job
+from data_prep.part_progress import PartProgress
 from data_prep.progress import Progress
 from data_prep.row_list import ListedImage, read_shard_rows
 from data_prep.shard_writer import Answer, ShardRecord, write_shard
@@ -34,17 +35,21 @@ def pack_shards(
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
     processes: int,
+    told: PartProgress,
 ) -> None:
     """Read, encode and publish every shard that is not finished yet."""
     done = finished_shards(folder, job)
     rows_done = sum(record.listed for record in done.values())
     kept = sum(record.kept for record in done.values())
     progress = Progress("rows", job.num_rows, done_before=rows_done)
+    told.begin(shards=job.num_shards, rows=job.num_rows, rows_before=rows_done)
+    told.update(shards_finished=len(done), rows_finished=rows_done, rows_answered=rows_done, kept=kept)
     missing = (index for index in range(job.num_shards) if index not in done)
     tasks = (_Packing(folder, job, index, images, max_image_bytes, arguments) for index in missing)
-    for record in in_order(pool, pack_shard, tasks, ahead=2 * processes):
+    for finished, record in enumerate(in_order(pool, pack_shard, tasks, ahead=2 * processes), start=len(done) + 1):
         rows_done += record.listed
         kept += record.kept
+        told.update(shards_finished=finished, rows_finished=rows_done, rows_answered=rows_done, kept=kept)
         progress.update(rows_done, f"{kept} kept")
     progress.finish(rows_done, f"{kept} kept")
 

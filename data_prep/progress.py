@@ -45,7 +45,7 @@ class Progress:
         elapsed = max(time.monotonic() - self._start, 1e-9)
         rate = (done - self._before) / elapsed
         share = done / self._total if self._total else 1.0
-        left = _clock((self._total - done) / rate) if rate > 0 and done < self._total else "0:00" if share >= 1 else "?"
+        left = clock((self._total - done) / rate) if rate > 0 and done < self._total else "0:00" if share >= 1 else "?"
         parts = [f"{self._what} {done}/{self._total} ({share:.0%})", f"{rate:.1f}/s", f"{left} left"]
         if self._bar:
             filled = int(BAR_WIDTH * min(share, 1.0))
@@ -57,7 +57,8 @@ class Progress:
         self._stream.flush()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """1:05 for a minute and five seconds, 2:00:00 for two hours."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

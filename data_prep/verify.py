@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.errors import InputError
+from data_prep.datasheet import DATASHEET_NAME, write_datasheet
+from data_prep.errors import AccountingError, InputError
 from data_prep.job import Folder, Job, read_job
 from data_prep.manifest import ManifestWriter
 from data_prep.shard_reader import ShardDamage, StoredSample, read_samples
@@ -133,12 +134,20 @@ def verify_folder(
         result.withdrawn = _withdraw(writer.path)
     else:
         writer.publish(leave_out={f"shards/{problem.shard}" for problem in duplicates})
+        try:
+            write_datasheet(root)
+        except AccountingError:
+            _withdraw(writer.path)
+            raise
         result.manifest = writer.path
     return result
 
 
 def _withdraw(manifest: Path) -> Path | None:
     """Training believes a manifest, so one that is known to be wrong must not stay where it is read."""
+    datasheet = manifest.with_name(DATASHEET_NAME)
+    if datasheet.exists():
+        os.replace(datasheet, datasheet.with_name(f"{datasheet.name}.withdrawn"))
     if not manifest.exists():
         return None
     aside = manifest.with_name(f"{manifest.name}.withdrawn")

@@ -17,6 +17,7 @@ from data_prep.download import download_arguments, download_shards
 from data_prep.errors import UsageError
 from data_prep.fetch import FetchSettings
 from data_prep.job import Folder, Job
+from data_prep.part_progress import PartProgress
 from data_prep.parts import parse_part
 from data_prep.patient_opener import FetchLimits
 from data_prep.url_list import ListColumns, read_url_list
@@ -137,11 +138,11 @@ def run(flags: argparse.Namespace) -> int:
     images = read_url_list(urls, columns)
     wanted = wanted_job("download", flags, [urls], dataclasses.asdict(columns))
 
-    def make_shards(job: Job, pool: ProcessPoolExecutor) -> None:
+    def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         left = sorted(set(folder.part.shards(job.num_shards)) - finished_shards(folder, job).keys())
         if left and not flags.no_dns_check:
             print(check_dns(sample_hosts(folder.rows, left)), file=sys.stderr)
-        download_shards(folder, job, settings, flags.min_yield, download_arguments(job, limits, urls.name), pool)
+        download_shards(folder, job, settings, flags.min_yield, download_arguments(job, limits, urls.name), pool, told)
 
     return make(folder, wanted, images, settings.processes, make_shards)
 

@@ -12,6 +12,7 @@ from data_prep.accounting import Account, account_of, print_summary, write_repor
 from data_prep.commands import verify
 from data_prep.errors import InputError
 from data_prep.job import Folder, Job, check_same_job, claimed_shards, exclusive, write_job
+from data_prep.part_progress import PartProgress
 from data_prep.row_list import ListedImage, write_rows
 from data_prep.worker_pool import open_pool
 
@@ -21,24 +22,25 @@ def make(
     wanted: Job,
     images: Iterable[ListedImage],
     processes: int,
-    make_shards: Callable[[Job, ProcessPoolExecutor], None],
+    make_shards: Callable[[Job, ProcessPoolExecutor, PartProgress], None],
 ) -> int:
     """The course of `download` and `pack`: list, shards, manifest, report. A part ends with its shards."""
     started = time.monotonic()
     check_same_job(folder, wanted)  # before anything is created or locked
     result = None
-    with exclusive(folder):
+    with exclusive(folder), PartProgress(folder) as told:
         job = _begin(folder, wanted, images)
         with claimed_shards(folder, job), open_pool(processes) as pool:
             _remove_leftovers(folder, job)
             before = account_of(folder, job)
             try:
-                make_shards(job, pool)
+                make_shards(job, pool, told)
             finally:
                 after = account_of(folder, job)
                 if folder.part.is_whole:
                     _report(folder, job, before, after, time.monotonic() - started)
             if folder.part.is_whole:
+                told.verifying()
                 result = verify.check_and_show(folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False)
     print_summary(after, sys.stdout)
     rows, seconds = after.accounted - before.accounted, time.monotonic() - started

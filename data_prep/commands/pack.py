@@ -12,6 +12,7 @@ from data_prep.commands.making import make
 from data_prep.errors import InputError
 from data_prep.job import Folder, Job
 from data_prep.pack import pack_arguments, pack_shards
+from data_prep.part_progress import PartProgress
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +40,8 @@ def run(flags: argparse.Namespace) -> int:
     wanted = wanted_job("pack", flags, annotations, {})
     processes = num_processes(flags)
 
-    def make_shards(job: Job, pool: ProcessPoolExecutor) -> None:
+    def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         arguments = pack_arguments(job, [path.name for path in annotations])
-        pack_shards(folder, job, root, flags.max_image_bytes, arguments, pool, processes)
+        pack_shards(folder, job, root, flags.max_image_bytes, arguments, pool, processes, told)
 
     return make(folder, wanted, images, processes, make_shards)

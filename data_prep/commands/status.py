@@ -1,27 +1,72 @@
-"""`data_prep status`: what is done, what is left, failures by reason."""
+"""`data_prep status`: what is done, what is left, failures by reason; what each running part is doing."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from data_prep.accounting import account_of, print_summary
+from data_prep.accounting import print_summary
+from data_prep.array_status import ArrayStatus, array_status, retry_rounds
+from data_prep.datasheet import DATASHEET_NAME
 from data_prep.errors import InputError
 from data_prep.job import Folder, read_job
+
+CORPUS_NAME = "corpus.json"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("folder", metavar="DIR", help="the --out folder of a download or pack")
+    parser.add_argument("folder", metavar="DIR", help="the --out folder of a download, pack or filter")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Exit code: 0."""
+    """Exit code: 0. Reads files only, so that it tells of work on other machines too."""
     folder = Folder(Path(flags.folder))
+    if (folder.root / CORPUS_NAME).exists():
+        return _tell_corpus(folder.root, flags.json)
     job = read_job(folder)
     if job is None:
         raise InputError(f"{folder.root} is not the folder of a download or pack", "give its --out folder")
-    print(f"{job.kind} of {job.source} in {folder.root}")
-    print_summary(account_of(folder, job), sys.stdout)
+    status = array_status(folder, job)
+    rounds = {
+        round_.root.name: array_status(round_, begun) for round_ in retry_rounds(folder) if (begun := read_job(round_))
+    }
+    if flags.json:
+        retries = {name: retried.as_json() for name, retried in rounds.items()}
+        print(json.dumps({"folder": str(folder.root), **status.as_json(), "retries": retries}, indent=1))
+        return 0
+    _tell(f"{job.kind} of {job.source} in {folder.root}", status)
+    for name, retried in rounds.items():
+        _tell(f"\n{name}: {retried.job.kind} of {retried.job.source}", retried)
+    return 0
+
+
+def _tell(title: str, status: ArrayStatus) -> None:
+    print(title)
+    for line in status.lines():
+        print(line)
+    print_summary(status.account, sys.stdout)
+
+
+def _tell_corpus(root: Path, as_json: bool) -> int:
+    begun: dict[str, Any] = json.loads((root / CORPUS_NAME).read_bytes())
+    datasheet = root / DATASHEET_NAME
+    sums: dict[str, Any] = json.loads(datasheet.read_bytes()) if datasheet.exists() else {}
+    if as_json:
+        print(json.dumps({"folder": str(root), "kind": "filter", "corpus": begun, "datasheet": sums or None}, indent=1))
+        return 0
+    print(f"filtered corpus in {root}, of {len(begun.get('inputs', ()))} manifests")
+    if not sums:
+        print("not finished: the same `data_prep filter` goes on")
+        return 0
+    print(f"listed    {sums['listed']:>10}\nkept      {sums['kept']:>10}")
+    for what in ("failed", "filtered"):
+        for name, count in sorted(sums[what].items(), key=lambda item: (-item[1], item[0])):
+            print(f"{what:<8}  {count:>10}  {name}")
+    if sums["left"]:
+        print(f"left      {sums['left']:>10}")
     return 0

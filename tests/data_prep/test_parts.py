@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,14 @@ def tars(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def status(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What `status --json` prints."""
+    capsys.readouterr()
+    assert main(["status", str(folder), "--json"]) == 0
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return printed
+
+
 @pytest.mark.slow
 def test_parts_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_download(
     server: ImageServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -90,6 +99,12 @@ def test_parts_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_downl
     first, second = (start(*command, "--part", f"{number}/2") for number in (1, 2))
     try:
         wait_for(lambda: len(list((cut / "shards").glob("*.json"))) >= 2 if cut.exists() else None, "finished shards")
+        told = status(cut, capsys)
+        assert [(part["part"], part["pid"], part["state"]) for part in told["parts"]] == [
+            ("1/2", first.pid, "making shards"),
+            ("2/2", second.pid, "making shards"),
+        ]
+        assert 0 < told["rows_answered"] <= told["listed"] == NUM_ROWS and told["rows_per_s"] > 0
         overlapping = [str(word) for word in (*command, "--part", "2/3")]  # its second shard is in either half
         assert main(overlapping) == 2
         assert "error: another data_prep is making list-0000" in capsys.readouterr().err
@@ -97,6 +112,8 @@ def test_parts_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_downl
         first.communicate()
         out, err = second.communicate(timeout=200)
         assert second.returncode == 0, err
+        states = [part["state"] for part in status(cut, capsys)["parts"]]
+        assert states[0] in ("making shards", "silent") and states[1] == "finished"  # silent once 20 s have gone by
         assert "part 2/2 is done" in out and not (cut / "manifest.parquet").exists()
     finally:
         kill_all(family(first.pid) + family(second.pid))
