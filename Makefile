@@ -54,7 +54,7 @@ gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benc
 	file=benchmarks/results/$$(date +%Y-%m-%d)-$$device.json; \
 	$(PY) -m pipeline bench step --device cuda --json | grep '^{' > $$file && cat $$file
 
-chaos: $(ENVIRONMENT)  ## 50 kill -9 over one run, and whether a bit differs in the end; half an hour
+chaos: $(ENVIRONMENT)  ## 50 kill -9 over one run, and whether a bit differs in the end; twenty minutes
 	$(PY) -m tests.chaos.storm
 
 # dataclasses: a backport that img2dataset asks for; the newest version that pip accepts on this Python is 0.6.
