@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import InputError
+from data_prep.json_stream import stream_json_list
 from data_prep.row_list import ListedImage, keep_captions
-
-CHUNK_CHARACTERS = 1 << 20
-_BETWEEN = " \t\r\n,"
 
 
 def read_annotations(path: Path) -> Iterator[ListedImage]:
@@ -19,6 +16,8 @@ def read_annotations(path: Path) -> Iterator[ListedImage]:
 
     Raises: InputError for a file that is missing or is not a JSON list.
     """
+    if not path.is_file():
+        raise InputError(f"annotations not found: {path}", "give existing files with --annotations")
     for entry in stream_json_list(path):
         if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
             yield ListedImage("", [], f"bad_row: no image in {str(entry)[:100]}")
@@ -29,35 +28,3 @@ def read_annotations(path: Path) -> Iterator[ListedImage]:
             yield ListedImage(entry["image"], [], f"bad_row: caption is {str(captions)[:100]}")
             continue
         yield keep_captions(entry["image"], texts)
-
-
-def stream_json_list(path: Path) -> Iterator[Any]:
-    """Elements of a JSON list one at a time: the 14M lists of the original are gigabytes.
-
-    Raises: InputError naming the place where the file stops being a JSON list.
-    """
-    if not path.is_file():
-        raise InputError(f"annotations not found: {path}", "give existing files with --annotations")
-    decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        buffer = file.read(CHUNK_CHARACTERS).lstrip()
-        if not buffer.startswith("["):
-            raise InputError(f"{path} is not a JSON list", 'it should be [{"image": "a.jpg", "caption": "..."}, ...]')
-        position, done = 1, 0
-        while True:
-            while buffer[position : position + 1] in _BETWEEN and position < len(buffer):
-                position += 1
-            if buffer[position : position + 1] == "]":
-                return
-            try:
-                element, position = decoder.raw_decode(buffer, position)
-            except ValueError as error:
-                more = file.read(CHUNK_CHARACTERS)
-                if not more:
-                    raise InputError(
-                        f"{path}: broken JSON after {done} entries: {error}", "repair or download the file again"
-                    ) from error
-                buffer, position = buffer[position:] + more, 0
-                continue
-            done += 1
-            yield element

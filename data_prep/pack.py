@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from data_prep.accounting import finished_shards
 from data_prep.job import Folder, Job
+from data_prep.local_images import LocalImages, NotRead
 from data_prep.part_progress import PartProgress
 from data_prep.progress import Progress
 from data_prep.row_list import ListedImage, read_shard_rows
@@ -22,7 +22,7 @@ class _Packing:
     folder: Folder
     job: Job
     index: int
-    images: Path
+    images: LocalImages
     max_image_bytes: int
     arguments: dict[str, Any]
 
@@ -30,7 +30,7 @@ class _Packing:
 def pack_shards(
     folder: Folder,
     job: Job,
-    images: Path,
+    images: LocalImages,
     max_image_bytes: int,
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
@@ -65,17 +65,10 @@ def _answers(rows: dict[int, ListedImage], task: _Packing) -> Iterator[Answer]:
         if image.rejected is not None:
             yield Answer(row, None, image.rejected)
             continue
-        path = task.images / image.url
         try:
-            size = path.stat().st_size
-            if size > task.max_image_bytes:
-                yield Answer(row, None, f"file_too_large: {size} bytes, more than {task.max_image_bytes}")
-                continue
-            yield Answer(row, path.read_bytes(), None)
-        except FileNotFoundError:
-            yield Answer(row, None, f"missing_file: {image.url}")
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            yield Answer(row, None, f"unreadable_file: {image.url}: {error}")
+            yield Answer(row, task.images.read(image.url, task.max_image_bytes), None)
+        except NotRead as error:
+            yield Answer(row, None, str(error))
 
 
 def pack_arguments(job: Job, list_names: list[str]) -> dict[str, Any]:

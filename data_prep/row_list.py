@@ -26,27 +26,40 @@ SCHEMA = pa.schema(
         pa.field("url", pa.string()),
         pa.field("captions", pa.string()),
         pa.field("rejected", pa.string()),
+        pa.field("id", pa.string()),
+        pa.field("licence", pa.string()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class ListedImage:
-    """One listed row. `rejected` is `reason: detail` when it cannot become a sample; `url` is a path for `pack`."""
+    """One listed row. `url` is a path for `pack`."""
 
     url: str
     captions: list[str]
     rejected: str | None = None
+    """`reason: detail` when it cannot become a sample."""
+    id: str | None = None
+    """The source's own name for the image, when it has one."""
+    licence: str | None = None
+    """Of this image, when the list says so."""
 
 
-def keep_captions(url: str, captions: Iterable[str]) -> ListedImage:
+def keep_captions(url: str, captions: Iterable[str], id: str | None = None, licence: str | None = None) -> ListedImage:
     """A row with its captions stripped and the empty ones dropped; rejected when none is left."""
     kept = [stripped for caption in captions if (stripped := caption.strip())]
     if not _is_unicode(url):
         return ListedImage("", [], f"bad_row: the image's name is not UTF-8: {ascii(url)[:100]}")
     if not all(_is_unicode(caption) for caption in kept):
         return ListedImage(url, [], "caption_not_utf8: a surrogate without its pair")
-    return ListedImage(url, kept, None if kept else "empty_caption: no caption with a character in it")
+    rejected = None if kept else "empty_caption: no caption with a character in it"
+    return ListedImage(url, kept, rejected, _note(id), _note(licence))
+
+
+def _note(text: str | None) -> str | None:
+    """What goes into a sample's record beside its captions: stripped, and nothing rather than an empty text."""
+    return (text.strip() or None) if text is not None and _is_unicode(text) else None
 
 
 def _is_unicode(text: str) -> bool:
@@ -76,6 +89,8 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
                     "url": [image.url for image in chunk],
                     "captions": [json.dumps(image.captions, ensure_ascii=False) for image in chunk],
                     "rejected": [image.rejected for image in chunk],
+                    "id": [image.id for image in chunk],
+                    "licence": [image.licence for image in chunk],
                 },
                 schema=schema,
             )
@@ -95,4 +110,7 @@ def read_shard_table(path: Path, shard: int) -> Any:
 def read_shard_rows(path: Path, shard: int) -> dict[int, ListedImage]:
     """The rows of one shard by row number."""
     rows = read_shard_table(path, shard).to_pylist()
-    return {row["row"]: ListedImage(row["url"], json.loads(row["captions"]), row["rejected"]) for row in rows}
+    return {
+        row.pop("row"): ListedImage(row.pop("url"), json.loads(row.pop("captions")), **row)  # rejected, id, licence
+        for row in rows
+    }

@@ -132,8 +132,10 @@ def _encode(answer: Answer, image: ListedImage, job: Job) -> EncodedImage:
 
 
 def _meta(job: Job, row: int, image: ListedImage, encoded: EncodedImage) -> dict[str, Any]:
+    notes = {name: note for name, note in (("id", image.id), ("licence", image.licence)) if note is not None}
     return {
         "key": job.key(row),
+        **notes,
         "captions": image.captions,
         "url": image.url,
         "source": job.source,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import difflib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import InputError, UsageError
+from data_prep.published_file import open_bytes
 from data_prep.row_list import ListedImage, keep_captions
 from data_prep.web_url import BadUrl, normalise_url
 
@@ -33,6 +35,16 @@ class ListColumns:
     """Columns that hold captions, each a text or a list of texts; all of them become the image's captions."""
     names: tuple[str, ...] | None = None
     """Names of the columns of a TSV or CSV without a header, in order."""
+    id: str | None = None
+    """Column with the source's own name for the image."""
+    licence: str | None = None
+    """Column with the image's licence."""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """All that are read, each once: the address first."""
+        notes = (name for name in (self.id, self.licence) if name is not None)
+        return tuple(dict.fromkeys((self.url, *self.captions, *notes)))
 
 
 def read_url_list(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
@@ -56,22 +68,22 @@ def read_url_list(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
 
 
 def _read_delimited(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
-    lines = _csv_lines(path) if path.suffix == ".csv" else _tsv_lines(path)
+    lines = _csv_lines(path) if path.suffix == ".csv" else tsv_lines(path)
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path} is empty", "give a list with at least one row")
     names, first_is_data = _header(path, first, columns)
-    url_at = _find(path, columns.url, names)
-    captions_at = [_find(path, name, names) for name in columns.captions]
-    if first_is_data:
-        yield _row(first, len(names), url_at, captions_at)
-    for cells in lines:
-        yield _row(cells, len(names), url_at, captions_at)
+    places = {name: _find(path, name, names) for name in columns.wanted}
+    for cells in itertools.chain([first] if first_is_data else [], lines):
+        if len(cells) != len(names):
+            yield ListedImage("", [], f"bad_row: {len(cells)} columns instead of {len(names)}")
+            continue
+        yield _listed({name: cells[place] for name, place in places.items()}, columns)
 
 
-def _tsv_lines(path: Path) -> Iterator[list[bytes]]:
+def tsv_lines(path: Path) -> Iterator[list[bytes]]:
     """Tabs separate, line feeds end, and quotes are letters like any other."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file):
             if number == 0:
                 line = line.removeprefix(b"\xef\xbb\xbf")
@@ -114,12 +126,6 @@ def _header(path: Path, first: list[bytes], columns: ListColumns) -> tuple[list[
     )
 
 
-def _row(cells: list[bytes], width: int, url_at: int, captions_at: list[int]) -> ListedImage:
-    if len(cells) != width:
-        return ListedImage("", [], f"bad_row: {len(cells)} columns instead of {width}")
-    return _listed(cells[url_at], [cells[i] for i in captions_at])
-
-
 # JSONL and parquet: a cell may be a text, a list of texts or nothing.
 
 
@@ -138,12 +144,9 @@ def _read_jsonl(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
                 yield ListedImage("", [], "bad_row: not a JSON object")
                 continue
             if number == 0:
-                for name in (columns.url, *columns.captions):
+                for name in columns.wanted:
                     _find(path, name, list(fields))
-            captions: list[Any] = []
-            for name in columns.captions:
-                captions += _as_list(fields.get(name))
-            yield _listed(_to_bytes(fields.get(columns.url)), [_to_bytes(caption) for caption in captions])
+            yield _listed(fields, columns)
 
 
 def _read_parquet(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
@@ -152,13 +155,12 @@ def _read_parquet(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is not a parquet file: {error}", "give a readable list with --urls") from error
     with file:
-        for name in (columns.url, *columns.captions):
+        for name in columns.wanted:
             _find(path, name, file.schema_arrow.names)
-        wanted = [columns.url, *columns.captions]
-        for batch in file.iter_batches(BATCH_ROWS, columns=wanted):
-            urls, *captions = (_binary(batch.column(name)).to_pylist() for name in wanted)
-            for url, *row in zip(urls, *captions, strict=True):
-                yield _listed(_to_bytes(url), [_to_bytes(text) for cell in row for text in _as_list(cell)])
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(columns.wanted)):
+            cells = [_binary(batch.column(name)).to_pylist() for name in columns.wanted]
+            for row in zip(*cells, strict=True):
+                yield _listed(dict(zip(columns.wanted, row, strict=True)), columns)
 
 
 def _binary(column: Any) -> Any:
@@ -185,18 +187,24 @@ def _to_bytes(cell: Any) -> bytes:
     return cell if isinstance(cell, bytes) else str(cell).encode("utf-8", "surrogatepass")
 
 
-def _listed(url: bytes, captions: list[bytes]) -> ListedImage:
+def _listed(fields: Mapping[str, Any], columns: ListColumns) -> ListedImage:
+    url = _to_bytes(fields.get(columns.url))
     try:
         address = normalise_url(url.decode("utf-8"))
     except UnicodeDecodeError:
         return ListedImage("", [], f"bad_url: not UTF-8: {url[:100]!r}")
     except BadUrl as error:
         return ListedImage("", [], str(error))
+    captions = [_to_bytes(caption) for name in columns.captions for caption in _as_list(fields.get(name))]
     try:
         texts = [caption.decode("utf-8") for caption in captions]
     except UnicodeDecodeError as error:
         return ListedImage(address, [], f"caption_not_utf8: {error.reason} at byte {error.start}")
-    return keep_captions(address, texts)
+    return keep_captions(address, texts, _note(fields, columns.id), _note(fields, columns.licence))
+
+
+def _note(fields: Mapping[str, Any], name: str | None) -> str | None:
+    return None if name is None else _to_bytes(fields.get(name)).decode("utf-8", "replace")
 
 
 def _find(path: Path, name: str, names: Sequence[str]) -> int:
@@ -205,5 +213,6 @@ def _find(path: Path, name: str, names: Sequence[str]) -> int:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     raise UsageError(
-        f"{path.name} has no column {name!r}", f"{hint}its columns are {', '.join(names)}: see --url-col, --caption-col"
+        f"{path.name} has no column {name!r}",
+        f"{hint}its columns are {', '.join(names)}: see --url-col, --caption-col, --id-col, --licence-col",
     )

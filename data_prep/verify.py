@@ -36,6 +36,7 @@ FIELDS = {
     "height": int,
     "sha256": str,
 }
+OPTIONAL_FIELDS = {"id": str, "licence": str}
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def _check_sample(sample: StoredSample, decode: bool) -> list[str]:
     reasons = [f"JSON has no {name}" for name in FIELDS if name not in meta]
     reasons += [
         f"JSON field {name} is {meta[name]!r:.40}, not {kind.__name__}"
-        for name, kind in FIELDS.items()
+        for name, kind in (FIELDS | OPTIONAL_FIELDS).items()
         if name in meta and (not isinstance(meta[name], kind) or isinstance(meta[name], bool))
     ]
     if reasons:

@@ -17,6 +17,7 @@ from data_prep.download import download_arguments, download_shards
 from data_prep.errors import UsageError
 from data_prep.fetch import FetchSettings
 from data_prep.job import Folder, Job
+from data_prep.list_file import is_list, read_list
 from data_prep.part_progress import PartProgress
 from data_prep.parts import parse_part
 from data_prep.patient_opener import FetchLimits
@@ -26,7 +27,7 @@ from data_prep.url_list import ListColumns, read_url_list
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     limits = FetchLimits()
-    parser.add_argument("--urls", required=True, metavar="FILE", help="list: .tsv, .csv, .jsonl or .parquet")
+    parser.add_argument("--urls", required=True, metavar="FILE", help="list: .tsv, .csv, .jsonl, .parquet")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards and manifest; the same to go on")
     parser.add_argument("--url-col", default="url", metavar="NAME", help="column of the address (default: url)")
     parser.add_argument(
@@ -35,6 +36,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="column of the caption or list of captions; repeat it for several (default: caption)",
     )
+    parser.add_argument("--id-col", metavar="NAME", help="column of the source's own name for an image")
+    parser.add_argument("--licence-col", metavar="NAME", help="column of the image's licence")
     parser.add_argument("--columns", metavar="A,B", help="names of the columns of a TSV or CSV without a header")
     add_shard_flags(parser)
     parser.add_argument(
@@ -115,6 +118,8 @@ def run(flags: argparse.Namespace) -> int:
         url=flags.url_col,
         captions=tuple(flags.caption_col or ["caption"]),
         names=None if flags.columns is None else tuple(flags.columns.split(",")),
+        id=flags.id_col,
+        licence=flags.licence_col,
     )
     limits = FetchLimits(
         timeout_s=flags.timeout,
@@ -135,8 +140,11 @@ def run(flags: argparse.Namespace) -> int:
         attempts=flags.attempts,
     )
     folder = Folder(Path(flags.out), parse_part(flags.part))
-    images = read_url_list(urls, columns)
-    wanted = wanted_job("download", flags, [urls], dataclasses.asdict(columns))
+    if is_list(urls) and columns == ListColumns():
+        images, reading = read_list(urls, "url"), {"list": "url"}
+    else:
+        images, reading = read_url_list(urls, columns), dataclasses.asdict(columns)
+    wanted = wanted_job("download", flags, [urls], reading)
 
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         left = sorted(set(folder.part.shards(job.num_shards)) - finished_shards(folder, job).keys())

@@ -13,6 +13,7 @@ from data_prep.download import default_source
 from data_prep.errors import UsageError
 from data_prep.image_encoding import ImageSettings
 from data_prep.job import Job, hash_inputs
+from data_prep.list_file import is_list, list_source
 from data_prep.patient_opener import FetchLimits
 
 
@@ -63,7 +64,7 @@ def num_processes(flags: argparse.Namespace) -> int:
 
 def wanted_job(kind: str, flags: argparse.Namespace, inputs: Sequence[Path], reading: dict[str, Any]) -> Job:
     """The job that the flags describe. Raises: UsageError for a source that is no name."""
-    source = default_source(inputs[0]) if flags.source is None else flags.source
+    source = _source_of(inputs[0]) if flags.source is None else flags.source
     if default_source(Path(source)) != source:
         raise UsageError(f"--source {source!r} is not a name", "use lower-case letters, digits and underscores")
     return Job(
@@ -73,3 +74,7 @@ def wanted_job(kind: str, flags: argparse.Namespace, inputs: Sequence[Path], rea
         shard_size=flags.shard_size,
         images=ImageSettings(image_size=flags.image_size, jpeg_quality=flags.jpeg_quality, max_pixels=flags.max_pixels),
     )
+
+
+def _source_of(listed: Path) -> str:
+    return list_source(listed) if is_list(listed) else default_source(listed)

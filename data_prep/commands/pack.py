@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -11,16 +12,37 @@ from data_prep.commands.job_flags import add_processes, add_shard_flags, num_pro
 from data_prep.commands.making import make
 from data_prep.errors import InputError
 from data_prep.job import Folder, Job
+from data_prep.list_file import is_list, read_list
+from data_prep.local_images import LocalImages, open_local_images, refuse_when_none_exists, without_prefix
+from data_prep.merge_captions import merge_captions
 from data_prep.pack import pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
+from data_prep.row_list import ListedImage
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument(
-        "--annotations", required=True, nargs="+", metavar="FILE", help="JSON lists of {image, caption}"
+        "--annotations",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="JSON lists of {image, caption}, or lists that `data_prep list` wrote",
     )
-    parser.add_argument("--images", required=True, metavar="ROOT", help="folder that the images' paths begin in")
+    parser.add_argument(
+        "--images",
+        required=True,
+        nargs="+",
+        metavar="ROOT",
+        help="folders, or zips as they are, that the images' paths begin in",
+    )
+    parser.add_argument(
+        "--strip-prefix",
+        action="append",
+        default=[],
+        metavar="PREFIX",
+        help="take this off the images' paths first; repeat it for several",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards and manifest; the same to go on")
     add_shard_flags(parser)
     add_processes(parser)
@@ -29,19 +51,28 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Exit code: 0 all is whole, 1 a shard is wrong."""
     annotations = [Path(name) for name in flags.annotations]
-    root = Path(flags.images)
-    if not root.is_dir():
-        raise InputError(f"folder of images not found: {root}", "give an existing folder with --images")
+    local = open_local_images(flags.images)
     for path in annotations:
         if not path.is_file():
             raise InputError(f"annotations not found: {path}", "give existing files with --annotations")
     folder = Folder(Path(flags.out))
-    images = (image for path in annotations for image in read_annotations(path))
-    wanted = wanted_job("pack", flags, annotations, {})
+    images = _images(annotations, flags.strip_prefix, local, folder)
+    wanted = wanted_job("pack", flags, annotations, {"strip_prefix": flags.strip_prefix, "merged": True})
     processes = num_processes(flags)
 
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         arguments = pack_arguments(job, [path.name for path in annotations])
-        pack_shards(folder, job, root, flags.max_image_bytes, arguments, pool, processes, told)
+        pack_shards(folder, job, local, flags.max_image_bytes, arguments, pool, processes, told)
 
     return make(folder, wanted, images, processes, make_shards)
+
+
+def _images(
+    annotations: Sequence[Path], prefixes: Sequence[str], local: LocalImages, folder: Folder
+) -> Iterator[ListedImage]:
+    entries = (
+        without_prefix(image, prefixes)
+        for path in annotations
+        for image in (read_list(path, "path") if is_list(path) else read_annotations(path))
+    )
+    return refuse_when_none_exists(merge_captions(entries, folder.work), local)

@@ -37,7 +37,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"image": str(images / "a.jpg"), "caption": "an absolute path"},
         {"image": "broken.jpg", "caption": "half a picture"},
         {"image": "sub", "caption": "a folder"},
-        {"image": "a.jpg", "caption": ""},
+        {"image": "bare.jpg", "caption": ""},
     ]
     (root / "coco.json").write_text(json.dumps(first))
     (root / "vg.json").write_text(json.dumps(second))

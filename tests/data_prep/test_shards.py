@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,23 @@ def test_members_are_as_the_contract_says(whole: Path) -> None:
     }
 
 
+def test_an_id_and_a_licence_are_in_the_record_where_the_list_has_them(tmp_path: Path) -> None:
+    """And only there; verify takes either kind of record."""
+    folder = Folder(tmp_path)
+    for path in (folder.shards, folder.failures, folder.work):
+        path.mkdir()
+    job = replace(JOB, shard_size=2, num_rows=2)
+    rows = {0: ListedImage("a.jpg", ["a"], None, "42", "CC BY 2.0"), 1: ListedImage("b.jpg", ["b"])}
+    write_shard(folder, job, 0, rows, [Answer(row, jpeg(), None) for row in rows], {})
+    with_notes, without = (
+        json.loads(data) for name, data in members(folder.shards / "made-00000.tar") if "json" in name
+    )
+    assert (with_notes["id"], with_notes["licence"]) == ("42", "CC BY 2.0")
+    assert set(with_notes) - set(without) == {"id", "licence"}
+    write_job(folder, job)
+    assert verify(tmp_path).problems == []
+
+
 def test_manifest_offsets_cut_out_whole_samples(whole: Path) -> None:
     """Bytes [offset, offset + length) are a tar of that one sample, as tarfile sees it."""
     result = verify(whole)
@@ -186,6 +204,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "bytes that are no image": (_not_an_image, FIRST, "image cannot be decoded"),
     "a field that is gone": (_edit_meta(captions="REMOVED"), FIRST, "JSON has no captions"),
     "a field of another kind": (_edit_meta(width="82"), FIRST, "JSON field width is '82', not int"),
+    "an id that is no text": (_edit_meta(id=7), FIRST, "JSON field id is 7, not str"),
     "another image's size": (_edit_meta(width=83), FIRST, "image is 82 x 64, its JSON says 83 x 64"),
     "another sample's json": (_edit_meta(key=SECOND), FIRST, f"JSON is of key {SECOND}"),
     "an empty caption": (_edit_meta(captions=["a", " "]), FIRST, "an empty caption, or none"),

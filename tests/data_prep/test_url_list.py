@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.annotations import CHUNK_CHARACTERS, read_annotations
+from data_prep.annotations import read_annotations
 from data_prep.errors import InputError, UsageError
+from data_prep.json_stream import CHUNK_CHARACTERS
 from data_prep.row_list import ListedImage, read_shard_rows, write_rows
 from data_prep.url_list import ListColumns, read_url_list
 from data_prep.web_url import BadUrl, normalise_url
@@ -60,6 +61,26 @@ def test_columns_can_be_named_and_captions_can_be_several(tmp_path: Path) -> Non
     path.write_text("7\thttp://a/1.jpg\ta cat\t\n8\thttp://a/2.jpg\ta dog\ta hound\n")
     columns = ListColumns(url="address", captions=("title", "alt"), names=("id", "address", "title", "alt"))
     assert [image.captions for image in read_url_list(path, columns)] == [["a cat"], ["a dog", "a hound"]]
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl", "parquet"])
+def test_ids_and_licences_come_along_as_they_are(tmp_path: Path, kind: str) -> None:
+    """Every format gives the same notes: text or a number, stripped; nothing where the cell is empty."""
+    rows = [{"n": 7, "u": "http://a/1.jpg", "c": "a cat", "l": " CC BY 2.0 "}]
+    rows += [{"n": 8, "u": "http://a/2.jpg", "c": "a dog", "l": ""}]
+    path = tmp_path / f"list.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        separator = "\t" if kind == "tsv" else ","
+        path.write_text("\n".join(separator.join(map(str, line)) for line in ("nucl", *(r.values() for r in rows))))
+    columns = ListColumns(url="u", captions=("c",), id="n", licence="l")
+    assert list(read_url_list(path, columns)) == [
+        ListedImage("http://a/1.jpg", ["a cat"], None, "7", "CC BY 2.0"),
+        ListedImage("http://a/2.jpg", ["a dog"], None, "8", None),
+    ]
 
 
 def test_csv_reads_quoted_fields_and_refuses_broken_ones(tmp_path: Path) -> None:
@@ -184,7 +205,10 @@ def test_annotations_that_are_no_list_are_an_error(tmp_path: Path, text: str) ->
 
 def test_a_shard_reads_back_its_own_rows(tmp_path: Path) -> None:
     """Seven rows in shards of three: row numbers run through, the last shard is short."""
-    images = [ListedImage(f"http://a/{i}", [f"é {i}"], "bad_row: x" if i == 4 else None) for i in range(7)]
+    images = [
+        ListedImage(f"http://a/{i}", [f"é {i}"], "bad_row: x" if i == 4 else None, str(i) if i % 2 else None, "CC0")
+        for i in range(7)
+    ]
     assert write_rows(tmp_path / "rows.parquet", iter(images), 3) == 7
     assert read_shard_rows(tmp_path / "rows.parquet", 1) == {3: images[3], 4: images[4], 5: images[5]}
     assert read_shard_rows(tmp_path / "rows.parquet", 2) == {6: images[6]}

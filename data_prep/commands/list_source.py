@@ -1,0 +1,111 @@
+"""`data_prep list`: a source's published files -> one normalised list."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_prep import flag_types
+from data_prep.errors import InputError, UsageError
+from data_prep.list_file import ListSummary, write_list
+from data_prep.progress import Progress
+from data_prep.sources.catalogue import SOURCES
+from data_prep.sources.coco import SPLITS, karpathy_images
+from data_prep.sources.source import ListedRow, ListOptions, Source
+
+FLAG_OF = {"split": "--split", "min_region_area": "--min-region-area", "excluded_coco_ids": "--exclude-coco"}
+ROWS_BETWEEN_UPDATES = 1000
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("source", choices=list(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="its files as they were published (`sources` names them)"
+    )
+    parser.add_argument("--out", required=True, metavar="LIST.parquet", help="where the list goes")
+    parser.add_argument("--split", choices=list(SPLITS), help="coco: Karpathy's split (train, with restval)")
+    parser.add_argument(
+        "--min-region-area",
+        type=flag_types.count,
+        metavar="PX",
+        help="visual_genome: leave out phrases of regions with fewer square pixels (0)",
+    )
+    parser.add_argument(
+        "--exclude-coco",
+        action="append",
+        metavar="FILE",
+        help="coco, visual_genome: leave out these COCO images: dataset_coco.json for its val and test, "
+        "or a .txt of COCO ids; repeat it for several",
+    )
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Exit code: 0."""
+    out, files = Path(flags.out), [Path(name) for name in flags.files]
+    source = SOURCES[flags.source]
+    if out.suffix != ".parquet":
+        raise UsageError(f"--out {out} is no .parquet", "give it that ending: `download` and `pack` know a list by it")
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"file not found: {path}", "`data_prep sources` names the files of each source")
+    chosen = {
+        "split": flags.split,
+        "min_region_area": flags.min_region_area,
+        "excluded_coco_ids": flags.exclude_coco,
+    }
+    for option, value in chosen.items():
+        if value is not None and option not in source.options:
+            raise UsageError(f"{FLAG_OF[option]} means nothing for {source.name}", "leave it out")
+    options = ListOptions(
+        split=flags.split or "train",
+        min_region_area=flags.min_region_area or 0,
+        excluded_coco_ids=frozenset(_coco_ids(map(Path, flags.exclude_coco or []))),
+    )
+    left_out: Counter[str] = Counter()
+    made = {"source": source.name, "files": [path.name for path in files]}
+    made |= {option: value for option, value in chosen.items() if value is not None}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = _shown(source.read(files, options, left_out), source)
+    summary = write_list(out, source.name, rows, left_out, made)
+    if not summary.rows:
+        out.unlink()
+        raise InputError(f"{', '.join(flags.files)}: no rows", "`data_prep sources` tells what should be in them")
+    _tell(summary, out)
+    return 0
+
+
+def _coco_ids(paths: Iterable[Path]) -> Iterator[int]:
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"file not found: {path}", "give existing files with --exclude-coco")
+        if path.suffix == ".json":
+            kept_out = SPLITS["val"] + SPLITS["test"]
+            yield from (image["cocoid"] for image in karpathy_images(path) if image.get("split") in kept_out)
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split(), start=1):
+            if not line.isdigit():
+                raise InputError(f"{path}: word {number} is {line[:40]!r}, not a COCO id", "give one number a line")
+            yield int(line)
+
+
+def _shown(rows: Iterable[ListedRow], source: Source) -> Iterator[ListedRow]:
+    progress, number = Progress("rows", source.rows), 0
+    for number, row in enumerate(rows, start=1):
+        if number % ROWS_BETWEEN_UPDATES == 0:
+            progress.update(number)
+        yield row
+    progress.finish(number)
+
+
+def _tell(summary: ListSummary, out: Path) -> None:
+    usable = summary.rows - summary.rejected.total()
+    print(f"listed   {summary.rows:>10}  images, {usable} usable, with {summary.captions} captions")
+    for reason, count in summary.rejected.most_common():
+        print(f"rejected {count:>10}  {reason}")
+    for rule, count in sorted(summary.left_out.items()):
+        if count:
+            print(f"left out {count:>10}  {rule}")
+    print(f"wrote {out}")

@@ -1,0 +1,131 @@
+"""The normalised list: one parquet schema for every source, which `list` writes and `download` and `pack` take.
+
+A row is an image: url, path, captions, source, id, licence; and `rejected`, the reason for a row that cannot be used
+and keeps its place. What was left out by choice is counted in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.errors import InputError
+from data_prep.row_list import ListedImage
+from data_prep.sources.source import ListedRow
+
+MADE_KEY = "data_prep_list"
+BATCH_ROWS = 10_000
+SCHEMA = pa.schema(
+    [
+        pa.field("url", pa.string()),
+        pa.field("path", pa.string()),
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("rejected", pa.string()),
+    ]
+)
+NEEDED = set(SCHEMA.names) - {"rejected"}
+_OTHER = {
+    "url": "its images are local: data_prep pack --annotations LIST.parquet --images ROOT",
+    "path": "its images are on the web: data_prep download --urls LIST.parquet",
+}
+
+
+@dataclass
+class ListSummary:
+    """Counts over a list; `rows` includes the rejected."""
+
+    rows: int = 0
+    captions: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def write_list(
+    path: Path, source: str, rows: Iterable[ListedRow], left_out: Counter[str], made: dict[str, Any]
+) -> ListSummary:
+    """Write a list atomically. Memory: 10,000 rows.
+
+    Args:
+        left_out: what the reader leaves out by choice, by rule; read when `rows` is used up.
+        made: how the list was made, for the file's metadata.
+    """
+    summary = ListSummary(left_out=left_out)
+    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    iterator = iter(rows)
+    try:
+        with pq.ParquetWriter(unpublished, SCHEMA, compression="zstd") as writer:
+            while chunk := list(itertools.islice(iterator, BATCH_ROWS)):
+                summary.rows += len(chunk)
+                summary.captions += sum(len(row.captions) for row in chunk)
+                summary.rejected.update(row.rejected.partition(":")[0] for row in chunk if row.rejected is not None)
+                writer.write_table(pa.Table.from_pylist([{**vars(row), "source": source} for row in chunk], SCHEMA))
+            counts = {"rows": summary.rows, "rejected": summary.rejected, "left_out": left_out}
+            writer.add_key_value_metadata({MADE_KEY: json.dumps({**made, **counts}, sort_keys=True)})
+        os.replace(unpublished, path)
+    finally:
+        unpublished.unlink(missing_ok=True)
+    return summary
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file has the list's columns, whoever wrote it."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return False
+    try:
+        return set(pq.read_schema(path).names) >= NEEDED
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
+def list_source(path: Path) -> str:
+    """The source that all rows of a list are of.
+
+    Raises: InputError when they are of several.
+    """
+    with pq.ParquetFile(path) as file:
+        names: set[str] = set()
+        for batch in file.iter_batches(100_000, columns=["source"]):
+            names.update(batch.column("source").unique().to_pylist())
+    if len(names) != 1:
+        raise InputError(
+            f"{path.name} has rows of {len(names)} sources: {', '.join(sorted(map(str, names)))[:200]}",
+            "make a list, and a folder of shards, of each; or name them as one with --source",
+        )
+    return str(names.pop())
+
+
+def read_list(path: Path, where: Literal["url", "path"]) -> Iterator[ListedImage]:
+    """The list's rows, with the address or the path of each image.
+
+    Raises: InputError when not one row has such a thing.
+    """
+    with pq.ParquetFile(path) as file:
+        missing = sum(batch.column(where).null_count for batch in file.iter_batches(BATCH_ROWS, columns=[where]))
+        if missing == file.metadata.num_rows:
+            raise InputError(f"no row of {path.name} has {'an address' if where == 'url' else 'a path'}", _OTHER[where])
+        columns = [where, "captions", "id", "licence", *({"rejected"} & set(file.schema_arrow.names))]
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            for row in batch.to_pylist():
+                yield _image(row.pop(where), row)
+
+
+def _image(place: str | None, row: dict[str, Any]) -> ListedImage:
+    captions = [caption for caption in row["captions"] or [] if caption and caption.strip()]
+    rejected = row.get("rejected")
+    if rejected is None and not place:
+        rejected = "empty_url: the list has none for this row"
+    if rejected is None and not captions:
+        rejected = "empty_caption: no caption with a character in it"
+    return ListedImage(place or "", captions, rejected, row["id"], row["licence"])

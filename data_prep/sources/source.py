@@ -1,0 +1,98 @@
+"""What every source has: facts with their origin, and a reader of its published files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.row_list import keep_captions
+from data_prep.web_url import BadUrl, normalise_url
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedRow:
+    """One image of a source, in the columns of the normalised list."""
+
+    url: str | None = None
+    path: str | None = None
+    """As the source's archives unpack."""
+    captions: list[str]
+    id: str | None = None
+    licence: str | None = None
+    rejected: str | None = None
+    """`reason: detail` for a row that cannot become a sample; it keeps its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """What may be chosen when a source is listed."""
+
+    split: str = "train"
+    """COCO: train (Karpathy's train and restval), val or test."""
+    min_region_area: int = 0
+    """Visual Genome: phrases of regions with fewer square pixels are left out."""
+    excluded_coco_ids: frozenset[int] = frozenset()
+    """COCO and Visual Genome: images that are one of these COCO images are left out."""
+
+
+Reader = Callable[[Sequence[Path], ListOptions, Counter[str]], Iterator[ListedRow]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source, and what is known of it. Each number has its origin beside it (docs/sources.md)."""
+
+    name: str
+    read: Reader
+    """(files, options, left_out) -> rows in the files' order; what is left out by choice is counted in `left_out`."""
+    options: tuple[str, ...] = ()
+    """Names of the `ListOptions` that mean something here."""
+    rows: int
+    """Images in the published list."""
+    rows_from: str
+    expected_yield: float
+    """Share of the rows that still become an image."""
+    yield_when: str
+    yield_from: str
+    resolution: str
+    """Of the published images."""
+    resolution_from: str
+    files: tuple[tuple[str, str], ...]
+    """(name, format) of what has to be fetched."""
+    licence: str
+    licence_from: str
+
+
+def web_row(url: str, captions: Iterable[str], **notes: str | None) -> ListedRow:
+    """A row whose image is fetched: rejected without a usable address or caption."""
+    try:
+        address = normalise_url(url.encode("utf-8").decode("utf-8"))
+    except UnicodeEncodeError:
+        return ListedRow(captions=[], rejected=f"bad_url: not UTF-8: {ascii(url)[:100]}", **notes)
+    except BadUrl as error:
+        return ListedRow(captions=[], rejected=str(error), **notes)
+    kept = keep_captions(address, captions)
+    return ListedRow(url=address, captions=kept.captions, rejected=kept.rejected, **notes)
+
+
+def local_row(path: str, url: str | None, captions: Iterable[str], **notes: str | None) -> ListedRow:
+    """A row whose image comes in an archive; an address that cannot be asked is none."""
+    try:
+        address = normalise_url(url) if url else None
+    except (BadUrl, UnicodeEncodeError):
+        address = None
+    kept = keep_captions(path, captions)
+    return ListedRow(url=address, path=kept.url or None, captions=kept.captions, rejected=kept.rejected, **notes)
+
+
+def distinct(captions: Iterable[str], left_out: Counter[str]) -> list[str]:
+    """Without those that an earlier one equals but for case and blanks; counts them as `duplicate_caption`."""
+    seen: dict[str, str] = {}
+    for caption in captions:
+        wording = " ".join(caption.split()).casefold()
+        if wording and wording in seen:
+            left_out["duplicate_caption"] += 1
+        seen.setdefault(wording, caption)
+    return list(seen.values())
