@@ -24,7 +24,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"file not found: {path}", "give an existing file")
     try:
         if path.suffix == ".gz":
-            with gzip.open(path, "rb") as unzipped, io.BufferedReader(unzipped) as buffered:  # type: ignore[arg-type]
+            with gzip.open(path, "rb") as unzipped, io.BufferedReader(unzipped) as buffered:
                 yield buffered
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as member:
