@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from data_prep.commands import download, list_source, pack, sources, status, verify
+from data_prep.commands import download, list_source, pack, report, sources, status, verify
 from data_prep.errors import UsageError, UserError
 
 COMMANDS = {
@@ -22,6 +22,7 @@ COMMANDS = {
     "download": ("fetch a list of image addresses into shards (img2dataset)", download),
     "pack": ("put local images with annotation lists into shards", pack),
     "verify": ("check every shard and write manifest.parquet", verify),
+    "report": ("one HTML page about a corpus, which opens offline", report),
     "status": ("what is done, what is left, failures by reason", status),
 }
 EXIT_INTERRUPTED = 130

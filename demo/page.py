@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from data_prep.report.page import STYLE as BASE_STYLE
 from demo.charts import Line, line_chart
 from demo.page_pictures import ImageQuery, TextQuery, WordMaps, found_section, maps_section
 from demo.results import RECALL_AT, Ingestion, recalls
 
-STYLE = Path(__file__).parent / "report.css"
+STYLES = (BASE_STYLE, Path(__file__).parent / "report.css")
 TITLE = "A small ALBEF, from addresses to a model"
 
 Curves = dict[str, list[tuple[float, float]]]
@@ -57,10 +58,11 @@ def render(page: Page) -> str:
         _made_by(page.trained_by, page.stages),
         f"<footer>{escape(page.credits)}</footer>",
     ]
+    style = "".join(path.read_text(encoding="utf-8") for path in STYLES)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>ALBEF demo report</title><style>{STYLE.read_text(encoding='utf-8')}</style></head>"
+        f"<title>ALBEF demo report</title><style>{style}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
 

@@ -1,0 +1,94 @@
+"""`data_prep report`: one HTML page about a corpus, which opens offline."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from data_prep import flag_types
+from data_prep.datasheet import DATASHEET_NAME, shard_rows
+from data_prep.errors import InputError
+from data_prep.manifest import MANIFEST_NAME
+from data_prep.report.hosts import FailedHosts
+from data_prep.report.look import contact_sheet, look
+from data_prep.report.page import Page, render
+from data_prep.report.suspicious import suspicious
+
+NUM_HOSTS = 40
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("folder", metavar="DIR", help="a folder with a manifest: of a download, pack or filter")
+    parser.add_argument("--out", metavar="FILE", help="the page (default: DIR/report.html)")
+    parser.add_argument(
+        "--samples", type=flag_types.count, default=60, metavar="N", help="pictures on the contact sheet (60)"
+    )
+    parser.add_argument(
+        "--shards", type=flag_types.positive, default=40, metavar="N", help="shards of each source to look into (40)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is looked at (0)")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Exit code: 0."""
+    folder = Path(flags.folder)
+    out = Path(flags.out) if flags.out else folder / "report.html"
+    page = collect(folder, samples=flags.samples, shards=flags.shards, seed=flags.seed)
+    _publish(out, render(page))
+    looks = page.looks
+    print(f"looked at {looks.samples} samples of {looks.shards} shards, {len(page.suspicions)} shards are suspicious")
+    print(f"wrote {out}, {out.stat().st_size / 2**20:.1f} MiB")
+    return 0
+
+
+def collect(folder: Path, *, samples: int, shards: int, seed: int) -> Page:
+    """What the page shows. Memory: a shard's row of the manifest, some hundred bytes for each of the others.
+
+    Raises: InputError when there is no manifest, or no datasheet that belongs to it.
+    """
+    manifest = folder / MANIFEST_NAME
+    rows = list(shard_rows(manifest))
+    sheet = _datasheet(folder)
+    looks = look(manifest, [row["source"] for row in rows], shards, seed)
+    hosts = FailedHosts()
+    hosts.read(manifest, (row["path"] for row in rows), looks)
+    return Page(
+        title=f"What {folder.resolve().name} holds",
+        datasheet=sheet,
+        reasons={name: source["failed"] for name, source in sheet["sources"].items()},
+        hosts=hosts.most(NUM_HOSTS, looks),
+        hosts_missed=hosts.missed,
+        failures_missing=hosts.missing,
+        looks=looks,
+        pictures=contact_sheet(manifest, [row["num_samples"] for row in rows], samples, seed),
+        seed=seed,
+        suspicions=suspicious(rows),
+    )
+
+
+def _datasheet(folder: Path) -> dict[str, Any]:
+    path = folder / DATASHEET_NAME
+    if not path.exists():
+        raise InputError(f"no {DATASHEET_NAME} beside {folder / MANIFEST_NAME}", "`data_prep verify DIR` writes it")
+    sheet: dict[str, Any] = json.loads(path.read_bytes())
+    with open(folder / MANIFEST_NAME, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sheet["manifest_sha256"] != sha256:
+        raise InputError(
+            f"{path} is of another manifest: sha256 {sheet['manifest_sha256'][:12]}, now {sha256[:12]}",
+            "run `data_prep verify DIR`, or `filter` for a filtered corpus, to write it again",
+        )
+    return sheet
+
+
+def _publish(out: Path, document: str) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unpublished = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    unpublished.write_text(document, encoding="utf-8")
+    os.replace(unpublished, out)

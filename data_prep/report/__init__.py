@@ -1,0 +1,6 @@
+"""The page of `data_prep report`: what is counted of a corpus, and how it is drawn.
+
+Imports nothing but data_prep, pyarrow, numpy and Pillow; whatever came from the web is escaped where it is drawn
+(`page`, `charts`). Memory is bounded however large the corpus is: counters forget the rare (`counters`), single samples
+are looked at in some shards only (`look`), and the page says in how many.
+"""

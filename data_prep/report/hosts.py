@@ -1,0 +1,85 @@
+"""Failures by host: of all failures the hosts with the most, and in the looked-at shards the share that fails."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.report.counters import CommonCounter
+from data_prep.report.look import Looks, host_of
+
+CAPACITY = 50_000
+
+
+@dataclass(frozen=True)
+class Host:
+    name: str
+    failed: int
+    """In all shards."""
+    reason: str
+    """The commonest."""
+    looked_at: int
+    """Rows of the host in the looked-at shards."""
+    failing: int
+    """Those of them that failed."""
+
+
+class FailedHosts:
+    """Reads `failures/NAME.jsonl` of every shard, a line at a time."""
+
+    def __init__(self) -> None:
+        self._failed = CommonCounter(CAPACITY)
+        self._looked_at = CommonCounter(CAPACITY)
+        self._reasons = CommonCounter(CAPACITY)
+        self.lines = 0
+        self.missing = 0
+        """Shards whose list of failures is not there (any more)."""
+
+    @property
+    def missed(self) -> int:
+        return self._failed.missed
+
+    def read(self, manifest: Path, paths: Iterable[str], looks: Looks) -> None:
+        for path in paths:
+            tar = manifest.parent / path
+            failures = tar.parent.parent / "failures" / f"{tar.stem}.jsonl"
+            if not failures.exists():
+                self.missing += 1
+                continue
+            with open(failures, encoding="utf-8") as lines:
+                self._read(lines, looked_at=path in looks.names)
+
+    def _read(self, lines: Iterable[str], looked_at: bool) -> None:
+        hosts: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        for line in lines:
+            failure = json.loads(line)
+            host = host_of(failure["url"])
+            self.lines += 1
+            if host:
+                hosts[host] += 1
+                reasons[f"{host} {failure['reason']}"] += 1
+        self._failed.add(hosts)
+        self._reasons.add(reasons)
+        if looked_at:
+            self._looked_at.add(hosts)
+
+    def most(self, number: int, looks: Looks) -> list[Host]:
+        """Hosts with the most failures, descending."""
+        reasons: dict[str, str] = {}
+        for pair, _ in self._reasons.most_common(2 * CAPACITY):
+            host, _, reason = pair.partition(" ")
+            reasons.setdefault(host, reason)
+        return [
+            Host(
+                name,
+                failed,
+                reasons.get(name, ""),
+                self._looked_at[name] + looks.kept_by_host[name],
+                self._looked_at[name],
+            )
+            for name, failed in self._failed.most_common(number)
+        ]

@@ -1,0 +1,174 @@
+"""Looks at single samples: the JSON of all samples in some shards, and a few random pictures of the whole corpus."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from data_prep.report.counters import CommonCounter, Histogram
+
+THUMBNAIL_PX = 176
+NUM_WORDS = 50_000
+WORD = re.compile(r"[^\W\d_]{4,}")
+BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass
+class Looks:
+    """What the samples of the looked-at shards are like."""
+
+    shards: int = 0
+    samples: int = 0
+    shortest: Histogram = field(
+        default_factory=lambda: Histogram([0, 64, 128, 192, 256, 288, 384, 512, 768, 1024, 2048, 4096])
+    )
+    """Shortest side of the originals, pixels."""
+    stored: Histogram = field(default_factory=lambda: Histogram([0, 64, 128, 160, 192, 224, 256, 288, 320, 384, 512]))
+    """Shortest side as stored, pixels."""
+    aspect: Histogram = field(
+        default_factory=lambda: Histogram([0.2, 0.33, 0.5, 0.67, 0.8, 0.95, 1.05, 1.25, 1.5, 2, 3, 5])
+    )
+    """Width by height."""
+    kib: Histogram = field(default_factory=lambda: Histogram([0, 5, 10, 20, 30, 40, 60, 80, 120, 200, 400]))
+    """Of a sample in its tar."""
+    caption_words: Histogram = field(default_factory=lambda: Histogram([1, 3, 5, 7, 9, 12, 15, 20, 30, 50, 100]))
+    captions: Histogram = field(default_factory=lambda: Histogram([1, 2, 3, 4, 5, 6, 8, 11]))
+    """Of an image."""
+    words: CommonCounter = field(default_factory=lambda: CommonCounter(NUM_WORDS))
+    kept_by_host: CommonCounter = field(default_factory=lambda: CommonCounter(NUM_WORDS))
+    names: set[str] = field(default_factory=set)
+    """Of the looked-at shards."""
+
+    def add(self, meta: dict[str, Any], length: int) -> None:
+        self.samples += 1
+        self.shortest.add(min(meta["original_width"], meta["original_height"]))
+        self.stored.add(min(meta["width"], meta["height"]))
+        self.aspect.add(meta["original_width"] / meta["original_height"])
+        self.kib.add(length / 1024)
+        self.captions.add(len(meta["captions"]))
+        for caption in meta["captions"]:
+            self.caption_words.add(len(caption.split()))
+            self.words.add(WORD.findall(caption.lower()))
+        self.kept_by_host.add([host_of(meta["url"])])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One sample of the contact sheet."""
+
+    key: str
+    captions: list[str]
+    url: str
+    size: str
+    data_url: str
+    """A small JPEG; empty when the stored image cannot be decoded."""
+
+
+def look(manifest: Path, sources: Sequence[str], max_shards: int, seed: int) -> Looks:
+    """Read the JSON of every sample in up to `max_shards` random shards of each source, by the manifest's offsets.
+
+    Args:
+        sources: the source of each shard, in manifest order.
+    """
+    looks = Looks()
+    chooser = random.Random(seed)
+    chosen: list[int] = []
+    for source in sorted(set(sources)):
+        shards = [index for index, name in enumerate(sources) if name == source]
+        chosen += chooser.sample(shards, min(max_shards, len(shards)))
+    for row in _rows(manifest, sorted(chosen)):
+        looks.shards += 1
+        looks.names.add(row["path"])
+        with open_shard(manifest, row["path"]) as file:
+            for offset, length in zip(row["offsets"], row["lengths"], strict=True):
+                looks.add(_meta(file, offset, length), length)
+    return looks
+
+
+def contact_sheet(manifest: Path, sizes: Sequence[int], number: int, seed: int) -> list[Picture]:
+    """`number` pictures, each sample of the corpus as likely as any other, in manifest order.
+
+    Args:
+        sizes: samples of each shard, in manifest order.
+    """
+    ends = np.cumsum([0, *sizes])
+    total = int(ends[-1])
+    wanted = sorted(random.Random(seed).sample(range(total), min(number, total)))
+    by_shard: dict[int, list[int]] = {}
+    for sample in wanted:
+        shard = int(np.searchsorted(ends, sample, side="right")) - 1
+        by_shard.setdefault(shard, []).append(sample - int(ends[shard]))
+    pictures = []
+    for row, places in zip(_rows(manifest, list(by_shard)), by_shard.values(), strict=True):
+        with open_shard(manifest, row["path"]) as file:
+            for place in places:
+                pictures.append(_picture(row["keys"][place], file, row["offsets"][place], row["lengths"][place]))
+    return pictures
+
+
+def open_shard(manifest: Path, path: str) -> IO[bytes]:
+    """A tar that the manifest names."""
+    return open(manifest.parent / path, "rb")
+
+
+def host_of(url: str) -> str:
+    """`example.com` of an address; empty for a path, or what is no address."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _rows(manifest: Path, shards: list[int]) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(manifest) as file:
+        for shard in shards:  # one row group a shard (docs/shards.md)
+            yield file.read_row_group(shard, columns=["path", "keys", "offsets", "lengths"]).to_pylist()[0]
+
+
+def _meta(file: IO[bytes], offset: int, length: int) -> dict[str, Any]:
+    """The sample's JSON; its image is skipped."""
+    file.seek(offset)
+    image = _member_size(file.read(BLOCK))
+    start = offset + BLOCK + -(-image // BLOCK) * BLOCK
+    file.seek(start)
+    data = file.read(offset + length - start)
+    meta: dict[str, Any] = json.loads(data[BLOCK : BLOCK + _member_size(data[:BLOCK])])
+    return meta
+
+
+def _picture(key: str, file: IO[bytes], offset: int, length: int) -> Picture:
+    meta = _meta(file, offset, length)
+    file.seek(offset)
+    jpeg = file.read(_member_size(file.read(BLOCK)))
+    size = f"{meta['original_width']} x {meta['original_height']}"
+    return Picture(key, meta["captions"], meta["url"], size, _thumbnail(jpeg))
+
+
+def _thumbnail(jpeg: bytes) -> str:
+    buffer = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+            image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
+            small = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError):  # `verify` is who tells; here the place stays empty
+        return ""
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    small.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _member_size(header: bytes) -> int:
+    return tarfile.TarInfo.frombuf(header, "utf-8", "strict").size
