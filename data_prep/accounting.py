@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from data_prep.job import Folder, Job, write_json
+from data_prep.job import Folder, Job, read_job, retry_rounds, write_json
 from data_prep.parts import WHOLE, Part
 from data_prep.shard_writer import ShardRecord, read_record, record_path
 
@@ -38,6 +38,15 @@ class Account:
         self.failed.update(record.failed)
         self.bytes += record.bytes
 
+    def add_round(self, records: Iterable[ShardRecord], num_shards: int) -> None:
+        """A retry round: its rows were accounted for before, as the failures they take the place of."""
+        self.num_shards += num_shards
+        for record in records:
+            self.add(record)
+            self.accounted -= sum(record.supersedes.values())
+            self.failed.subtract(record.supersedes)
+        self.failed = Counter({reason: count for reason, count in self.failed.items() if count})
+
 
 def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
     """Shards of the folder's part whose record is there and whose tar has the recorded size; nothing else counts."""
@@ -65,8 +74,13 @@ def add_up(job: Job, records: Iterable[ShardRecord], part: Part = WHOLE) -> Acco
 
 
 def account_of(folder: Folder, job: Job) -> Account:
-    """Of the finished shards of the folder's part."""
-    return add_up(job, finished_shards(folder, job).values(), folder.part)
+    """Of the finished shards of the folder's part; for a whole job also of what retries made of its failures."""
+    account = add_up(job, finished_shards(folder, job).values(), folder.part)
+    for retried in retry_rounds(folder) if folder.part.is_whole else ():
+        round_job = read_job(retried)
+        assert round_job is not None
+        account.add_round(finished_shards(retried, round_job).values(), round_job.num_shards)
+    return account
 
 
 def write_report(folder: Folder, job: Job, account: Account, run: dict[str, Any] | None) -> None:

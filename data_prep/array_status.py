@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -123,11 +122,6 @@ class ArrayStatus:
 def array_status(folder: Folder, job: Job, now: datetime | None = None) -> ArrayStatus:
     """Of a job's folder, at this moment unless told another; reads files only."""
     return ArrayStatus(job, account_of(folder, job), tuple(read_states(folder)), now or datetime.now(UTC))
-
-
-def retry_rounds(folder: Folder) -> Sequence[Folder]:
-    """The retry rounds in a job's folder: complete folders of jobs."""
-    return [Folder(path.parent) for path in sorted(folder.root.glob("retry-*/job.json"))]
 
 
 def _shards(part: PartState) -> str:

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from data_prep.commands import download, list_source, pack, report, sources, status, verify
+from data_prep.commands import download, list_source, pack, report, retry, sources, status, verify
 from data_prep.errors import UsageError, UserError
 
 COMMANDS = {
     "sources": ("what each source is, what it still yields, and what it takes", sources),
     "list": ("a source's published files -> one normalised list", list_source),
     "download": ("fetch a list of image addresses into shards (img2dataset)", download),
+    "retry": ("download again what failed for reasons that may have passed", retry),
     "pack": ("put local images with annotation lists into shards", pack),
     "verify": ("check every shard and write manifest.parquet", verify),
     "report": ("one HTML page about a corpus, which opens offline", report),

@@ -73,7 +73,7 @@ class Job:
     """What makes two runs the same job: continuing under any other value would mix two corpora."""
 
     kind: str
-    """download or pack."""
+    """download, pack or retry."""
     source: str
     """Name of the source; begins every key and shard name."""
     inputs_sha256: str
@@ -82,13 +82,15 @@ class Job:
     """Rows of the list a shard accounts for."""
     images: ImageSettings
     num_rows: int = 0
+    round: int = 0
+    """Of a retry, from 1."""
 
     @property
     def num_shards(self) -> int:
         return math.ceil(self.num_rows / self.shard_size)
 
     def shard_name(self, index: int) -> str:
-        return f"{self.source}-{index:05d}"
+        return f"{self.source}-retry{self.round:02d}-{index:05d}" if self.round else f"{self.source}-{index:05d}"
 
     def rows_in_shard(self, index: int) -> int:
         return min(self.shard_size, self.num_rows - index * self.shard_size)
@@ -128,6 +130,12 @@ def read_job(folder: Folder) -> Job | None:
         return Job(**{**fields, "images": ImageSettings(**fields["images"])})
     except (ValueError, KeyError, TypeError) as error:
         raise FolderError(f"{folder.job} is not readable: {error}", "restore it, or use another --out") from error
+
+
+def retry_rounds(folder: Folder) -> list[Folder]:
+    """The retry rounds begun in a job's folder, in their order: folders of jobs like itself."""
+    rounds = [path.parent for path in folder.root.glob("retry-*/job.json") if path.parent.name[6:].isdigit()]
+    return [Folder(root) for root in sorted(rounds, key=lambda root: int(root.name[6:]))]
 
 
 def check_same_job(folder: Folder, wanted: Job) -> Job | None:

@@ -31,13 +31,14 @@ SCHEMA = pa.schema(
         pa.field("created", pa.string(), nullable=False),
         pa.field("filtered", pa.list_(pa.struct([("rule", pa.string()), ("count", pa.int64())])), nullable=False),
         pa.field("keys_sha256", pa.string()),
+        pa.field("supersedes", pa.list_(pa.struct([("reason", pa.string()), ("count", pa.int64())])), nullable=False),
     ],
     metadata={"albef_manifest_version": MANIFEST_VERSION},
 )
 
 
-WHOLE_TAR: dict[str, Any] = {"filtered": [], "keys_sha256": None}
-"""What a row says that names every sample of its tar; also what is meant where these columns are missing."""
+WHOLE_TAR: dict[str, Any] = {"filtered": [], "keys_sha256": None, "supersedes": []}
+"""What a row says that names every sample of its tar, no retry; also what is meant where these columns are missing."""
 
 
 class ManifestWriter:

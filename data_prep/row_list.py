@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         pa.field("rejected", pa.string()),
         pa.field("id", pa.string()),
         pa.field("licence", pa.string()),
+        pa.field("supersedes", pa.string()),
     ]
 )
 
@@ -44,6 +45,10 @@ class ListedImage:
     """The source's own name for the image, when it has one."""
     licence: str | None = None
     """Of this image, when the list says so."""
+    row: int | None = None
+    """Number of the row, where that is not its place among the others (a retry)."""
+    supersedes: str | None = None
+    """Reason of an earlier failure that this attempt takes the place of (a retry)."""
 
 
 def keep_captions(url: str, captions: Iterable[str], id: str | None = None, licence: str | None = None) -> ListedImage:
@@ -85,12 +90,16 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
                 continue
             table = pa.table(
                 {
-                    "row": range(num_rows - len(chunk), num_rows),
+                    "row": [
+                        place if image.row is None else image.row
+                        for place, image in enumerate(chunk, start=num_rows - len(chunk))
+                    ],
                     "url": [image.url for image in chunk],
                     "captions": [json.dumps(image.captions, ensure_ascii=False) for image in chunk],
                     "rejected": [image.rejected for image in chunk],
                     "id": [image.id for image in chunk],
                     "licence": [image.licence for image in chunk],
+                    "supersedes": [image.supersedes for image in chunk],
                 },
                 schema=schema,
             )
@@ -102,9 +111,16 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
 def read_shard_table(path: Path, shard: int) -> Any:
     """The rows of one shard of the file's part as a pyarrow table."""
     with pq.ParquetFile(path) as file:
-        metadata = file.schema_arrow.metadata or {}
-        part = parse_part(metadata.get(PART_KEY, b"1/1").decode())
-        return file.read_row_group(part.shards(shard + 1).index(shard))
+        return file.read_row_group(_part(file.schema_arrow).shards(shard + 1).index(shard))
+
+
+def read_part(path: Path) -> Part:
+    """The part whose rows the file holds."""
+    return _part(pq.read_schema(path))
+
+
+def _part(schema: Any) -> Part:
+    return parse_part((schema.metadata or {}).get(PART_KEY, b"1/1").decode())
 
 
 def read_shard_rows(path: Path, shard: int) -> dict[int, ListedImage]:

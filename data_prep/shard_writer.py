@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +38,8 @@ class ShardRecord:
     tools: dict[str, str]
     arguments: dict[str, Any]
     created: str
+    supersedes: dict[str, int] = field(default_factory=dict)
+    """Failures of earlier rounds that the rows of a retry take the place of."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def write_shard(
         tools=tool_versions(),
         arguments=arguments,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        supersedes=dict(sorted(Counter(filter(None, (image.supersedes for image in listed.values()))).items())),
     )
     write_json(record_path(folder, name), {"version": RECORD_VERSION, **asdict(record)})
     return record

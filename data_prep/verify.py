@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_prep.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import AccountingError, InputError
-from data_prep.job import Folder, Job, read_job
+from data_prep.job import Folder, Job, read_job, retry_rounds
 from data_prep.manifest import ManifestWriter
 from data_prep.shard_reader import ShardDamage, StoredSample, read_samples
 from data_prep.shard_writer import ShardRecord, read_record
@@ -83,6 +83,13 @@ class ShardTask:
     listed: int | None
     fraction: float
     seed: int
+    inside: str = ""
+    """From the manifest's folder to `root`: `retry-01/` for a retry."""
+
+    @property
+    def path(self) -> str:
+        """As the manifest has it."""
+        return f"{self.inside}shards/{self.tar}"
 
 
 def verify_folder(
@@ -96,7 +103,7 @@ def verify_folder(
     complete: bool = True,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
-    """Check every shard of a folder and write its manifest when nothing is wrong.
+    """Check every shard of a folder, those of its retry rounds too, and write one manifest when nothing is wrong.
 
     Every tar is read whole: structure, pairs, fields, sha256 of every image. A seeded `fraction` of the images is
     decoded as well. Memory: a few shards' keys and 8 bytes a sample.
@@ -109,32 +116,30 @@ def verify_folder(
     folder = Folder(root)
     if not folder.shards.is_dir():
         raise InputError(f"{root} holds no shards/", "give the --out folder of a download or pack")
-    job = read_job(folder)
-    tars, problems = _survey(folder, job, complete)
-    result = Verification(problems=problems, num_shards=len(tars))
+    tasks, problems = _survey_all(folder, fraction, seed, complete)
+    result = Verification(problems=problems, num_shards=len(tasks))
     hashes: dict[str, bytes] = {}
     writer = ManifestWriter(root)
     try:
-        listed = _listed_by_name(job)
-        tasks = (ShardTask(root, tar, listed(tar), fraction, seed) for tar in tars)
-        for number, check in enumerate(in_order(pool, check_shard, tasks, ahead=2 * processes + 2), start=1):
+        checks = in_order(pool, check_shard, tasks, ahead=2 * processes + 2)
+        for number, (task, check) in enumerate(zip(tasks, checks, strict=True), start=1):
             result.problems += check.problems
             result.num_samples += check.num_samples
             result.num_decoded += check.num_decoded
             if check.row is not None:
                 writer.add(check.row)
-                hashes[tars[number - 1]] = check.key_hashes
-            on_shard(number, len(tars))
-        duplicates = _duplicates(folder, hashes)
+                hashes[task.path] = check.key_hashes
+            on_shard(number, len(tasks))
+        duplicates = _duplicates(root, hashes)
     except BaseException:
         writer.discard()
         raise
-    result.problems += duplicates
+    result.problems += [problem for _, problem in duplicates]
     if result.problems and not keep_going:
         writer.discard()
         result.withdrawn = _withdraw(writer.path)
     else:
-        writer.publish(leave_out={f"shards/{problem.shard}" for problem in duplicates})
+        writer.publish(leave_out={path for path, _ in duplicates})
         try:
             write_datasheet(root)
         except AccountingError:
@@ -183,14 +188,27 @@ def check_shard(task: ShardTask) -> ShardCheck:
         more = len(check.problems) - MAX_PROBLEMS_PER_SHARD
         check.problems[MAX_PROBLEMS_PER_SHARD:] = [Problem(task.tar, "", f"and {more} more")]
     if record is not None and not check.problems:
-        check.row = _manifest_row(task.tar, record, samples)
+        check.row = _manifest_row(task.path, record, samples)
         check.key_hashes = b"".join(_key_hash(key) for key, _, _ in samples)
     return check
 
 
+def _survey_all(folder: Folder, fraction: float, seed: int, complete: bool) -> tuple[list[ShardTask], list[Problem]]:
+    """Every shard to check, the first job's and then round by round, and what the surveys found wrong."""
+    tasks, problems = [], []
+    for place in (folder, *retry_rounds(folder)):
+        job = read_job(place)
+        tars, wrong = _survey(place, job, complete)
+        inside = "" if place is folder else f"{place.root.name}/"
+        listed = _listed_by_name(job)
+        tasks += [ShardTask(place.root, tar, listed(tar), fraction, seed, inside) for tar in tars]
+        problems += wrong
+    return tasks, problems
+
+
 def _survey(folder: Folder, job: Job | None, complete: bool) -> tuple[list[str], list[Problem]]:
     """Names of the tars, and what does not belong in the folder or is missing from it."""
-    present = sorted(path.name for path in folder.shards.iterdir())
+    present = sorted(path.name for path in folder.shards.iterdir()) if folder.shards.is_dir() else []
     tars = [name for name in present if name.endswith(".tar") and not name.startswith(".")]
     records = {f"{tar[:-4]}.json" for tar in tars}
     problems = []
@@ -205,7 +223,8 @@ def _survey(folder: Folder, job: Job | None, complete: bool) -> tuple[list[str],
         problems += [Problem(tar, "", "foreign shard: not of this job") for tar in tars if tar not in expected]
         if complete:
             problems += [
-                Problem(tar, "", "missing: run the same command again") for tar in sorted(expected - set(tars))
+                Problem(tar, "", f"missing: run {'`data_prep retry`' if job.round else 'the same command'} again")
+                for tar in sorted(expected - set(tars))
             ]
     return tars, problems
 
@@ -243,6 +262,8 @@ def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples:
         yield f"holds {num_samples} samples, its record says {record.kept}"
     if record.kept + sum(record.failed.values()) != record.listed:
         yield f"{record.kept} kept + {sum(record.failed.values())} failed are not {record.listed} listed"
+    if record.supersedes and sum(record.supersedes.values()) != record.listed:
+        yield f"retries {sum(record.supersedes.values())} failures with {record.listed} rows"
     if task.listed is not None and record.listed != task.listed:
         yield f"accounts for {record.listed} rows of {task.listed}"
 
@@ -288,9 +309,9 @@ def _decode(image: bytes, size: tuple[int, int]) -> list[str]:
     return reasons
 
 
-def _manifest_row(tar: str, record: ShardRecord, samples: list[tuple[str, int, int]]) -> dict[str, Any]:
+def _manifest_row(path: str, record: ShardRecord, samples: list[tuple[str, int, int]]) -> dict[str, Any]:
     return {
-        "path": f"shards/{tar}",
+        "path": path,
         "source": record.source,
         "num_samples": record.kept,
         "bytes": record.bytes,
@@ -301,6 +322,7 @@ def _manifest_row(tar: str, record: ShardRecord, samples: list[tuple[str, int, i
         "listed": record.listed,
         "yield": record.kept / record.listed if record.listed else 0.0,
         "failures": [{"reason": reason, "count": count} for reason, count in sorted(record.failed.items())],
+        "supersedes": [{"reason": reason, "count": count} for reason, count in sorted(record.supersedes.items())],
         "tools": json.dumps(record.tools, sort_keys=True),
         "arguments": json.dumps(record.arguments, sort_keys=True),
         "created": record.created,
@@ -311,9 +333,9 @@ def _key_hash(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=8).digest()
 
 
-def _duplicates(folder: Folder, hashes: dict[str, bytes]) -> list[Problem]:
-    """Keys that stand in more than one shard; each is named in every shard but the first."""
-    arrays = {tar: np.frombuffer(packed, dtype=np.uint64) for tar, packed in hashes.items()}
+def _duplicates(root: Path, hashes: dict[str, bytes]) -> list[tuple[str, Problem]]:
+    """Keys that stand in more than one shard; each is named in every shard but the first, with that shard's path."""
+    arrays = {path: np.frombuffer(packed, dtype=np.uint64) for path, packed in hashes.items()}
     if not arrays:
         return []
     together = np.sort(np.concatenate(list(arrays.values())))
@@ -322,12 +344,13 @@ def _duplicates(folder: Folder, hashes: dict[str, bytes]) -> list[Problem]:
         return []
     first: dict[str, str] = {}
     problems = []
-    for tar, array in arrays.items():
+    for path, array in arrays.items():
         if not np.isin(array, repeated).any():
             continue
-        for sample in read_samples(folder.shards / tar):
+        tar = Path(path).name
+        for sample in read_samples(root / path):
             if sample.key in first:
-                problems.append(Problem(tar, sample.key, f"duplicate key: also in {first[sample.key]}"))
+                problems.append((path, Problem(tar, sample.key, f"duplicate key: also in {first[sample.key]}")))
             elif np.frombuffer(_key_hash(sample.key), dtype=np.uint64)[0] in repeated:
                 first[sample.key] = tar
     return problems

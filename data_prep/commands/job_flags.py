@@ -43,6 +43,11 @@ def add_shard_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="refuse larger originals (100000000)",
     )
+    add_max_image_bytes(parser)
+
+
+def add_max_image_bytes(parser: argparse.ArgumentParser) -> None:
+    """`--max-image-bytes`."""
     parser.add_argument(
         "--max-image-bytes",
         type=flag_types.positive,

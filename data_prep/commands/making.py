@@ -1,4 +1,4 @@
-"""The course of `download` and `pack`: list, shards, manifest, report."""
+"""The course of `download`, `pack` and `retry`: list, shards, manifest, report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 from data_prep.accounting import Account, account_of, print_summary, write_report
 from data_prep.commands import verify
@@ -23,8 +24,14 @@ def make(
     images: Iterable[ListedImage],
     processes: int,
     make_shards: Callable[[Job, ProcessPoolExecutor, PartProgress], None],
+    corpus: Path | None = None,
 ) -> int:
-    """The course of `download` and `pack`: list, shards, manifest, report. A part ends with its shards."""
+    """The course of `download`, `pack` and `retry`: list, shards, manifest, report. A part ends with its shards.
+
+    Args:
+        corpus: folder that gets the manifest, where it is not the job's own (a retry's).
+    Returns: the exit code.
+    """
     started = time.monotonic()
     check_same_job(folder, wanted)  # before anything is created or locked
     result = None
@@ -41,7 +48,9 @@ def make(
                     _report(folder, job, before, after, time.monotonic() - started)
             if folder.part.is_whole:
                 told.verifying()
-                result = verify.check_and_show(folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False)
+                result = verify.check_and_show(
+                    corpus or folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False
+                )
     print_summary(after, sys.stdout)
     rows, seconds = after.accounted - before.accounted, time.monotonic() - started
     print(f"{rows} rows in {seconds:.1f} s, {rows / seconds:.1f} rows/s")

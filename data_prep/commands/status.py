@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.accounting import print_summary
-from data_prep.array_status import ArrayStatus, array_status, retry_rounds
+from data_prep.array_status import ArrayStatus, array_status
 from data_prep.datasheet import DATASHEET_NAME
 from data_prep.errors import InputError
-from data_prep.job import Folder, read_job
+from data_prep.job import Folder, read_job, retry_rounds
 
 CORPUS_NAME = "corpus.json"
 

@@ -38,7 +38,7 @@ def run(flags: argparse.Namespace) -> int:
     processes = num_processes(flags)
     with open_pool(processes) as pool:
         result = check_and_show(Path(flags.folder), pool, processes, flags.sample, flags.seed, flags.keep_going)
-    _report_again(Folder(Path(flags.folder)))
+    report_again(Folder(Path(flags.folder)))
     if flags.sample < 1:
         print(f"decoded {result.num_decoded} of {result.num_samples} images (seed {flags.seed})")
     return tell(result)
@@ -71,7 +71,7 @@ def tell(result: Verification) -> int:
     return 1 if result.problems else 0
 
 
-def _report_again(folder: Folder) -> None:
+def report_again(folder: Folder) -> None:
     """`report.json` of what is there now: the parts of a job have left none, and a shard may be gone since."""
     job = read_job(folder)
     if job is not None:

@@ -1,0 +1,87 @@
+"""`data_prep retry`: download again the rows that failed for reasons that may have passed, into a round of shards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from data_prep.accounting import account_of, finished_shards, print_summary
+from data_prep.commands import verify
+from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
+from data_prep.commands.job_flags import add_max_image_bytes, add_processes
+from data_prep.commands.making import make
+from data_prep.download import download_arguments, download_shards
+from data_prep.errors import InputError, UsageError
+from data_prep.job import Folder, Job, exclusive, read_job
+from data_prep.part_progress import PartProgress
+from data_prep.retry import WORTH_RETRYING, begun_reasons, check_finished, open_round, retried_images
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("folder", metavar="DIR", help="the --out folder of a finished download")
+    parser.add_argument(
+        "--reasons",
+        metavar="A,B",
+        help=f"which failures to ask for again (default: {','.join(WORTH_RETRYING)})",
+    )
+    add_max_image_bytes(parser)
+    add_processes(parser)
+    add_fetch_flags(parser)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Exit code: 0 all is whole, or nothing is left to retry; 1 a shard is wrong or unfinished."""
+    folder = Folder(Path(flags.folder))
+    first = read_job(folder)
+    if first is None or first.kind != "download":
+        what = "is not the folder of a download" if first is None else f"is of a {first.kind}: nothing was downloaded"
+        raise InputError(f"{folder.root} {what}", "give the --out folder of a download")
+    check_finished(folder, first)
+    settings = fetch_settings(flags)
+    with exclusive(folder):
+        opened = open_round(folder, first, _reasons(flags.reasons))
+        if opened is None:
+            print("nothing is left to retry")
+            print_summary(account_of(folder, first), sys.stdout)
+            return 0
+        retried, job = opened
+        print(f"{retried.root.name}: {job.num_rows} rows in {job.num_shards} shards", file=sys.stderr)
+
+        def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
+            arguments = _arguments(folder, first, retried, job, download_arguments(job, settings.limits, ""))
+            check_resolver(flags, retried, job)
+            download_shards(retried, job, settings, 0.0, arguments, pool, told)
+
+        images = retried_images(folder, first, retried)
+        code = make(retried, job, images, settings.processes, make_shards, corpus=folder.root)
+    verify.report_again(folder)
+    print()
+    print_summary(account_of(folder, first), sys.stdout)
+    return code
+
+
+def _reasons(text: str | None) -> Sequence[str] | None:
+    if text is None:
+        return None
+    reasons = [reason.strip() for reason in text.split(",")]
+    if not all(reason and reason.isascii() and reason.replace("_", "").isalnum() for reason in reasons):
+        raise UsageError(f"--reasons {text!r} are not names of reasons", "separate them by commas: http_403,opted_out")
+    return reasons
+
+
+def _arguments(folder: Folder, first: Job, retried: Folder, job: Job, arguments: dict[str, Any]) -> dict[str, Any]:
+    """As `download` keeps them; the list is the first one, the same for all rounds."""
+    record = next(iter(finished_shards(folder, first).values()))
+    return {
+        **arguments,
+        "command": "retry",
+        "round": job.round,
+        "reasons": begun_reasons(retried),
+        "list": record.arguments.get("list", ""),
+        "inputs_sha256": first.inputs_sha256,
+    }
