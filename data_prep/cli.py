@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from data_prep.commands import download, list_source, pack, report, retry, sources, status, verify
+from data_prep.commands import (
+    download,
+    import_tars,
+    list_source,
+    pack,
+    report,
+    retry,
+    sources,
+    status,
+    verify,
+)
 from data_prep.errors import UsageError, UserError
 
 COMMANDS = {
@@ -22,6 +32,7 @@ COMMANDS = {
     "download": ("fetch a list of image addresses into shards (img2dataset)", download),
     "retry": ("download again what failed for reasons that may have passed", retry),
     "pack": ("put local images with annotation lists into shards", pack),
+    "import": ("put ready-made tars (WebDataset, img2dataset) into shards", import_tars),
     "verify": ("check every shard and write manifest.parquet", verify),
     "report": ("one HTML page about a corpus, which opens offline", report),
     "status": ("what is done, what is left, failures by reason", status),

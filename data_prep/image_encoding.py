@@ -87,6 +87,24 @@ def encode_image(data: bytes, settings: ImageSettings) -> EncodedImage:
     return EncodedImage(stored.getvalue(), rgb.width, rgb.height, width, height)
 
 
+def keep_or_encode(data: bytes, settings: ImageSettings) -> EncodedImage:
+    """The bytes as they are where they already are what `encode_image` makes: an upright RGB JPEG, small enough.
+
+    For images that another tool has encoded for training: a second JPEG encoding would only lose. It is decoded all
+    the same, and may keep its EXIF.
+
+    Raises: as `encode_image`.
+    """
+    image = _open(data)
+    width, height = image.size
+    fits = 0 < min(width, height) <= settings.image_size and width * height <= settings.max_pixels
+    if not (fits and image.format == "JPEG" and image.mode == "RGB"):
+        return encode_image(data, settings)
+    if _load(image, image.size) in UPRIGHT:
+        return encode_image(data, settings)
+    return EncodedImage(data, width, height, width, height)
+
+
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageRefused("empty_body", "0 bytes")

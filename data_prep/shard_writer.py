@@ -10,14 +10,14 @@ import platform
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.image_encoding import EncodedImage, ImageRefused, encode_image
+from data_prep.image_encoding import EncodedImage, ImageRefused, ImageSettings, encode_image
 from data_prep.job import Folder, Job, write_json
 from data_prep.row_list import ListedImage
 
@@ -58,6 +58,7 @@ def write_shard(
     listed: dict[int, ListedImage],
     answers: Iterable[Answer],
     arguments: dict[str, Any],
+    encode: Callable[[bytes, ImageSettings], EncodedImage] = encode_image,
 ) -> ShardRecord:
     """Encode the answers, in whatever order they come, and publish the shard in place.
 
@@ -71,7 +72,7 @@ def write_shard(
         for answer in answers:
             image = listed[answer.row]
             try:
-                encoded = _encode(answer, image, job)
+                encoded = encode(_bytes(answer, image), job.images)
             except ImageRefused as refused:
                 failures[answer.row] = (refused.reason, refused.detail)
                 continue
@@ -124,14 +125,14 @@ def tool_versions() -> dict[str, str]:
     return versions
 
 
-def _encode(answer: Answer, image: ListedImage, job: Job) -> EncodedImage:
+def _bytes(answer: Answer, image: ListedImage) -> bytes:
     failure = image.rejected or answer.failure
     if failure is not None:
         reason, _, detail = failure.partition(": ")
         raise ImageRefused(reason, detail)
     if answer.data is None:
         raise ImageRefused("empty_body", "no bytes were stored")
-    return encode_image(answer.data, job.images)
+    return answer.data
 
 
 def _meta(job: Job, row: int, image: ListedImage, encoded: EncodedImage) -> dict[str, Any]:

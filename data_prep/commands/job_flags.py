@@ -69,13 +69,19 @@ def num_processes(flags: argparse.Namespace) -> int:
 
 def wanted_job(kind: str, flags: argparse.Namespace, inputs: Sequence[Path], reading: dict[str, Any]) -> Job:
     """The job that the flags describe. Raises: UsageError for a source that is no name."""
-    source = _source_of(inputs[0]) if flags.source is None else flags.source
+    default = _source_of(inputs[0]) if flags.source is None else ""
+    return job_of(kind, flags, default, hash_inputs(inputs, reading))
+
+
+def job_of(kind: str, flags: argparse.Namespace, default: str, inputs_sha256: str) -> Job:
+    """The same for inputs that are hashed another way; `default` is the source's name without --source."""
+    source = default if flags.source is None else flags.source
     if default_source(Path(source)) != source:
         raise UsageError(f"--source {source!r} is not a name", "use lower-case letters, digits and underscores")
     return Job(
         kind=kind,
         source=source,
-        inputs_sha256=hash_inputs(inputs, reading),
+        inputs_sha256=inputs_sha256,
         shard_size=flags.shard_size,
         images=ImageSettings(image_size=flags.image_size, jpeg_quality=flags.jpeg_quality, max_pixels=flags.max_pixels),
     )

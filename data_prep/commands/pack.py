@@ -15,7 +15,7 @@ from data_prep.job import Folder, Job
 from data_prep.list_file import is_list, read_list
 from data_prep.local_images import LocalImages, open_local_images, refuse_when_none_exists, without_prefix
 from data_prep.merge_captions import merge_captions
-from data_prep.pack import pack_arguments, pack_shards
+from data_prep.pack import LocalRows, pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
 from data_prep.row_list import ListedImage
 
@@ -62,7 +62,7 @@ def run(flags: argparse.Namespace) -> int:
 
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         arguments = pack_arguments(job, [path.name for path in annotations])
-        pack_shards(folder, job, local, flags.max_image_bytes, arguments, pool, processes, told)
+        pack_shards(folder, job, LocalRows(local, flags.max_image_bytes), arguments, pool, processes, told)
 
     return make(folder, wanted, images, processes, make_shards)
 

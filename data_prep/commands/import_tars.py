@@ -1,0 +1,50 @@
+"""`data_prep import`: put ready-made WebDataset tars into shards."""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from data_prep.commands.job_flags import add_processes, add_shard_flags, job_of, num_processes
+from data_prep.commands.making import make
+from data_prep.errors import InputError
+from data_prep.image_encoding import keep_or_encode
+from data_prep.import_tars import TarRows, hash_tars, list_tars, tars_source
+from data_prep.job import Folder, Job
+from data_prep.pack import pack_arguments, pack_shards
+from data_prep.part_progress import PartProgress
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument(
+        "tars", nargs="+", metavar="TAR", help="tars of KEY.jpg (png, webp, ...) with KEY.txt, KEY.json or both"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards and manifest; the same to go on")
+    parser.add_argument(
+        "--keep-going", action="store_true", help="take what comes before a tar's damage; the damage is a counted row"
+    )
+    add_shard_flags(parser)
+    add_processes(parser)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Exit code: 0 all is whole, 1 a shard is wrong."""
+    tars = [Path(name) for name in flags.tars]
+    for path in tars:
+        if not path.is_file():
+            raise InputError(f"tar not found: {path}", "give existing files")
+    folder = Folder(Path(flags.out))
+    members = folder.work / "members.parquet"
+    reading = {"keep_going": flags.keep_going}
+    wanted = job_of("import", flags, tars_source(tars[0]), hash_tars(tars, reading))
+    rows = list_tars(tars, members, flags.shard_size, keep_going=flags.keep_going)
+    processes = num_processes(flags)
+
+    def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
+        arguments = pack_arguments(job, [path.name for path in tars])
+        images = TarRows(tuple(tars), members, flags.max_image_bytes)
+        pack_shards(folder, job, images, arguments, pool, processes, told, keep_or_encode)
+
+    return make(folder, wanted, rows, processes, make_shards)

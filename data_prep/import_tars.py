@@ -1,0 +1,107 @@
+"""`data_prep import`: samples of ready-made tars -> our shards, each one kept or a counted failure.
+
+The tars are read through once, headers and texts only, into the list (`rows.parquet`) and, beside it, where each image
+lies (`members.parquet`). Then shards are made from there, side by side and in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.download import default_source
+from data_prep.errors import InputError
+from data_prep.row_list import ListedImage
+from data_prep.shard_writer import Answer
+from data_prep.tar_samples import TarDamage, TarSample, read_tar
+
+MEMBERS = pa.schema([("tar", pa.int64()), ("offset", pa.int64()), ("size", pa.int64())])
+END_BYTES = 1 << 16
+
+
+def list_tars(tars: Sequence[Path], members: Path, shard_size: int, *, keep_going: bool) -> Iterator[ListedImage]:
+    """The samples of all tars, one row each; where their images lie is written to `members`, a row group a shard.
+
+    Args:
+        keep_going: take the samples before a tar's damage, and count the rest of it as one row with reason
+            `broken_tar`.
+    Raises: InputError naming a broken tar, otherwise.
+    """
+    unpublished = members.with_name(f".{members.name}.{os.getpid()}.tmp")
+    try:
+        with pq.ParquetWriter(unpublished, MEMBERS, compression="zstd") as writer:
+            samples = _all_samples(tars, keep_going)
+            while chunk := list(itertools.islice(samples, shard_size)):
+                places = [{"tar": tar, "offset": sample.offset, "size": sample.size} for tar, sample in chunk]
+                writer.write_table(pa.Table.from_pylist(places, MEMBERS), row_group_size=shard_size)
+                yield from (sample.listed for _, sample in chunk)
+        os.replace(unpublished, members)
+    finally:
+        unpublished.unlink(missing_ok=True)
+
+
+def _all_samples(tars: Sequence[Path], keep_going: bool) -> Iterator[tuple[int, TarSample]]:
+    for number, path in enumerate(tars):
+        try:
+            for sample in read_tar(path):
+                yield number, sample
+        except TarDamage as damage:
+            if not keep_going:
+                raise InputError(
+                    f"{path}: {damage}",
+                    "fetch it again or leave it out; or --keep-going takes what comes before the damage",
+                ) from damage
+            yield number, TarSample(ListedImage(path.name, [], f"broken_tar: {damage}"))
+
+
+@dataclass(frozen=True)
+class TarRows:
+    """Where a shard's images come from (`data_prep.pack.RowImages`)."""
+
+    tars: tuple[Path, ...]
+    members: Path
+    max_image_bytes: int
+
+    def answers(self, index: int, rows: dict[int, ListedImage]) -> Iterator[Answer]:
+        """The bytes of each row, out of its tar; rows of a shard mostly follow each other in one."""
+        with pq.ParquetFile(self.members) as file:
+            places = file.read_row_group(index).to_pylist()
+        together = zip(rows.items(), places, strict=True)
+        for number, group in itertools.groupby(together, key=lambda one: one[1]["tar"]):
+            with open(self.tars[number], "rb") as tar:
+                for (row, image), place in group:
+                    if image.rejected is not None:
+                        yield Answer(row, None, image.rejected)
+                    elif place["size"] > self.max_image_bytes:
+                        yield Answer(
+                            row, None, f"file_too_large: {place['size']} bytes, more than {self.max_image_bytes}"
+                        )
+                    else:
+                        tar.seek(place["offset"])
+                        yield Answer(row, tar.read(place["size"]), None)
+
+
+def hash_tars(tars: Iterable[Path], reading: dict[str, object]) -> str:
+    """sha256 over names, sizes and both ends of the tars: hundreds of gigabytes are not read to say which they are."""
+    digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
+    for path in tars:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.name} {size}\n".encode() + file.read(END_BYTES))
+            file.seek(max(0, size - END_BYTES))
+            digest.update(file.read(END_BYTES))
+    return digest.hexdigest()
+
+
+def tars_source(first: Path) -> str:
+    """`cc3m_train` of cc3m-train-0000.tar."""
+    return default_source(Path(re.sub(r"[\W\d_]+$", "", first.stem)))
