@@ -11,7 +11,9 @@ from typing import Any
 
 from data_prep.accounting import finished_shards
 from data_prep.errors import UnfinishedError
+from data_prep.exclusion import excluded_hash, read_hashes
 from data_prep.fetch import Fetch, FetchSettings, RawShard, proven_leftovers
+from data_prep.image_encoding import EncodedImage, ImageRefused, ImageSettings, encode_image
 from data_prep.job import Folder, Job
 from data_prep.part_progress import PartProgress
 from data_prep.patient_opener import FetchLimits
@@ -31,6 +33,7 @@ class _Conversion:
     job: Job
     raw: RawShard
     min_yield: float
+    excluded_hashes: Path | None
     arguments: dict[str, Any]
 
 
@@ -50,7 +53,14 @@ def convert(task: _Conversion) -> ShardRecord:
                 f"less than --min-yield {task.min_yield:g}",
                 "check the network, then run the same command again; or lower --min-yield",
             )
-    return write_shard(task.folder, task.job, task.raw.index, rows, task.raw.answers(), task.arguments)
+    excluded = read_hashes(task.excluded_hashes) if task.excluded_hashes else frozenset()
+
+    def encode(data: bytes, images: ImageSettings) -> EncodedImage:
+        if excluded and (found := excluded_hash(data, excluded)):
+            raise ImageRefused("excluded_hash", found)
+        return encode_image(data, images)
+
+    return write_shard(task.folder, task.job, task.raw.index, rows, task.raw.answers(), task.arguments, encode)
 
 
 def download_shards(
@@ -151,7 +161,7 @@ class _Download:
             fetch.kill()
 
     def _begin_conversion(self, raw: RawShard) -> None:
-        task = _Conversion(self.folder, self.job, raw, self.min_yield, self.arguments)
+        task = _Conversion(self.folder, self.job, raw, self.min_yield, self.settings.exclusions.hashes, self.arguments)
         self.to_fetch.discard(raw.index)
         self.converting[raw.index] = (raw, self.pool.submit(convert, task))
 

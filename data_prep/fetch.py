@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import data_prep
+from data_prep.exclusion import Exclusions
 from data_prep.job import Folder, Job, write_json
 from data_prep.patient_opener import FetchLimits
 from data_prep.shard_writer import Answer
@@ -43,6 +44,8 @@ class FetchSettings:
     """Name to give to servers, and to look for in their opt-out headers."""
     stall_timeout_s: float = 300.0
     """Without one answered row for so long, img2dataset is killed and started again."""
+    exclusions: Exclusions = field(default_factory=Exclusions)
+    """Domains that no redirect may lead to, and images that are not stored."""
     attempts: int = 5
     """Starts in a row without a newly finished shard, after which the work is given up."""
 
@@ -132,6 +135,7 @@ class Fetch:
 
     def _launch(self, folder: Folder, shards: list[int], settings: FetchSettings) -> dict[str, object]:
         processes = min(settings.processes, len(shards))
+        domains = settings.exclusions.domains
         return {
             "rows": str(folder.rows.absolute()),
             "out": str(self._out.absolute()),
@@ -141,6 +145,7 @@ class Fetch:
             "threads": settings.threads,
             "per_host": max(1, settings.per_host // processes),
             "max_waiting": 2 * settings.processes + 2,
+            "excluded_domains": None if domains is None else str(domains.absolute()),
             "user_agent_token": settings.user_agent_token,
             "limits": asdict(settings.limits),
         }

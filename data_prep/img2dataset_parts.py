@@ -24,6 +24,7 @@ from img2dataset.downloader import Downloader
 from img2dataset.resizer import Resizer
 from img2dataset.writer import ParquetSampleWriter
 
+from data_prep.exclusion import read_domains
 from data_prep.host_turns import HostTurns, spread_hosts
 from data_prep.patient_opener import FetchLimits, PatientOpener
 from data_prep.row_list import read_shard_table
@@ -50,6 +51,8 @@ class Launch:
     """Workers rest while so many fetched shards wait for conversion: originals are large."""
     per_host: int
     """Requests at a time to one host, in each worker."""
+    excluded_domains: str | None
+    """List of domains that a redirect must not lead to; listed rows of theirs are rejected already."""
     user_agent_token: str | None
     limits: FetchLimits
 
@@ -96,9 +99,10 @@ def _to_ask(table: Any) -> Any:
 
 
 @functools.cache
-def _opener(limits: FetchLimits, per_host: int) -> PatientOpener:
+def _opener(limits: FetchLimits, per_host: int, excluded_domains: str | None) -> PatientOpener:
     """One a worker, so that what a host said while one shard was fetched holds for the next."""
-    return PatientOpener(limits, HostTurns(per_host))
+    domains = frozenset() if excluded_domains is None else read_domains(Path(excluded_domains))
+    return PatientOpener(limits, HostTurns(per_host), domains)
 
 
 class ListDownloader(Downloader):
@@ -109,7 +113,8 @@ class ListDownloader(Downloader):
         self.launch = launch
 
     def download_shard(self, row: tuple[int, str]) -> None:
-        urllib.request.install_opener(_opener(self.launch.limits, self.launch.per_host))
+        launch = self.launch
+        urllib.request.install_opener(_opener(launch.limits, launch.per_host, launch.excluded_domains))
         while len(list(Path(self.launch.out).glob("*_stats.json"))) >= self.launch.max_waiting:
             time.sleep(0.2)
         shard, feather = row

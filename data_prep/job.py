@@ -156,8 +156,9 @@ def check_same_job(folder: Folder, wanted: Job) -> Job | None:
             continue
         if name == "inputs_sha256":
             raise FolderError(
-                f"{folder.root} was begun with another list (or other columns): sha256 {before[:12]}, now {now[:12]}",
-                "give the same --urls / --annotations and columns to go on, or another --out for the new list",
+                f"{folder.root} was begun with another list (or other columns or exclusions): sha256 {before[:12]}, "
+                f"now {now[:12]}",
+                "give the same --urls / --annotations, columns and --exclude-... to go on, or another --out",
             )
         raise FolderError(
             f"{folder.root} was begun with {what} {before}, now {now}",

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data_prep import address_guard
+from data_prep.exclusion import excluded_domain
 from data_prep.host_turns import HostTurns
 
 READ_BYTES = 1 << 16
@@ -72,7 +73,9 @@ class PatientOpener(urllib.request.OpenerDirector):
     hosts may be asked is `data_prep.address_guard`'s.
     """
 
-    def __init__(self, limits: FetchLimits, turns: HostTurns | None = None) -> None:
+    def __init__(
+        self, limits: FetchLimits, turns: HostTurns | None = None, excluded_domains: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__()
         self._limits = limits
         self._turns = turns or HostTurns(per_host=sys.maxsize)
@@ -83,7 +86,7 @@ class PatientOpener(urllib.request.OpenerDirector):
             address_guard.HTTPHandler(allow_private=limits.allow_private_addresses),
             address_guard.HTTPSHandler(allow_private=limits.allow_private_addresses),
             urllib.request.HTTPDefaultErrorHandler(),
-            urllib.request.HTTPRedirectHandler(),
+            _Redirects(excluded_domains),
             urllib.request.HTTPErrorProcessor(),
         ):
             self._direct.add_handler(handler)
@@ -136,6 +139,20 @@ class PatientOpener(urllib.request.OpenerDirector):
         if not response.chunked and announced.isdigit() and len(body) < int(announced):
             raise FetchFailed("incomplete_body", f"{len(body)} of {announced} bytes", may_pass=True)
         return bytes(body)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """As urllib follows them, but not to an excluded domain."""
+
+    def __init__(self, excluded_domains: frozenset[str]) -> None:
+        self._excluded = excluded_domains
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if found := excluded_domain(urlsplit(newurl).hostname or "", self._excluded):
+            raise FetchFailed("excluded_domain", f"a redirect to {found}", may_pass=False)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _why(error: Exception) -> FetchFailed:

@@ -12,6 +12,7 @@ from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetc
 from data_prep.commands.job_flags import add_processes, add_shard_flags, wanted_job
 from data_prep.commands.making import make
 from data_prep.download import download_arguments, download_shards
+from data_prep.exclusion import Exclusions, without_excluded
 from data_prep.job import Folder, Job
 from data_prep.list_file import is_list, read_list
 from data_prep.part_progress import PartProgress
@@ -33,6 +34,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id-col", metavar="NAME", help="column of the source's own name for an image")
     parser.add_argument("--licence-col", metavar="NAME", help="column of the image's licence")
     parser.add_argument("--columns", metavar="A,B", help="names of the columns of a TSV or CSV without a header")
+    parser.add_argument("--exclude-domains", metavar="FILE", help="do not ask these domains, nor what lies under them")
+    parser.add_argument("--exclude-hashes", metavar="FILE", help="leave out images with these SHA-256 or MD5 as served")
     add_shard_flags(parser)
     parser.add_argument(
         "--part",
@@ -67,11 +70,13 @@ def run(flags: argparse.Namespace) -> int:
         images, reading = read_list(urls, "url"), {"list": "url"}
     else:
         images, reading = read_url_list(urls, columns), dataclasses.asdict(columns)
-    wanted = wanted_job("download", flags, [urls], reading)
+    exclusions = Exclusions(*(Path(name) if name else None for name in (flags.exclude_domains, flags.exclude_hashes)))
+    wanted = wanted_job("download", flags, [urls], {**reading, **exclusions.identity()})
 
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         check_resolver(flags, folder, job)
-        arguments = download_arguments(job, settings.limits, urls.name)
-        download_shards(folder, job, settings, flags.min_yield, arguments, pool, told)
+        asking = dataclasses.replace(settings, exclusions=exclusions.kept_in(folder.root))
+        arguments = {**download_arguments(job, settings.limits, urls.name), **exclusions.identity()}
+        download_shards(folder, job, asking, flags.min_yield, arguments, pool, told)
 
-    return make(folder, wanted, images, settings.processes, make_shards)
+    return make(folder, wanted, without_excluded(images, exclusions), settings.processes, make_shards)

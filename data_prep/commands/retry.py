@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +16,8 @@ from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetc
 from data_prep.commands.job_flags import add_max_image_bytes, add_processes
 from data_prep.commands.making import make
 from data_prep.download import download_arguments, download_shards
-from data_prep.errors import InputError, UsageError
+from data_prep.errors import FolderError, InputError, UsageError
+from data_prep.exclusion import Exclusions, kept_exclusions
 from data_prep.job import Folder, Job, exclusive, read_job
 from data_prep.part_progress import PartProgress
 from data_prep.retry import WORTH_RETRYING, begun_reasons, check_finished, open_round, retried_images
@@ -42,7 +44,9 @@ def run(flags: argparse.Namespace) -> int:
         what = "is not the folder of a download" if first is None else f"is of a {first.kind}: nothing was downloaded"
         raise InputError(f"{folder.root} {what}", "give the --out folder of a download")
     check_finished(folder, first)
-    settings = fetch_settings(flags)
+    exclusions = kept_exclusions(folder.root)
+    _check_exclusions(folder, first, exclusions)
+    settings = dataclasses.replace(fetch_settings(flags), exclusions=exclusions)
     with exclusive(folder):
         opened = open_round(folder, first, _reasons(flags.reasons))
         if opened is None:
@@ -65,6 +69,17 @@ def run(flags: argparse.Namespace) -> int:
     return code
 
 
+def _check_exclusions(folder: Folder, first: Job, exclusions: Exclusions) -> None:
+    """Raises: FolderError when they are not those the download was made with: what was left out could come in."""
+    arguments = next(iter(finished_shards(folder, first).values())).arguments
+    begun = {name: arguments[name] for name in ("excluded_domains", "excluded_hashes") if name in arguments}
+    if begun != exclusions.identity():
+        raise FolderError(
+            f"{folder.root / 'excluded'} does not hold the lists that the download was made with",
+            "restore it; or delete it and run the same download command again, which writes it",
+        )
+
+
 def _reasons(text: str | None) -> Sequence[str] | None:
     if text is None:
         return None
@@ -79,6 +94,7 @@ def _arguments(folder: Folder, first: Job, retried: Folder, job: Job, arguments:
     record = next(iter(finished_shards(folder, first).values()))
     return {
         **arguments,
+        **kept_exclusions(folder.root).identity(),
         "command": "retry",
         "round": job.round,
         "reasons": begun_reasons(retried),

@@ -24,6 +24,8 @@ from tests.support.image_server import ImageServer, Reply
 
 GRAY_64, GRAY_192 = (64, 64, 64), (192, 192, 192)
 REDIRECT = {"Location": "/loop"}
+EXCLUDED, TO_EXCLUDED = "127.0.0.9", {"Location": "http://127.0.0.9/x.jpg"}
+KNOWN = jpeg(halves(77, 66))
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ BAD = [
     Case("heavy.jpg", (Reply(jpeg() + bytes(2_000_000)),), "body_too_large", requests=1),
     Case("noai.jpg", (Reply(jpeg(), headers={"X-Robots-Tag": "noai, noimageai"}),), "opted_out", requests=1),
     Case("loop", (Reply(status=302, headers=REDIRECT),), "bad_redirect"),
+    Case("to_an_excluded_domain.jpg", (Reply(status=302, headers=TO_EXCLUDED),), "excluded_domain", requests=1),
+    Case("known.jpg", (Reply(KNOWN),), "excluded_hash", requests=1),
     Case("to_a_file.jpg", (Reply(status=302, headers={"Location": "file:///etc/passwd"}),), "bad_redirect"),
     Case("empty_caption.jpg", (Reply(jpeg()),), "empty_caption", caption=b"  ", requests=0),
     Case("latin1_caption.jpg", (Reply(jpeg()),), "caption_not_utf8", caption=b"caf\xe9", requests=0),
@@ -88,6 +92,7 @@ NOT_ASKED = [
     (b"file:///etc/passwd\ta file", "unsupported_scheme"),
     (b"data:image/png;base64,AAAA\tdata", "unsupported_scheme"),
     (b"no address\twords", "bad_url"),
+    (f"http://{EXCLUDED}/x.jpg\texcluded".encode(), "excluded_domain"),
     (b"http://127.0.0.1/x.jpg\ttoo\tmany columns", "bad_row"),
 ]
 CASES = GOOD + BAD
@@ -105,6 +110,7 @@ class Run:
     server: ImageServer
     process: subprocess.CompletedProcess[str]
     rows: dict[str, int]
+    flags: tuple[object, ...]
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +127,13 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         lines.append(f"http://127.0.0.1:{closed.getsockname()[1]}/x.jpg\tnobody listens".encode())
         urls = root / "hostile.tsv"
         urls.write_bytes(b"url\tcaption\n" + b"\n".join(lines) + b"\n")
+        (root / "domains.txt").write_text(f"# not these\n{EXCLUDED}\nexample.com\n")
+        (root / "hashes.txt").write_text(hashlib.sha256(KNOWN).hexdigest() + "  known.jpg\n")
+        flags = (*FLAGS, "--exclude-domains", root / "domains.txt", "--exclude-hashes", root / "hashes.txt")
         proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"), server.address)
         own = {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", "NO_ALBUMENTATIONS_UPDATE": ""}
-        process = run("download", "--urls", urls, "--out", root / "out", *FLAGS, environment={**proxy, **own})
-        yield Run(root / "out", urls, server, process, {case.name: row for row, case in enumerate(CASES)})
+        process = run("download", "--urls", urls, "--out", root / "out", *flags, environment={**proxy, **own})
+        yield Run(root / "out", urls, server, process, {case.name: row for row, case in enumerate(CASES)}, flags)
 
 
 def test_the_run_ends_well(hostile_run: Run) -> None:
@@ -200,7 +209,7 @@ def test_the_same_command_again_does_nothing(hostile_run: Run) -> None:
     tars = sorted((hostile_run.folder / "shards").iterdir())
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tars}
     hits = hostile_run.server.hits.total()
-    again = run("download", "--urls", hostile_run.urls, "--out", hostile_run.folder, *FLAGS)
+    again = run("download", "--urls", hostile_run.urls, "--out", hostile_run.folder, *hostile_run.flags)
     assert again.returncode == 0, again.stderr
     assert hostile_run.server.hits.total() == hits
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tars} == before
@@ -219,10 +228,22 @@ def test_another_job_in_the_same_folder_is_refused(
 ) -> None:
     from data_prep.cli import main
 
-    flags = map(str, ("download", "--urls", hostile_run.urls, "--out", hostile_run.folder, *FLAGS, *change))
+    flags = map(str, ("download", "--urls", hostile_run.urls, "--out", hostile_run.folder, *hostile_run.flags, *change))
     assert main(list(flags)) == 2
     error = capsys.readouterr().err
     assert message in error and "hint: use" in error
+
+
+def test_other_exclusions_are_another_job(hostile_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its shards were made before the domain was excluded, and would still hold its images."""
+    from data_prep.cli import main
+
+    command = ["download", "--urls", str(hostile_run.urls), "--out", str(hostile_run.folder), *map(str, FLAGS)]
+    assert main(command) == 2
+    assert "was begun with another list (or other columns or exclusions)" in capsys.readouterr().err
+    kept = hostile_run.folder / "excluded"
+    assert (kept / "domains.txt").read_text() == f"{EXCLUDED}\nexample.com\n"
+    assert (kept / "hashes.txt").read_text() == hashlib.sha256(KNOWN).hexdigest() + "\n"
 
 
 def test_another_list_in_the_same_folder_is_refused(
@@ -232,5 +253,7 @@ def test_another_list_in_the_same_folder_is_refused(
 
     longer = tmp_path / "hostile.tsv"
     longer.write_bytes(hostile_run.urls.read_bytes() + b"http://127.0.0.1/x.jpg\tone more\n")
-    assert main(["download", "--urls", str(longer), "--out", str(hostile_run.folder), *map(str, FLAGS)]) == 2
+    assert (
+        main(["download", "--urls", str(longer), "--out", str(hostile_run.folder), *map(str, hostile_run.flags)]) == 2
+    )
     assert "was begun with another list" in capsys.readouterr().err
