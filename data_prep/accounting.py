@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
 from data_prep.job import Folder, Job, read_job, retry_rounds, write_json
 from data_prep.parts import WHOLE, Part
+from data_prep.places import is_remote, sizes
 from data_prep.shard_writer import ShardRecord, read_record, record_path
+
+RECORDS_AT_ONCE = 16
 
 
 @dataclass
@@ -50,19 +55,26 @@ class Account:
 
 def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
     """Shards of the folder's part whose record is there and whose tar has the recorded size; nothing else counts."""
-    finished = {}
-    for index in folder.part.shards(job.num_shards):
-        path = record_path(folder, job.shard_name(index))
-        tar = path.with_suffix(".tar")
-        if not path.exists() or not tar.exists():
-            continue
-        try:
-            record = read_record(path)
-        except ValueError:
-            continue
-        if record.bytes == tar.stat().st_size and record.listed == job.rows_in_shard(index):
-            finished[index] = record
-    return finished
+    there = sizes(folder.shards)
+    names = {index: job.shard_name(index) for index in folder.part.shards(job.num_shards)}
+    whole = [index for index, name in names.items() if f"{name}.json" in there and f"{name}.tar" in there]
+    # Many at a time, for the sake of stores that take their time for each.
+    with ThreadPoolExecutor(RECORDS_AT_ONCE if is_remote(folder.root) else 1) as pool:
+        records = pool.map(lambda index: _record(record_path(folder, names[index])), whole)
+        return {
+            index: record
+            for index, record in zip(whole, records, strict=True)
+            if record is not None
+            and record.bytes == there[f"{names[index]}.tar"]
+            and record.listed == job.rows_in_shard(index)
+        }
+
+
+def _record(path: Path) -> ShardRecord | None:
+    try:
+        return read_record(path)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def add_up(job: Job, records: Iterable[ShardRecord], part: Part = WHOLE) -> Account:

@@ -15,11 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from data_prep.errors import AccountingError, InputError
 from data_prep.job import Folder, Job, read_job, write_json
 from data_prep.manifest import MANIFEST_NAME
+from data_prep.places import open_parquet
 
 DATASHEET_NAME = "datasheet.json"
 DATASHEET_VERSION = 1
@@ -129,7 +128,7 @@ def write_datasheet(folder: Path, *, left: Mapping[str, int] | None = None) -> P
         account.check(source)
     together = _together(sources)
     together.check("all together")
-    with open(manifest, "rb") as file:
+    with manifest.open("rb") as file:
         manifest_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     write_json(
         folder / DATASHEET_NAME,
@@ -156,7 +155,7 @@ def shard_rows(manifest: Path) -> Iterator[dict[str, Any]]:
     """
     if not manifest.exists():
         raise InputError(f"no {MANIFEST_NAME} in {manifest.parent}", "`data_prep verify DIR` writes it")
-    with pq.ParquetFile(manifest) as file:
+    with open_parquet(manifest) as file:
         columns = [name for name in file.schema_arrow.names if name not in PER_SAMPLE]
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group, columns=columns).to_pylist()

@@ -19,6 +19,7 @@ from typing import Any
 from data_prep.errors import FolderError
 from data_prep.image_encoding import ImageSettings
 from data_prep.parts import WHOLE, Part
+from data_prep.places import is_remote
 
 JOB_VERSION = 1
 
@@ -30,6 +31,8 @@ class Folder:
     root: Path
     part: Part = WHOLE
     """The share of the shards this process makes. Parts share all but `.work`, where each has a folder of its own."""
+    work_root: Path | None = None
+    """What takes the place of `.work` where `root` is an address: a folder on this machine."""
 
     @property
     def shards(self) -> Path:
@@ -50,8 +53,13 @@ class Folder:
         return self.root / "job.json"
 
     @property
+    def all_work(self) -> Path:
+        """Of all parts."""
+        return self.work_root or self.root / ".work"
+
+    @property
     def work(self) -> Path:
-        return self.root / ".work" if self.part.is_whole else self.root / ".work" / self.part.name
+        return self.all_work if self.part.is_whole else self.all_work / self.part.name
 
     @property
     def rows(self) -> Path:
@@ -180,11 +188,14 @@ def write_job(folder: Folder, job: Job) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Atomic: the file is there whole, or as it was before."""
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if is_remote(path):
+        path.write_text(text, encoding="utf-8")
+        return
     # Not the process's number alone: on another machine a part may have the same.
     unpublished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with open(unpublished, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unpublished, path)
@@ -195,9 +206,12 @@ def exclusive(folder: Folder) -> Iterator[None]:
     """Hold the folder for this process; the lock goes with the process, however it ends."""
     try:
         for needed in (folder.root, folder.shards, folder.failures, folder.work, folder.raw):
-            needed.mkdir(parents=True, exist_ok=True)
+            if not is_remote(needed):
+                needed.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"cannot create {folder.root}: {error.strerror}", "choose another --out") from error
+    if is_remote(folder.root):
+        _check_work_belongs(folder)
     with open(folder.work / "lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,6 +223,15 @@ def exclusive(folder: Folder) -> Iterator[None]:
                 f"another data_prep is writing to {folder.root}", "wait until it has ended, or use another --out"
             ) from error
         yield
+
+
+def _check_work_belongs(folder: Folder) -> None:
+    """The lists in a work folder are those of one place; under another they would be taken for its own."""
+    owner = folder.all_work / "out.txt"
+    if not owner.exists():
+        owner.write_text(f"{folder.root}\n", encoding="utf-8")
+    elif (begun := owner.read_text(encoding="utf-8").strip()) != str(folder.root):
+        raise FolderError(f"{folder.all_work} is the work folder of {begun}", f"give another --work for {folder.root}")
 
 
 def _cannot_lock(error: OSError, folder: Folder) -> bool:
@@ -229,7 +252,7 @@ def claimed_shards(folder: Folder, job: Job) -> Iterator[None]:
 
     A lock on one byte a shard; POSIX locks, which network file systems know. They go with the process.
     """
-    with open(folder.root / ".work" / "shards.lock", "ab") as locks:
+    with open(folder.all_work / "shards.lock", "ab") as locks:
         for shard in folder.part.shards(job.num_shards):
             try:
                 fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, shard)

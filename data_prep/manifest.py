@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep import places
+
 MANIFEST_NAME = "manifest.parquet"
 MANIFEST_VERSION = "1"
 SCHEMA = pa.schema(
@@ -49,7 +51,7 @@ class ManifestWriter:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / MANIFEST_NAME
-        self._unpublished = folder / f".{MANIFEST_NAME}.{os.getpid()}.tmp"
+        self._unpublished = places.unpublished(self.path)
         self._writer = pq.ParquetWriter(self._unpublished, SCHEMA, compression="zstd")
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -62,7 +64,7 @@ class ManifestWriter:
             self._rewrite_without(leave_out)
         with open(self._unpublished, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(self._unpublished, self.path)
+        places.publish(self._unpublished, self.path)
 
     def _rewrite_without(self, leave_out: Set[str]) -> None:
         shorter = self._unpublished.with_suffix(".shorter")

@@ -167,7 +167,7 @@ class PartProgress:
 
 def read_states(folder: Folder) -> list[PartState]:
     """What each part of a folder says of itself, by number; those of another cut, made earlier, come after."""
-    states = list(_states(folder.root / ".work"))
+    states = list(_states(folder.all_work))
     if not states:
         return []
     newest = max(states, key=lambda state: state.written).count

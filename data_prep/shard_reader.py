@@ -67,8 +67,8 @@ def read_samples(path: Path) -> Iterator[StoredSample]:
 
 def _members(path: Path) -> Iterator[_Member]:
     last = ""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    size = path.stat().st_size
+    with path.open("rb") as file:
         while True:
             offset = file.tell()
             header = file.read(BLOCK)

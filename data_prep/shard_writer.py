@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from data_prep.image_encoding import EncodedImage, ImageRefused, ImageSettings, encode_image
 from data_prep.job import Folder, Job, write_json
+from data_prep.places import publish, unpublished
 from data_prep.row_list import ListedImage
 
 RECORD_VERSION = 1
@@ -81,7 +82,7 @@ def write_shard(
         if len(metas) + len(failures) != len(listed):
             raise ValueError(f"{name}: {len(metas)} + {len(failures)} answers for {len(listed)} rows")
         _write_failures(folder, name, listed, failures)
-        size, sha256 = _write_tar(folder.shards / f"{name}.tar", spool, metas)
+        size, sha256 = _write_tar(folder, folder.shards / f"{name}.tar", spool, metas)
     record = ShardRecord(
         name=name,
         source=job.source,
@@ -155,18 +156,20 @@ def _write_failures(
     folder: Folder, name: str, listed: dict[int, ListedImage], failures: dict[int, tuple[str, str]]
 ) -> None:
     path = folder.failures / f"{name}.jsonl"
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(unpublished, "w", encoding="utf-8") as file:
+    written = unpublished(path, folder.work)
+    with open(written, "w", encoding="utf-8") as file:
         for row, (reason, detail) in sorted(failures.items()):
             line = {"row": row, "url": listed[row].url, "reason": reason, "detail": detail}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(unpublished, path)
+    publish(written, path)
 
 
-def _write_tar(path: Path, spool: IO[bytes], metas: dict[int, tuple[int, int, dict[str, Any]]]) -> tuple[int, str]:
-    """Write the tar under a temporary name, then rename it; returns its size and sha256."""
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(unpublished, "wb") as file:
+def _write_tar(
+    folder: Folder, path: Path, spool: IO[bytes], metas: dict[int, tuple[int, int, dict[str, Any]]]
+) -> tuple[int, str]:
+    """Write the tar under a temporary name, then publish it; returns its size and sha256."""
+    temporary = unpublished(path, folder.work)
+    with open(temporary, "wb") as file:
         hashing = _HashingFile(file)
         with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
             for _, (start, size, meta) in sorted(metas.items()):
@@ -176,7 +179,7 @@ def _write_tar(path: Path, spool: IO[bytes], metas: dict[int, tuple[int, int, di
         file.flush()
         os.fsync(file.fileno())
         written = file.tell()
-    os.replace(unpublished, path)
+    publish(temporary, path)
     return written, hashing.digest.hexdigest()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import random
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -20,6 +19,7 @@ from data_prep.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import AccountingError, InputError
 from data_prep.job import Folder, Job, read_job, retry_rounds
 from data_prep.manifest import ManifestWriter
+from data_prep.places import move
 from data_prep.shard_reader import ShardDamage, StoredSample, read_samples
 from data_prep.shard_writer import ShardRecord, read_record
 from data_prep.worker_pool import in_order
@@ -153,11 +153,11 @@ def _withdraw(manifest: Path) -> Path | None:
     """Training believes a manifest, so one that is known to be wrong must not stay where it is read."""
     datasheet = manifest.with_name(DATASHEET_NAME)
     if datasheet.exists():
-        os.replace(datasheet, datasheet.with_name(f"{datasheet.name}.withdrawn"))
+        move(datasheet, datasheet.with_name(f"{datasheet.name}.withdrawn"))
     if not manifest.exists():
         return None
     aside = manifest.with_name(f"{manifest.name}.withdrawn")
-    os.replace(manifest, aside)
+    move(manifest, aside)
     return aside
 
 
@@ -254,7 +254,7 @@ def _read_record(path: Path, problems: list[Problem]) -> ShardRecord | None:
 def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples: int) -> Iterable[str]:
     if record.name != path.stem:
         yield f"its record is of {record.name}"
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != record.sha256:
         yield f"sha256 of the tar is {sha256[:12]}, recorded when it was written: {record.sha256[:12]}"

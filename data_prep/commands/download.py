@@ -9,11 +9,11 @@ from pathlib import Path
 
 from data_prep import flag_types
 from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
-from data_prep.commands.job_flags import add_processes, add_shard_flags, wanted_job
+from data_prep.commands.job_flags import add_out, add_processes, add_shard_flags, output_folder, wanted_job
 from data_prep.commands.making import make
 from data_prep.download import download_arguments, download_shards
 from data_prep.exclusion import Exclusions, without_excluded
-from data_prep.job import Folder, Job
+from data_prep.job import Job
 from data_prep.list_file import is_list, read_list
 from data_prep.part_progress import PartProgress
 from data_prep.parts import parse_part
@@ -23,7 +23,7 @@ from data_prep.url_list import ListColumns, read_url_list
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("--urls", required=True, metavar="FILE", help="list: .tsv, .csv, .jsonl, .parquet")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards and manifest; the same to go on")
+    add_out(parser)
     parser.add_argument("--url-col", default="url", metavar="NAME", help="column of the address (default: url)")
     parser.add_argument(
         "--caption-col",
@@ -65,7 +65,7 @@ def run(flags: argparse.Namespace) -> int:
         licence=flags.licence_col,
     )
     settings = fetch_settings(flags)
-    folder = Folder(Path(flags.out), parse_part(flags.part))
+    folder = output_folder(flags, parse_part(flags.part))
     if is_list(urls) and columns == ListColumns():
         images, reading = read_list(urls, "url"), {"list": "url"}
     else:

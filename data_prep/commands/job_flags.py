@@ -12,9 +12,34 @@ from data_prep import flag_types
 from data_prep.download import default_source
 from data_prep.errors import UsageError
 from data_prep.image_encoding import ImageSettings
-from data_prep.job import Job, hash_inputs
+from data_prep.job import Folder, Job, hash_inputs
 from data_prep.list_file import is_list, list_source
+from data_prep.parts import WHOLE, Part
 from data_prep.patient_opener import FetchLimits
+from data_prep.places import is_remote, place
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """`--out` and `--work`; see `output_folder`."""
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder or address (s3://bucket/prefix) for shards and manifest; the same to go on",
+    )
+    parser.add_argument("--work", metavar="DIR", help="for an address: folder on this machine for work in progress")
+
+
+def output_folder(flags: argparse.Namespace, part: Part = WHOLE) -> Folder:
+    """Where `--out` and `--work` say. Raises: UsageError when they do not go together."""
+    root = place(flags.out)
+    if is_remote(root) and flags.work is None:
+        raise UsageError(
+            f"--out {flags.out} is an address, and work in progress needs a disk", "give a local folder with --work"
+        )
+    if not is_remote(root) and flags.work is not None:
+        raise UsageError(f"--work goes with an address, and --out {flags.out} is a folder", "leave --work out")
+    return Folder(root, part, None if flags.work is None else Path(flags.work))
 
 
 def add_shard_flags(parser: argparse.ArgumentParser) -> None:

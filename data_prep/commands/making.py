@@ -14,6 +14,7 @@ from data_prep.commands import verify
 from data_prep.errors import InputError
 from data_prep.job import Folder, Job, check_same_job, claimed_shards, exclusive, write_job
 from data_prep.part_progress import PartProgress
+from data_prep.places import is_remote
 from data_prep.row_list import ListedImage, write_rows
 from data_prep.worker_pool import open_pool
 
@@ -62,6 +63,10 @@ def make(
 
 def _remove_leftovers(folder: Folder, job: Job) -> None:
     """What a killed writer of these shards left; the temporary files of other parts are being written right now."""
+    if is_remote(folder.root):  # puts leave nothing half; only what waited here for one
+        for leftover in (*folder.work.glob(".*.tar.*.tmp"), *folder.work.glob(".*.jsonl.*.tmp")):
+            leftover.unlink()
+        return
     mine = {job.shard_name(index) for index in folder.part.shards(job.num_shards)}
     for leftover in (*folder.shards.glob(".*.tmp"), *folder.failures.glob(".*.tmp")):
         if folder.part.is_whole or leftover.name.removeprefix(".").partition(".")[0] in mine:

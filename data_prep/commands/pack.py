@@ -8,7 +8,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from data_prep.annotations import read_annotations
-from data_prep.commands.job_flags import add_processes, add_shard_flags, num_processes, wanted_job
+from data_prep.commands.job_flags import (
+    add_out,
+    add_processes,
+    add_shard_flags,
+    num_processes,
+    output_folder,
+    wanted_job,
+)
 from data_prep.commands.making import make
 from data_prep.errors import InputError
 from data_prep.job import Folder, Job
@@ -43,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="take this off the images' paths first; repeat it for several",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards and manifest; the same to go on")
+    add_out(parser)
     add_shard_flags(parser)
     add_processes(parser)
 
@@ -55,7 +62,7 @@ def run(flags: argparse.Namespace) -> int:
     for path in annotations:
         if not path.is_file():
             raise InputError(f"annotations not found: {path}", "give existing files with --annotations")
-    folder = Folder(Path(flags.out))
+    folder = output_folder(flags)
     images = _images(annotations, flags.strip_prefix, local, folder)
     wanted = wanted_job("pack", flags, annotations, {"strip_prefix": flags.strip_prefix, "merged": True})
     processes = num_processes(flags)

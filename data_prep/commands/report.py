@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from data_prep import flag_types
 from data_prep.datasheet import DATASHEET_NAME, shard_rows
 from data_prep.errors import InputError
 from data_prep.manifest import MANIFEST_NAME
+from data_prep.places import is_remote, place, publish, unpublished
 from data_prep.report.hosts import FailedHosts
 from data_prep.report.look import contact_sheet, look
 from data_prep.report.page import Page, render
@@ -37,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Exit code: 0."""
-    folder = Path(flags.folder)
+    folder = place(flags.folder)
     out = Path(flags.out) if flags.out else folder / "report.html"
     page = collect(folder, samples=flags.samples, shards=flags.shards, seed=flags.seed)
     _publish(out, render(page))
@@ -59,7 +58,7 @@ def collect(folder: Path, *, samples: int, shards: int, seed: int) -> Page:
     hosts = FailedHosts()
     hosts.read(manifest, (row["path"] for row in rows), looks)
     return Page(
-        title=f"What {folder.resolve().name} holds",
+        title=f"What {(folder if is_remote(folder) else folder.resolve()).name} holds",
         datasheet=sheet,
         reasons={name: source["failed"] for name, source in sheet["sources"].items()},
         hosts=hosts.most(NUM_HOSTS, looks),
@@ -77,7 +76,7 @@ def _datasheet(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"no {DATASHEET_NAME} beside {folder / MANIFEST_NAME}", "`data_prep verify DIR` writes it")
     sheet: dict[str, Any] = json.loads(path.read_bytes())
-    with open(folder / MANIFEST_NAME, "rb") as file:
+    with (folder / MANIFEST_NAME).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sheet["manifest_sha256"] != sha256:
         raise InputError(
@@ -88,7 +87,8 @@ def _datasheet(folder: Path) -> dict[str, Any]:
 
 
 def _publish(out: Path, document: str) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unpublished = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-    unpublished.write_text(document, encoding="utf-8")
-    os.replace(unpublished, out)
+    if not is_remote(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    written = unpublished(out)
+    written.write_text(document, encoding="utf-8")
+    publish(written, out)

@@ -13,6 +13,7 @@ from data_prep.array_status import ArrayStatus, array_status
 from data_prep.datasheet import DATASHEET_NAME
 from data_prep.errors import InputError
 from data_prep.job import Folder, read_job, retry_rounds
+from data_prep.places import place
 
 CORPUS_NAME = "corpus.json"
 
@@ -20,12 +21,13 @@ CORPUS_NAME = "corpus.json"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("folder", metavar="DIR", help="the --out folder of a download, pack or filter")
+    parser.add_argument("--work", metavar="DIR", help="where DIR is an address: the --work folder of what runs")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(flags: argparse.Namespace) -> int:
     """Exit code: 0. Reads files only, so that it tells of work on other machines too."""
-    folder = Folder(Path(flags.folder))
+    folder = Folder(place(flags.folder), work_root=Path(flags.work) if flags.work else None)
     if (folder.root / CORPUS_NAME).exists():
         return _tell_corpus(folder.root, flags.json)
     job = read_job(folder)

@@ -11,6 +11,7 @@ from data_prep import flag_types
 from data_prep.accounting import account_of, write_report
 from data_prep.commands.job_flags import add_processes, num_processes
 from data_prep.job import Folder, read_job
+from data_prep.places import place
 from data_prep.progress import Progress
 from data_prep.verify import Verification, verify_folder
 from data_prep.worker_pool import open_pool
@@ -37,8 +38,8 @@ def run(flags: argparse.Namespace) -> int:
     """Exit code: 0 all is whole, 1 something is wrong."""
     processes = num_processes(flags)
     with open_pool(processes) as pool:
-        result = check_and_show(Path(flags.folder), pool, processes, flags.sample, flags.seed, flags.keep_going)
-    report_again(Folder(Path(flags.folder)))
+        result = check_and_show(place(flags.folder), pool, processes, flags.sample, flags.seed, flags.keep_going)
+    report_again(Folder(place(flags.folder)))
     if flags.sample < 1:
         print(f"decoded {result.num_decoded} of {result.num_samples} images (seed {flags.seed})")
     return tell(result)

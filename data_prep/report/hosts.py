@@ -49,7 +49,7 @@ class FailedHosts:
             if not failures.exists():
                 self.missing += 1
                 continue
-            with open(failures, encoding="utf-8") as lines:
+            with failures.open(encoding="utf-8") as lines:
                 self._read(lines, looked_at=path in looks.names)
 
     def _read(self, lines: Iterable[str], looked_at: bool) -> None:

@@ -15,9 +15,9 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
+from data_prep.places import open_parquet
 from data_prep.report.counters import CommonCounter, Histogram
 
 THUMBNAIL_PX = 176
@@ -121,7 +121,7 @@ def contact_sheet(manifest: Path, sizes: Sequence[int], number: int, seed: int) 
 
 def open_shard(manifest: Path, path: str) -> IO[bytes]:
     """A tar that the manifest names."""
-    return open(manifest.parent / path, "rb")
+    return (manifest.parent / path).open("rb")
 
 
 def host_of(url: str) -> str:
@@ -133,7 +133,7 @@ def host_of(url: str) -> str:
 
 
 def _rows(manifest: Path, shards: list[int]) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(manifest) as file:
+    with open_parquet(manifest) as file:
         for shard in shards:  # one row group a shard (docs/shards.md)
             yield file.read_row_group(shard, columns=["path", "keys", "offsets", "lengths"]).to_pylist()[0]
 
