@@ -50,6 +50,13 @@ def place(text: str) -> Path:
     return cast(Path, remote)
 
 
+def local_folder(text: str) -> Path:
+    """A path of this machine, for what works on a disk only. Raises: UsageError for another address."""
+    if "://" in text and not text.startswith("file://"):
+        raise UsageError(f"{text} is an address, and this command works on a disk only", "give a folder")
+    return place(text)
+
+
 def is_remote(path: Path) -> bool:
     """Whether it is an address, not a path of this machine."""
     return not isinstance(path, Path)

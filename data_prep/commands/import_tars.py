@@ -14,6 +14,7 @@ from data_prep.import_tars import TarRows, hash_tars, list_tars, tars_source
 from data_prep.job import Folder, Job
 from data_prep.pack import pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
+from data_prep.places import local_folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def run(flags: argparse.Namespace) -> int:
     for path in tars:
         if not path.is_file():
             raise InputError(f"tar not found: {path}", "give existing files")
-    folder = Folder(Path(flags.out))
+    folder = Folder(local_folder(flags.out))
     members = folder.work / "members.parquet"
     reading = {"keep_going": flags.keep_going}
     wanted = job_of("import", flags, tars_source(tars[0]), hash_tars(tars, reading))

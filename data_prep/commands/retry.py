@@ -7,7 +7,6 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from data_prep.accounting import account_of, finished_shards, print_summary
@@ -20,6 +19,7 @@ from data_prep.errors import FolderError, InputError, UsageError
 from data_prep.exclusion import Exclusions, kept_exclusions
 from data_prep.job import Folder, Job, exclusive, read_job
 from data_prep.part_progress import PartProgress
+from data_prep.places import local_folder
 from data_prep.retry import WORTH_RETRYING, begun_reasons, check_finished, open_round, retried_images
 
 
@@ -38,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Exit code: 0 all is whole, or nothing is left to retry; 1 a shard is wrong or unfinished."""
-    folder = Folder(Path(flags.folder))
+    folder = Folder(local_folder(flags.folder))
     first = read_job(folder)
     if first is None or first.kind != "download":
         what = "is not the folder of a download" if first is None else f"is of a {first.kind}: nothing was downloaded"

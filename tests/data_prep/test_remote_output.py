@@ -141,6 +141,7 @@ def test_flags_that_do_not_go_together_are_refused(
         (pack(pictures, tmp_path / "o", "--work", tmp_path), "--work goes with an address"),
         (pack(pictures, address + "2", "--work", work), f"is the work folder of {address}"),
         (pack(pictures, "memory://x", "--work", tmp_path), "is the memory of one process"),
+        (["retry", address], "is an address, and this command works on a disk only"),
         (pack(pictures, "nosuch://x/y", "--work", tmp_path), "nosuch://x/y cannot be opened"),
     ):
         assert main(flags) == 2
