@@ -19,6 +19,7 @@ from data_prep.errors import AccountingError, InputError
 from data_prep.job import Folder, Job, read_job, write_json
 from data_prep.manifest import MANIFEST_NAME
 from data_prep.places import open_parquet
+from data_prep.sources.catalogue import SOURCES
 
 DATASHEET_NAME = "datasheet.json"
 DATASHEET_VERSION = 1
@@ -78,6 +79,13 @@ class SourceAccount:
         self.lists.add((names if isinstance(names, str) else ", ".join(names), arguments.get("inputs_sha256", "")))
         self.names.add(Path(row["path"]).stem)
 
+    def settle(self) -> None:
+        """Retried failures of a shard that is not named: the retry answers for these rows, so they are not left."""
+        for reason, count in self.failed.items():
+            if count < 0 and self.left + count >= 0:
+                self.left += count
+                self.failed[reason] = 0
+
     def check(self, source: str) -> None:
         """Raises: AccountingError, with the numbers, when a row of the source is counted twice or nowhere."""
         below = {reason: count for reason, count in self.failed.items() if count < 0}
@@ -136,7 +144,9 @@ def write_datasheet(folder: Path, *, left: Mapping[str, int] | None = None) -> P
             "version": DATASHEET_VERSION,
             **_sums(together),
             "complete": together.left == 0,
-            "sources": {source: account.as_json() for source, account in sorted(sources.items())},
+            "sources": {
+                source: {**account.as_json(), **_licence(source)} for source, account in sorted(sources.items())
+            },
             "manifest_sha256": manifest_sha256,
             "shards_sha256": digest.hexdigest(),
             "tools": _uses(tools),
@@ -173,6 +183,7 @@ def _tell_listed(sources: dict[str, SourceAccount], job: Job | None, left: Mappi
     account = sources.setdefault(job.source, SourceAccount())
     account.left = sum(map(job.rows_in_shard, missing))
     account.listed = job.num_rows
+    account.settle()
 
 
 def _together(sources: Mapping[str, SourceAccount]) -> SourceAccount:
@@ -197,6 +208,12 @@ def _sums(account: SourceAccount) -> dict[str, Any]:
         "shards": account.shards,
         "bytes": account.bytes,
     }
+
+
+def _licence(source: str) -> dict[str, str]:
+    """What is known of a source of that name; images may have licences of their own, in their JSON."""
+    known = SOURCES.get(source)
+    return {} if known is None else {"licence": known.licence, "licence_from": known.licence_from}
 
 
 def _uses(texts: Counter[str]) -> list[dict[str, Any]]:

@@ -198,6 +198,7 @@ def _contact_sheet(page: Page) -> str:
 def _made_with(sheet: Mapping[str, Any]) -> str:
     facts = [("manifest, sha256", sheet["manifest_sha256"]), ("all shards, sha256", sheet["shards_sha256"])]
     for source, account in sheet["sources"].items():
+        facts += [(f"licence of {source}", account["licence"])] if "licence" in account else []
         facts += [(f"list of {source}", f"{entry['names']} {entry['sha256']}") for entry in account["lists"]]
     for name in ("tools", "arguments"):
         for use in sheet[name]:

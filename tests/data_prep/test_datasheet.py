@@ -129,6 +129,25 @@ def test_retries_and_filters_are_added_up_by_hand(tmp_path: Path) -> None:
     assert told["sources"]["web"]["lists"] == [{"names": "web.tsv", "sha256": "abc"}]
 
 
+def test_a_retry_stays_counted_when_its_first_shard_is_left_out(tmp_path: Path) -> None:
+    """--keep-going without shard 1, two of whose failures were retried: 8 of its 10 rows are left."""
+    first = shard("shards/web-00000.tar", 10, 10)
+    retried = shard(
+        "retry-01/shards/web-retry01-00000.tar", 2, 1, failures={"http_404": 1}, supersedes={"timed_out": 2}
+    )
+    begin(tmp_path, 20)
+    write_datasheet(write(tmp_path, [first, retried]))
+    told = sheet(tmp_path)
+    assert (told["listed"], told["kept"], told["failed"], told["left"]) == (20, 11, {"http_404": 1}, 8)
+
+
+def test_a_known_source_has_its_licence(tmp_path: Path) -> None:
+    rows = [shard("a.tar", 7, 7, source="cc12m"), shard("b.tar", 5, 5, source="mine")]
+    write_datasheet(write(tmp_path, rows))
+    sources = sheet(tmp_path)["sources"]
+    assert sources["cc12m"]["licence"] and "licence" not in sources["mine"]
+
+
 def test_sources_add_up_each_and_together(tmp_path: Path) -> None:
     """A corpus of two sources without a job of its own; its caller knows of rows that are left in one of them."""
     rows = [
