@@ -23,13 +23,18 @@ from data_prep.errors import InputError
 from data_prep.row_list import ListedImage
 from data_prep.shard_writer import Answer
 from data_prep.tar_samples import TarDamage, TarSample, read_tar
+from data_prep.worker_pool import in_order, open_pool
 
 MEMBERS = pa.schema([("tar", pa.int64()), ("offset", pa.int64()), ("size", pa.int64())])
 END_BYTES = 1 << 16
 
 
-def list_tars(tars: Sequence[Path], members: Path, shard_size: int, *, keep_going: bool) -> Iterator[ListedImage]:
+def list_tars(
+    tars: Sequence[Path], members: Path, shard_size: int, *, processes: int, keep_going: bool = False
+) -> Iterator[ListedImage]:
     """The samples of all tars, one row each; where their images lie is written to `members`, a row group a shard.
+
+    Memory: the texts of one tar, of two for each process where there are several of both.
 
     Args:
         keep_going: take the samples before a tar's damage, and count the rest of it as one row with reason
@@ -39,7 +44,7 @@ def list_tars(tars: Sequence[Path], members: Path, shard_size: int, *, keep_goin
     unpublished = members.with_name(f".{members.name}.{os.getpid()}.tmp")
     try:
         with pq.ParquetWriter(unpublished, MEMBERS, compression="zstd") as writer:
-            samples = _all_samples(tars, keep_going)
+            samples = _all_samples(tars, processes, keep_going)
             while chunk := list(itertools.islice(samples, shard_size)):
                 places = [{"tar": tar, "offset": sample.offset, "size": sample.size} for tar, sample in chunk]
                 writer.write_table(pa.Table.from_pylist(places, MEMBERS), row_group_size=shard_size)
@@ -49,18 +54,35 @@ def list_tars(tars: Sequence[Path], members: Path, shard_size: int, *, keep_goin
         unpublished.unlink(missing_ok=True)
 
 
-def _all_samples(tars: Sequence[Path], keep_going: bool) -> Iterator[tuple[int, TarSample]]:
-    for number, path in enumerate(tars):
-        try:
-            for sample in read_tar(path):
-                yield number, sample
-        except TarDamage as damage:
-            if not keep_going:
-                raise InputError(
-                    f"{path}: {damage}",
-                    "fetch it again or leave it out; or --keep-going takes what comes before the damage",
-                ) from damage
-            yield number, TarSample(ListedImage(path.name, [], f"broken_tar: {damage}"))
+def _all_samples(tars: Sequence[Path], processes: int, keep_going: bool) -> Iterator[tuple[int, TarSample]]:
+    for number, (samples, damage) in enumerate(_read_all(tars, min(processes, len(tars)))):
+        if damage is not None and not keep_going:
+            raise InputError(
+                f"{tars[number]}: {damage}",
+                "fetch it again or leave it out; or --keep-going takes what comes before the damage",
+            )
+        yield from ((number, sample) for sample in samples)
+        if damage is not None:
+            yield number, TarSample(ListedImage(tars[number].name, [], f"broken_tar: {damage}"))
+
+
+def _read_all(tars: Sequence[Path], processes: int) -> Iterator[tuple[list[TarSample], str | None]]:
+    if processes == 1:
+        yield from map(_read_one, tars)
+        return
+    with open_pool(processes) as pool:
+        yield from in_order(pool, _read_one, tars, ahead=2 * processes)
+
+
+def _read_one(path: Path) -> tuple[list[TarSample], str | None]:
+    """The samples of a tar, and the damage that they end at."""
+    samples: list[TarSample] = []
+    try:
+        for sample in read_tar(path):
+            samples.append(sample)  # one by one: those before the damage count
+    except TarDamage as damage:
+        return samples, str(damage)
+    return samples, None
 
 
 @dataclass(frozen=True)

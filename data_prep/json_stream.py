@@ -11,6 +11,8 @@ from data_prep.errors import InputError
 from data_prep.published_file import open_text
 
 CHUNK_CHARACTERS = 1 << 20
+MAX_VALUE_CHARACTERS = 64 << 20
+"""A value that is not whole within so much text is broken: without a bound the whole file would be read for it."""
 _BETWEEN = " \t\r\n,:"
 REPAIR = "repair or download the file again"
 
@@ -86,7 +88,7 @@ class _Reader:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._position)
             except ValueError as error:
-                if not self._more():
+                if len(self._buffer) - self._position > MAX_VALUE_CHARACTERS or not self._more():
                     raise InputError(
                         f"{self._path}: broken JSON after {self._done} entries: {error}", REPAIR
                     ) from error

@@ -80,11 +80,12 @@ def write_list(
 
 
 def is_list(path: Path) -> bool:
-    """Whether a file has the list's columns, whoever wrote it."""
+    """Whether a file has the list's columns, whoever wrote it; captions in lists, not in a text."""
     if path.suffix != ".parquet" or not path.is_file():
         return False
     try:
-        return set(pq.read_schema(path).names) >= NEEDED
+        schema = pq.read_schema(path)
+        return set(schema.names) >= NEEDED and pa.types.is_list(schema.field("captions").type)
     except (pa.ArrowInvalid, OSError):
         return False
 

@@ -20,8 +20,8 @@ from data_prep.row_list import ListedImage
 def merge_captions(images: Iterable[ListedImage], folder: Path) -> Iterator[ListedImage]:
     """One row for each image, in the place where it is first named, with the distinct captions of all its rows.
 
-    Rows wait in an unnamed file in `folder`; memory is some 60 bytes a row (docs/sources.md has a measurement), since
-    only a hash of the image's name and a place in the file are kept. A row that names no image stays as it is.
+    Rows wait in an unnamed file in `folder`; memory is some 70 bytes a row (measured in docs/sources.md), since only a
+    hash of the image's name and a place in the file are kept. A row that names no image stays as it is.
     """
     names, starts = array("Q"), array("Q")
     with tempfile.TemporaryFile(dir=folder) as spool:

@@ -40,8 +40,8 @@ def run(flags: argparse.Namespace) -> int:
     members = folder.work / "members.parquet"
     reading = {"keep_going": flags.keep_going}
     wanted = job_of("import", flags, tars_source(tars[0]), hash_tars(tars, reading))
-    rows = list_tars(tars, members, flags.shard_size, keep_going=flags.keep_going)
     processes = num_processes(flags)
+    rows = list_tars(tars, members, flags.shard_size, processes=processes, keep_going=flags.keep_going)
 
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         arguments = pack_arguments(job, [path.name for path in tars])

@@ -113,4 +113,4 @@ def job_of(kind: str, flags: argparse.Namespace, default: str, inputs_sha256: st
 
 
 def _source_of(listed: Path) -> str:
-    return list_source(listed) if is_list(listed) else default_source(listed)
+    return default_source(Path(list_source(listed)) if is_list(listed) else listed)

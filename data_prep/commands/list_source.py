@@ -97,7 +97,7 @@ def _shown(rows: Iterable[ListedRow], source: Source) -> Iterator[ListedRow]:
         if number % ROWS_BETWEEN_UPDATES == 0:
             progress.update(number)
         yield row
-    progress.finish(number)
+    progress.say(f"read {number} rows")
 
 
 def _tell(summary: ListSummary, out: Path) -> None:

@@ -73,7 +73,7 @@ def two_tars(folder: Path) -> list[Path]:
 def test_every_sample_is_kept_or_counted(tmp_path: Path) -> None:
     """Captions from JSON or text, ids and licences, nested and long names; and the reasons of those that failed."""
     tars = two_tars(tmp_path)
-    command = ["import", *map(str, tars), "--out", str(tmp_path / "out"), *SIZES]
+    command = ["import", *map(str, tars), "--out", str(tmp_path / "out"), *SIZES, "--processes", "2"]
     assert main(command) == 0
     stored = samples(tmp_path / "out")
     assert {row: meta["captions"] for row, (_, meta) in stored.items()} == {

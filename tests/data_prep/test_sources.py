@@ -300,6 +300,10 @@ def test_a_list_of_two_sources_wants_a_name(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([row | {"id": None, "licence": None} for row in rows]), tmp_path / "l.parquet")
     with pytest.raises(InputError, match="rows of 2 sources: coco, sbu"):
         list_source(tmp_path / "l.parquet")
+    table = pq.read_table(tmp_path / "l.parquet")
+    assert is_list(tmp_path / "l.parquet")
+    pq.write_table(table.set_column(2, "captions", [["x", "y"]]), tmp_path / "text.parquet")
+    assert not is_list(tmp_path / "text.parquet")
     with pytest.raises(InputError, match=r"no row of l\.parquet has a path"):
         list(read_list(tmp_path / "l.parquet", "path"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep import json_stream, published_file
 from data_prep.annotations import read_annotations
 from data_prep.errors import InputError, UsageError
 from data_prep.json_stream import CHUNK_CHARACTERS
@@ -193,6 +195,28 @@ def test_annotations_stream_across_chunks_and_name_bad_entries(tmp_path: Path) -
     ]
     path.write_text(json.dumps(odd))
     assert reasons(list(read_annotations(path))) == [None, "bad_row", "bad_row", "bad_row", "bad_row"]
+
+
+def test_a_broken_entry_is_not_read_for_to_the_end_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gigabyte after the fault would be read into memory to say that it is one: here ten kilobytes of a million."""
+    monkeypatch.setattr(json_stream, "CHUNK_CHARACTERS", 1000)
+    monkeypatch.setattr(json_stream, "MAX_VALUE_CHARACTERS", 10_000)
+    path = tmp_path / "a.json"
+    path.write_text('[1, 2, {"image": broken' + " " * 1_000_000)
+    read = 0
+    real = io.TextIOWrapper.read
+
+    class Counting(io.TextIOWrapper):
+        def read(self, size: int | None = -1, /) -> str:
+            nonlocal read
+            text = real(self, size)
+            read += len(text)
+            return text
+
+    monkeypatch.setattr(published_file.io, "TextIOWrapper", Counting)
+    with pytest.raises(InputError, match="broken JSON after 2 entries"):
+        list(json_stream.stream_json_list(path))
+    assert read < 20_000
 
 
 @pytest.mark.parametrize("text", ["", "{}", '[{"image": "a.jpg"', "[1, 2,, x"])
