@@ -78,7 +78,8 @@ def download_shards(
     """
     _Download(folder, job, settings, min_yield, arguments, pool, told, finished_shards(folder, job)).run()
     for launch in folder.raw.iterdir():
-        shutil.rmtree(launch)
+        if launch.is_dir():
+            shutil.rmtree(launch)
 
 
 class _Download:

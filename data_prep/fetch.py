@@ -95,19 +95,20 @@ def prove(shard: RawShard, num_rows: int) -> bool:
 def proven_leftovers(folder: Folder, job: Job, wanted: set[int]) -> dict[int, RawShard]:
     """Fetched shards that an earlier run did not get to convert; everything else it left is deleted."""
     found: dict[int, RawShard] = {}
-    for launch in sorted(folder.raw.iterdir()):
-        for stats in sorted(launch.glob("*_stats.json")):
+    launches = sorted(path for path in folder.raw.iterdir() if path.is_dir())  # a foreign file is left where it is
+    for launch in launches:
+        for stats in _statistics(launch):
             shard = RawShard(int(stats.name.split("_")[0]), launch)
             if shard.index in wanted and shard.index not in found and prove(shard, job.rows_in_shard(shard.index)):
                 found[shard.index] = shard
-    for launch in folder.raw.iterdir():
+    for launch in launches:
         kept = [shard for shard in found.values() if shard.folder == launch]
         if not kept:
             shutil.rmtree(launch, ignore_errors=True)
             continue
         keep = {path for shard in kept for path in (shard.parquet, shard.stats)}
         for path in launch.iterdir():
-            if path not in keep:
+            if path not in keep and path.is_file():
                 path.unlink()
     return found
 
@@ -160,7 +161,7 @@ class Fetch:
     def finished(self) -> list[RawShard]:
         """Shards finished since the last call. A shard with statistics that do not add up stays pending."""
         done = []
-        for stats in sorted(self._out.glob("*_stats.json")):
+        for stats in _statistics(self._out):
             shard = RawShard(int(stats.name.split("_")[0]), self._out)
             if shard.index in self._pending and prove(shard, self._job.rows_in_shard(shard.index)):
                 self._pending.remove(shard.index)
@@ -175,6 +176,11 @@ class Fetch:
         for index in self._pending:
             for path in self._out.glob(f"{index:05d}[._]*"):
                 path.unlink()
+
+
+def _statistics(launch: Path) -> list[Path]:
+    """Of shards that have ended. img2dataset takes any .json in its folder for one, and dies of a foreign name."""
+    return sorted(path for path in launch.glob("*_stats.json") if path.name.removesuffix("_stats.json").isdigit())
 
 
 def _environment() -> dict[str, str]:

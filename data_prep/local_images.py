@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,29 +19,42 @@ ROWS_LOOKED_AT = 1000
 
 
 class NotRead(Exception):
-    """`str()` is `reason: detail`, with reason missing_file, file_too_large or unreadable_file."""
+    """`str()` is `reason: detail`, with reason missing_file, outside_images, file_too_large or unreadable_file."""
 
 
 @dataclass(frozen=True)
 class LocalImages:
-    """Folders and zips in which images' paths begin, looked through in order."""
+    """Folders and zips in which images' paths begin, looked through in order.
+
+    A list comes from others, so a path of its may not lead out of them: `../../home/me/.ssh/id_rsa` is no image.
+    """
 
     roots: tuple[Path, ...]
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The bytes of the first image of that name. Raises: NotRead."""
+        outside = 0
         try:
             for root in self.roots:
-                data = _from_zip(root, name, max_bytes) if root.is_file() else _from_folder(root, name, max_bytes)
+                path = None if root.is_file() else _inside(root, name)
+                if root.is_file():
+                    data = _from_zip(root, name, max_bytes)
+                elif path is not None:
+                    data = _from_file(path, max_bytes)
+                else:
+                    outside += 1
+                    continue
                 if data is not None:
                     return data
         except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:  # ValueError: a NUL in the name
             raise NotRead(f"unreadable_file: {name}: {error}") from error
+        if outside == len(self.roots):
+            raise NotRead(f"outside_images: {name}")
         raise NotRead(f"missing_file: {name}")
 
     def has(self, name: str) -> bool:
         try:
-            return any(name in _members(root) if root.is_file() else (root / name).exists() for root in self.roots)
+            return any(name in _members(root) if root.is_file() else _is_there(root, name) for root in self.roots)
         except (OSError, ValueError):
             return False
 
@@ -97,8 +111,22 @@ def _prefixes(name: str) -> Iterator[str]:
         yield str(PurePosixPath(*parts[:count])).rstrip("/") + "/"
 
 
-def _from_folder(root: Path, name: str, max_bytes: int) -> bytes | None:
-    path = root / name
+def _inside(root: Path, name: str) -> Path | None:
+    """The file that is meant, when it lies in the folder by its name; symbolic links in the folder are its owner's.
+
+    What is looked at is what is opened: `link/..` is taken away here, and not left to where the link leads.
+    """
+    path = Path(os.path.normpath(root.absolute() / name))
+    bases = (Path(os.path.normpath(root.absolute())), root.resolve())
+    return path if any(path != base and path.is_relative_to(base) for base in bases) else None
+
+
+def _is_there(root: Path, name: str) -> bool:
+    path = _inside(root, name)
+    return path is not None and path.exists()
+
+
+def _from_file(path: Path, max_bytes: int) -> bytes | None:
     try:
         _refuse_large(path.stat().st_size, max_bytes)
         return path.read_bytes()

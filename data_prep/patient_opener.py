@@ -126,6 +126,9 @@ class PatientOpener(urllib.request.OpenerDirector):
             raise _why(error) from error
 
     def _read(self, response: Any, deadline: float) -> bytes:
+        announced = response.headers.get("Content-Length", "")
+        if announced.isdigit() and int(announced) > self._limits.max_image_bytes:
+            raise FetchFailed("body_too_large", f"{announced} bytes announced", may_pass=False)
         body = bytearray()
         # read1: one piece as it arrives. read(n) would wait for all n bytes, however slowly they drip.
         while piece := response.read1(READ_BYTES):
@@ -135,7 +138,6 @@ class PatientOpener(urllib.request.OpenerDirector):
             if time.monotonic() > deadline:
                 detail = f"{len(body)} bytes after {self._limits.image_timeout_s:g} s"
                 raise FetchFailed("too_slow", detail, may_pass=False)
-        announced = response.headers.get("Content-Length", "")
         if not response.chunked and announced.isdigit() and len(body) < int(announced):
             raise FetchFailed("incomplete_body", f"{len(body)} of {announced} bytes", may_pass=True)
         return bytes(body)

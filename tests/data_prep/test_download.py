@@ -80,6 +80,7 @@ BAD = [
     Case("drawing.svg", (Reply(b'<svg xmlns="http://www.w3.org/2000/svg"/>', "image/svg+xml"),), "unsupported_format"),
     Case("enormous.png", (Reply(hostile.enormous_png()),), "too_many_pixels"),
     Case("heavy.jpg", (Reply(jpeg() + bytes(2_000_000)),), "body_too_large", requests=1),
+    Case("endless.jpg", (Reply(jpeg() + bytes(2_000_000), announced=-1),), "body_too_large", requests=1),
     Case("noai.jpg", (Reply(jpeg(), headers={"X-Robots-Tag": "noai, noimageai"}),), "opted_out", requests=1),
     Case("loop", (Reply(status=302, headers=REDIRECT),), "bad_redirect"),
     Case("to_an_excluded_domain.jpg", (Reply(status=302, headers=TO_EXCLUDED),), "excluded_domain", requests=1),
@@ -132,6 +133,10 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         flags = (*FLAGS, "--exclude-domains", root / "domains.txt", "--exclude-hashes", root / "hashes.txt")
         proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"), server.address)
         own = {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", "NO_ALBUMENTATIONS_UPDATE": ""}
+        raw = root / "out" / ".work" / "raw"
+        raw.mkdir(parents=True)
+        for foreign in (root / "out" / "manifest.json", raw / "manifest.json", raw / "notes_stats.json"):
+            foreign.write_text("{}")
         process = run("download", "--urls", urls, "--out", root / "out", *flags, environment={**proxy, **own})
         yield Run(root / "out", urls, server, process, {case.name: row for row, case in enumerate(CASES)}, flags)
 
@@ -201,7 +206,8 @@ def test_nothing_is_sent_beyond_the_listed_hosts(hostile_run: Run) -> None:
 
 
 def test_the_work_folder_is_left_empty_of_originals(hostile_run: Run) -> None:
-    assert list((hostile_run.folder / ".work" / "raw").iterdir()) == []
+    left = sorted(path.name for path in (hostile_run.folder / ".work" / "raw").iterdir())
+    assert left == ["manifest.json", "notes_stats.json"], "foreign files, put there before the start, and no others"
 
 
 def test_the_same_command_again_does_nothing(hostile_run: Run) -> None:

@@ -99,6 +99,13 @@ def test_the_worst_case_covers_every_attempt_and_pause() -> None:
     assert limits.worst_case_s == 3 * (1 + 2) + 3 * 15
 
 
+def test_a_body_announced_as_too_large_is_not_read() -> None:
+    """A gigabyte announced and a few bytes sent: refused for what it would be, not for being cut off."""
+    opener = PatientOpener(FetchLimits(retries=0, max_image_bytes=1_000_000, allow_private_addresses=True))
+    with ImageServer() as server, pytest.raises(FetchFailed, match="body_too_large: 1000000000 bytes announced"):
+        opener.open(server.add("/x.jpg", Reply(jpeg(), announced=10**9)))
+
+
 def test_only_http_and_https_are_ever_opened(tmp_path: Path) -> None:
     """Neither a listed address nor a redirect may read a local file."""
     secret = tmp_path / "secret"

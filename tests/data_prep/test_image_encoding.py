@@ -133,6 +133,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "truncated png": (lambda: saved(Image.effect_noise((200, 120), 90), "PNG")[:-4000], "truncated_image"),
     "jpeg cut in its header": (lambda: jpeg()[:20], "broken_image"),
     "20,000 px": (hostile.enormous_png, "too_many_pixels"),
+    "a png two billion pixels wide": (hostile.wide_png, "too_many_pixels"),
+    "a gif of four billion pixels": (hostile.wide_gif, "too_many_pixels"),
+    "a jpeg of four billion pixels": (hostile.wide_jpeg, "too_many_pixels"),
+    "a comment that unpacks to 200 MB": (hostile.bomb_in_a_comment, "broken_image"),
     "a strip too long for a JPEG": (lambda: saved(Image.new("L", (70_000, 2)), "PNG"), "side_too_long"),
     "floating point": (lambda: saved(Image.new("F", (20, 20)), "TIFF"), "unsupported_format"),
 }

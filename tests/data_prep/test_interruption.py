@@ -105,6 +105,8 @@ def test_a_killed_download_worker_is_noticed_and_its_shard_fetched_again(
         wait_for(lambda: [p for p in (out / ".work" / "raw").glob("*/*.rows") if p.stat().st_size > 2], "answered rows")
         runner = next(pid for pid in family(process.pid) if "img2dataset_run" in command_line(pid))
         worker = next(pid for pid in family(runner)[1:] if "spawn_main" in command_line(pid))
+        libraries = Path(f"/proc/{worker}/maps").read_text()
+        assert "cv2" in libraries and "libtorch" not in libraries, "500 MB a worker, where torch is installed as here"
         os.kill(worker, signal.SIGKILL)
         _, stderr = process.communicate(timeout=200)
     finally:

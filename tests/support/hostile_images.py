@@ -86,6 +86,33 @@ def enormous_png(side: int = 20_000) -> bytes:
     return _png(side, side, bit_depth=1, color_type=0, rows=row * side)
 
 
+def wide_png() -> bytes:
+    """Two billion pixels in its header, and none behind it."""
+    return _png(2**31 - 1, 1, bit_depth=8, color_type=2, rows=b"")
+
+
+def wide_gif() -> bytes:
+    """65,535 pixels square, of which it holds one."""
+    screen = struct.pack("<HHBBB", 65_535, 65_535, 0x80, 0, 0) + bytes(6)
+    return b"GIF89a" + screen + b"," + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\x02\x02\x44\x01\x00;"
+
+
+def wide_jpeg() -> bytes:
+    """A small picture whose header says 65,500 x 65,500."""
+    data = bytearray(jpeg())
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 65_500, 65_500)
+    return bytes(data)
+
+
+def bomb_in_a_comment() -> bytes:
+    """A good PNG with a text chunk that unpacks to 200 MB."""
+    png = saved(halves(), "PNG")
+    text = b"Comment\0\0" + zlib.compress(bytes(200_000_000), 9)
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    return png[:33] + chunk + png[33:]
+
+
 def _png(width: int, height: int, *, bit_depth: int, color_type: int, rows: bytes) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -15,7 +15,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; `announced` is a false Content-Length, `delay_s` before the first byte, `drip_s` after each."""
+    """One answer; `delay_s` before the first byte, `drip_s` after each.
+
+    `announced` is a false Content-Length, or -1 for none.
+    """
 
     body: bytes = b""
     content_type: str = "image/jpeg"
@@ -108,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(reply.delay_s)
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
-        self.send_header("Content-Length", str(len(reply.body) if reply.announced is None else reply.announced))
+        announced = len(reply.body) if reply.announced is None else reply.announced
+        if announced >= 0:
+            self.send_header("Content-Length", str(announced))
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.end_headers()
