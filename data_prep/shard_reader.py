@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -40,13 +39,15 @@ class _Member:
     data: bytes
 
 
-def read_samples(path: Path) -> Iterator[StoredSample]:
+def read_samples(path: Path, digest: Any = None) -> Iterator[StoredSample]:
     """Samples in file order. Python's tarfile takes a tar that was cut between members for a whole one; this does not.
 
+    Args:
+        digest: a hashlib object that is fed every byte; that of the whole tar when the last sample has been taken.
     Raises: ShardDamage on a truncated tar, a member that is not KEY.jpg or KEY.json, or a pair that is not a pair.
     """
     pending: _Member | None = None
-    for member in _members(path):
+    for member in _members(path, digest):
         stem, dot, extension = member.name.partition(".")
         if not stem or dot + extension not in (".jpg", ".json") or "/" in member.name:
             raise ShardDamage("foreign member: only KEY.jpg and KEY.json belong in a shard", member.name)
@@ -65,17 +66,18 @@ def read_samples(path: Path) -> Iterator[StoredSample]:
         raise ShardDamage("image without its .json", pending.name)
 
 
-def _members(path: Path) -> Iterator[_Member]:
+def _members(path: Path, digest: Any) -> Iterator[_Member]:
     last = ""
     size = path.stat().st_size
     with path.open("rb") as file:
+        read = _reading(file, digest)
         while True:
             offset = file.tell()
-            header = file.read(BLOCK)
+            header = read(BLOCK)
             if len(header) < BLOCK:
                 raise ShardDamage(f"truncated tar: {size} bytes and no end mark", last)
             if header == bytes(BLOCK):
-                return _check_end(file, last)
+                return _check_end(read, last)
             try:
                 info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
             except (tarfile.HeaderError, UnicodeDecodeError) as error:
@@ -85,14 +87,26 @@ def _members(path: Path) -> Iterator[_Member]:
             padding = -info.size % BLOCK
             if info.size + padding > size - file.tell():
                 raise ShardDamage(f"truncated tar: {size} bytes, ends inside {info.name}", info.name)
-            data = file.read(info.size)
-            file.seek(padding, os.SEEK_CUR)
+            data = read(info.size)
+            read(padding)
             last = info.name
             yield _Member(info.name, offset, file.tell(), data)
 
 
-def _check_end(file: IO[bytes], last: str) -> None:
-    rest = file.read(tarfile.RECORDSIZE + 1)
+def _reading(file: IO[bytes], digest: Any) -> Callable[[int], bytes]:
+    if digest is None:
+        return file.read
+
+    def read(size: int) -> bytes:
+        data = file.read(size)
+        digest.update(data)
+        return data
+
+    return read
+
+
+def _check_end(read: Callable[[int], bytes], last: str) -> None:
+    rest = read(tarfile.RECORDSIZE + 1)
     if len(rest) < BLOCK:
         raise ShardDamage("truncated tar: the end mark is cut", last)
     if rest.strip(b"\0") or len(rest) > tarfile.RECORDSIZE:

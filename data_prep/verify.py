@@ -169,8 +169,10 @@ def check_shard(task: ShardTask) -> ShardCheck:
     chooser = random.Random(f"{task.seed}:{task.tar}")
     samples: list[tuple[str, int, int]] = []
     seen: set[str] = set()
+    digest = hashlib.sha256()
+    whole = True
     try:
-        for sample in read_samples(path):
+        for sample in read_samples(path, digest):
             decode = chooser.random() < task.fraction
             check.num_decoded += decode
             reasons = _check_sample(sample, decode)
@@ -180,10 +182,13 @@ def check_shard(task: ShardTask) -> ShardCheck:
             samples.append((sample.key, sample.offset, sample.length))
             check.problems += [Problem(task.tar, sample.key, reason) for reason in reasons]
     except ShardDamage as damage:
+        whole = False
         check.problems.append(Problem(task.tar, damage.sample, damage.reason))
     check.num_samples = len(samples)
     if record is not None:
-        check.problems += [Problem(task.tar, "", reason) for reason in _check_record(path, record, task, len(samples))]
+        sha256 = digest.hexdigest() if whole else _sha256(path)
+        reasons = list(_check_record(path, record, task, len(samples), sha256))
+        check.problems += [Problem(task.tar, "", reason) for reason in reasons]
     if len(check.problems) > MAX_PROBLEMS_PER_SHARD:
         more = len(check.problems) - MAX_PROBLEMS_PER_SHARD
         check.problems[MAX_PROBLEMS_PER_SHARD:] = [Problem(task.tar, "", f"and {more} more")]
@@ -251,11 +256,14 @@ def _read_record(path: Path, problems: list[Problem]) -> ShardRecord | None:
         return None
 
 
-def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples: int) -> Iterable[str]:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples: int, sha256: str) -> Iterable[str]:
     if record.name != path.stem:
         yield f"its record is of {record.name}"
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != record.sha256:
         yield f"sha256 of the tar is {sha256[:12]}, recorded when it was written: {record.sha256[:12]}"
     elif num_samples != record.kept:
