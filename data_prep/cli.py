@@ -24,6 +24,7 @@ from data_prep.commands import (
     status,
     verify,
 )
+from data_prep.commands import filter as filter_command
 from data_prep.errors import UsageError, UserError
 
 COMMANDS = {
@@ -34,6 +35,7 @@ COMMANDS = {
     "pack": ("put local images with annotation lists into shards", pack),
     "import": ("put ready-made tars (WebDataset, img2dataset) into shards", import_tars),
     "verify": ("check every shard and write manifest.parquet", verify),
+    "filter": ("which samples stay: rules, duplicates, evaluation images; a corpus with a manifest", filter_command),
     "report": ("one HTML page about a corpus, which opens offline", report),
     "status": ("what is done, what is left, failures by reason", status),
 }

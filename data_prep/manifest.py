@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import places
+from data_prep.errors import InputError
 
 MANIFEST_NAME = "manifest.parquet"
 MANIFEST_VERSION = "1"
@@ -108,3 +109,27 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
     if version != MANIFEST_VERSION.encode():
         raise ValueError(f"{path}: manifest version {version!r}, this code reads {MANIFEST_VERSION}")
     return [{**WHOLE_TAR, **row} for row in table.to_pylist()]
+
+
+def stream_manifest(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a manifest one at a time, all columns or some; what a row of a whole tar may leave out is filled in.
+
+    Memory: one row group, which is one shard where data_prep wrote the manifest.
+    Raises: InputError when it is no manifest of this version.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}", "write it with `python -m data_prep verify`") from error
+    with file:
+        version = (file.schema_arrow.metadata or {}).get(b"albef_manifest_version", b"none").decode()
+        if version != MANIFEST_VERSION:
+            raise InputError(
+                f"{path} is no manifest of version {MANIFEST_VERSION} but {version}",
+                "write it again with the data_prep of this checkout: `python -m data_prep verify`",
+            )
+        present = file.schema_arrow.names
+        wanted = [name for name in columns if name in present] if columns is not None else None
+        defaults = {name: value for name, value in WHOLE_TAR.items() if columns is None or name in columns}
+        for batch in file.iter_batches(1, columns=wanted):
+            yield {**defaults, **batch.to_pylist()[0]}

@@ -137,19 +137,19 @@ def verify_folder(
     result.problems += [problem for _, problem in duplicates]
     if result.problems and not keep_going:
         writer.discard()
-        result.withdrawn = _withdraw(writer.path)
+        result.withdrawn = withdraw(writer.path)
     else:
         writer.publish(leave_out={path for path, _ in duplicates})
         try:
             write_datasheet(root)
         except AccountingError:
-            _withdraw(writer.path)
+            withdraw(writer.path)
             raise
         result.manifest = writer.path
     return result
 
 
-def _withdraw(manifest: Path) -> Path | None:
+def withdraw(manifest: Path) -> Path | None:
     """Training believes a manifest, so one that is known to be wrong must not stay where it is read."""
     datasheet = manifest.with_name(DATASHEET_NAME)
     if datasheet.exists():
@@ -175,7 +175,7 @@ def check_shard(task: ShardTask) -> ShardCheck:
         for sample in read_samples(path, digest):
             decode = chooser.random() < task.fraction
             check.num_decoded += decode
-            reasons = _check_sample(sample, decode)
+            reasons = check_sample(sample, decode)
             if sample.key in seen:
                 reasons.append("duplicate key")
             seen.add(sample.key)
@@ -194,7 +194,7 @@ def check_shard(task: ShardTask) -> ShardCheck:
         check.problems[MAX_PROBLEMS_PER_SHARD:] = [Problem(task.tar, "", f"and {more} more")]
     if record is not None and not check.problems:
         check.row = _manifest_row(task.path, record, samples)
-        check.key_hashes = b"".join(_key_hash(key) for key, _, _ in samples)
+        check.key_hashes = b"".join(key_hash(key) for key, _, _ in samples)
     return check
 
 
@@ -276,7 +276,8 @@ def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples:
         yield f"accounts for {record.listed} rows of {task.listed}"
 
 
-def _check_sample(sample: StoredSample, decode: bool) -> list[str]:
+def check_sample(sample: StoredSample, decode: bool) -> list[str]:
+    """What is wrong with one sample: its JSON, its image's hash, and with `decode` its image."""
     try:
         meta = json.loads(sample.meta)
     except ValueError as error:
@@ -337,7 +338,8 @@ def _manifest_row(path: str, record: ShardRecord, samples: list[tuple[str, int, 
     }
 
 
-def _key_hash(key: str) -> bytes:
+def key_hash(key: str) -> bytes:
+    """8 bytes, to find keys that are used twice."""
     return hashlib.blake2b(key.encode(), digest_size=8).digest()
 
 
@@ -359,6 +361,6 @@ def _duplicates(root: Path, hashes: dict[str, bytes]) -> list[tuple[str, Problem
         for sample in read_samples(root / path):
             if sample.key in first:
                 problems.append((path, Problem(tar, sample.key, f"duplicate key: also in {first[sample.key]}")))
-            elif np.frombuffer(_key_hash(sample.key), dtype=np.uint64)[0] in repeated:
+            elif np.frombuffer(key_hash(sample.key), dtype=np.uint64)[0] in repeated:
                 first[sample.key] = tar
     return problems

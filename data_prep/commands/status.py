@@ -12,6 +12,7 @@ from data_prep.accounting import print_summary
 from data_prep.array_status import ArrayStatus, array_status
 from data_prep.datasheet import DATASHEET_NAME
 from data_prep.errors import InputError
+from data_prep.filters.corpus import Corpus, changed_inputs
 from data_prep.job import Folder, read_job, retry_rounds
 from data_prep.places import place
 
@@ -62,8 +63,12 @@ def _tell_corpus(root: Path, as_json: bool) -> int:
         print(json.dumps({"folder": str(root), "kind": "filter", "corpus": begun, "datasheet": sums or None}, indent=1))
         return 0
     print(f"filtered corpus in {root}, of {len(begun.get('inputs', ()))} manifests")
+    for note in changed_inputs(Corpus(root), begun):
+        print(f"note: {note}")
     if not sums:
-        print("not finished: the same `data_prep filter` goes on")
+        done = len(list(Corpus(root).features.glob("*.parquet")))
+        shards = sum(source["shards"] for source in begun["inputs"])
+        print(f"not finished: {done} files of features for {shards} shards; the same `data_prep filter` goes on")
         return 0
     print(f"listed    {sums['listed']:>10}\nkept      {sums['kept']:>10}")
     for what in ("failed", "filtered"):

@@ -10,6 +10,8 @@ from pathlib import Path
 from data_prep import flag_types
 from data_prep.accounting import account_of, write_report
 from data_prep.commands.job_flags import add_processes, num_processes
+from data_prep.filters.corpus import Corpus, changed_inputs, read_record
+from data_prep.filters.verification import verify_corpus
 from data_prep.job import Folder, read_job
 from data_prep.places import place
 from data_prep.progress import Progress
@@ -21,7 +23,7 @@ MAX_PROBLEMS_SHOWN = 100
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("folder", metavar="DIR", help="the --out folder of a download or pack")
+    parser.add_argument("folder", metavar="DIR", help="the --out folder of a download, pack or filter")
     parser.add_argument(
         "--sample",
         type=flag_types.share,
@@ -48,7 +50,7 @@ def run(flags: argparse.Namespace) -> int:
 def check_and_show(
     root: Path, pool: ProcessPoolExecutor, processes: int, fraction: float, seed: int, keep_going: bool
 ) -> Verification:
-    """`verify_folder` with a bar of shards."""
+    """`verify_folder`, or `verify_corpus` for what `filter` made, with a bar of shards."""
     progress: list[Progress] = []
 
     def on_shard(done: int, total: int) -> None:
@@ -56,7 +58,16 @@ def check_and_show(
             progress.append(Progress("verified shards", total))
         (progress[0].finish if done == total else progress[0].update)(done)
 
-    return verify_folder(root, pool, processes, fraction=fraction, seed=seed, keep_going=keep_going, on_shard=on_shard)
+    corpus = Corpus(root)
+    if (record := read_record(corpus)) is None:
+        return verify_folder(
+            root, pool, processes, fraction=fraction, seed=seed, keep_going=keep_going, on_shard=on_shard
+        )
+    for note in changed_inputs(corpus, record):
+        print(f"note: {note}")
+    return verify_corpus(
+        corpus, pool, processes, fraction=fraction, seed=seed, keep_going=keep_going, on_shard=on_shard
+    )
 
 
 def tell(result: Verification) -> int:

@@ -9,8 +9,11 @@ from pathlib import Path
 from PIL import Image
 
 from data_prep.cli import main
+from data_prep.filters.settings import FilterSettings
 from pipeline.data.manifest import read_manifest
+from pipeline.data.order import EpochOrder
 from pipeline.data.reader import ShardReader
+from tests.support.filtering import Entry, detailed, filter_here, kept, pack, removed
 from tests.support.hostile_images import halves, jpeg
 
 
@@ -36,3 +39,41 @@ def test_pipeline_reads_every_sample_that_data_prep_packed(tmp_path: Path) -> No
     assert [int(sample.name.rpartition("-")[2]) for sample in samples] == kept
     sizes_read = [Image.open(io.BytesIO(sample.jpg)).size for sample in samples]
     assert sizes_read == [(round((90 + number) * 64 / 70), 64) for number in kept]
+
+
+def test_an_epoch_over_a_filtered_corpus_reads_what_stays_once_each(tmp_path: Path) -> None:
+    """Two folders, one shard of which is dropped whole: the pixels and captions of the kept samples, and no others."""
+    web: list[Entry] = [(detailed(number % 7, 90, 80), f"thing number {number}") for number in range(10)]
+    coco: list[Entry] = [(detailed(number, 90, 80), f"seen again {number}") for number in range(5, 14)]
+    folders = [pack(tmp_path, "web", web), pack(tmp_path, "coco", coco, shard_size=2)]
+    filter_here(tmp_path / "corpus", folders)
+    stays = [f"web-{number:09d}" for number in range(7)] + [f"coco-{number:09d}" for number in range(2, 9)]
+    assert kept(tmp_path / "corpus") == stays and len(removed(tmp_path / "corpus")) == 5
+
+    manifest = read_manifest(tmp_path / "corpus")
+    manifest.check()
+    assert manifest.num_samples == 14 and 0 in manifest.shard_sizes
+    order = EpochOrder(manifest.shard_sizes, seed=1, epoch=0, window_shards=3).indices(0, 14)
+    reader = ShardReader()
+    samples = [reader.read(manifest.sample(index)) for index in order]
+    reader.close()
+    assert sorted(sample.name for sample in samples) == sorted(stays)
+    captions = {f"web-{n:09d}": text for n, (_, text) in enumerate(web)} | {
+        f"coco-{n:09d}": text for n, (_, text) in enumerate(coco)
+    }
+    assert all(sample.captions == [captions[sample.name]] for sample in samples)
+    assert len({sample.jpg for sample in samples}) == 14, "no picture twice"
+
+
+def test_another_selection_of_the_same_tars_is_other_data(tmp_path: Path) -> None:
+    """What a run holds to: with nothing dropped it is the folder's own data, with one sample less it is not."""
+    entries: list[Entry] = [
+        (detailed(number, 90, 80), text) for number, text in enumerate(("a b c", "one two", "x y z"))
+    ]
+    folder = pack(tmp_path, "web", entries)
+    loose = FilterSettings(off=("caption_length",))
+    filter_here(tmp_path / "all", [folder], loose)
+    filter_here(tmp_path / "first", [folder], FilterSettings(max_characters=5))
+    prints = [read_manifest(path).fingerprint() for path in (folder, tmp_path / "all", tmp_path / "first")]
+    assert prints[0] == prints[1] != prints[2]
+    assert kept(tmp_path / "first") == ["web-000000000", "web-000000002"]

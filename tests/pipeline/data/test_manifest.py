@@ -41,6 +41,13 @@ def test_samples_are_numbered_through_the_shards(tmp_path):
     assert manifest.names(np.arange(8)) == [f"{number:09d}" for number in range(8)]
 
 
+def test_a_shard_without_samples_is_no_contradiction(tmp_path):
+    """Every row of it failed, or was filtered: it is checked like the others, first, between and last."""
+    manifest = read_manifest(write_corpus(tmp_path, [0, 2, 0, 1, 0]))
+    manifest.check()
+    assert manifest.names(np.arange(3)) == ["000000000", "000000001", "000000002"]
+
+
 def test_a_folder_a_file_and_a_brace_pattern_name_manifests(tmp_path):
     """The folder, the file in it, and a pattern over two; the order of the names is the order of the samples."""
     write_corpus(tmp_path / "b0", [2])

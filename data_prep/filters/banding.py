@@ -1,0 +1,72 @@
+"""Candidates for near duplicates without comparing all with all: hashes that agree on some bits meet in a bucket.
+
+A table is a choice of bits; hashes with the same values there share its bucket. Two hashes at a small distance agree in
+at least one of many tables, two others hardly ever. Only bits that a mirrored copy has in common are used, so that
+mirrored copies meet without a second entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+
+from data_prep.filters.perceptual_hash import NUM_BITS, STABLE_BITS
+
+NUM_TABLES = 48
+HASHES_A_BUCKET = 8
+"""On average, for bits that are fair coins: more find more and cost in proportion. Sets the bits of a table."""
+MAX_KEY_BITS = 32
+CHUNK = 1 << 18
+
+
+def num_key_bits(num_hashes: int) -> int:
+    """Bits of a table for so many hashes: 21 for 14 million, 0 (all with all) up to eight."""
+    return max(0, math.ceil(math.log2(max(num_hashes, 1) / HASHES_A_BUCKET)))
+
+
+def tables(num_bits: int, num_tables: int = NUM_TABLES) -> list[np.ndarray]:
+    """For each table its bits: the first `num_bits` make the key, the next ones (32 in all) split a full bucket.
+
+    Cut from shuffles of the stable bits, so that all are used alike. The same on every machine and release.
+    """
+    if num_bits == 0:
+        return [_shuffled(0)[:MAX_KEY_BITS]]
+    a_shuffle = len(STABLE_BITS) // num_bits
+    found = []
+    for number in range(num_tables):
+        shuffle, piece = divmod(number, a_shuffle)
+        found.append(np.roll(_shuffled(shuffle), -piece * num_bits)[:MAX_KEY_BITS])
+    return found
+
+
+def band_keys(words: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """(n,) uint64: the values of `bits` in each of (n, 4) uint64 hashes."""
+    keys = np.zeros(len(words), dtype=np.uint64)
+    for start in range(0, len(words), CHUNK):  # a chunk stays in the processor's cache
+        chunk, key = words[start : start + CHUNK], keys[start : start + CHUNK]
+        for bit in bits.tolist():
+            # np.packbits puts the first bit of a byte highest; words are little-endian.
+            byte, from_top = divmod(bit, 8)
+            key <<= np.uint64(1)
+            key |= (chunk[:, byte // 8] >> np.uint64(8 * (byte % 8) + 7 - from_top)) & np.uint64(1)
+    return keys
+
+
+def meeting_probability(distance: int, num_bits: int, *, trials: int = 20_000, seed: int = 0) -> float:
+    """Share of pairs at a distance that meet in some table, when any `distance` of the bits differ: by simulation."""
+    rng = np.random.default_rng(seed)
+    chosen = [table[:num_bits] for table in tables(num_bits)]
+    met = 0
+    for _ in range(trials):
+        differs = np.zeros(NUM_BITS, dtype=bool)
+        differs[rng.choice(NUM_BITS, distance, replace=False)] = True
+        met += any(not differs[bits].any() for bits in chosen)
+    return met / trials
+
+
+def _shuffled(number: int) -> np.ndarray:
+    """The stable bits in an order of their own."""
+    order = sorted(STABLE_BITS.tolist(), key=lambda bit: hashlib.sha256(f"{number}:{bit}".encode()).digest())
+    return np.array(order)

@@ -1,0 +1,239 @@
+"""The folder of a filtered corpus, what it is made from, and that one process at a time writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.datasheet import DATASHEET_NAME, write_datasheet
+from data_prep.errors import FolderError, InputError, UsageError
+from data_prep.filters.evaluation_sets import EvaluationSet
+from data_prep.filters.settings import RULES, FilterSettings
+from data_prep.job import write_json
+from data_prep.manifest import MANIFEST_NAME, stream_manifest
+
+CORPUS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Layout of `filter --out CORPUS`."""
+
+    root: Path
+
+    @property
+    def record(self) -> Path:
+        """From what and by which rules; when it is finished, also what came out."""
+        return self.root / "corpus.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / MANIFEST_NAME
+
+    @property
+    def removed(self) -> Path:
+        """SHARD.jsonl: every sample of that shard that a rule dropped."""
+        return self.root / "removed"
+
+    def lines_of(self, tar: str) -> Path:
+        """The file in `removed` for a shard, which is not there when nothing of it was dropped."""
+        return self.removed / f"{Path(tar).stem}.jsonl"
+
+    @property
+    def features(self) -> Path:
+        """What was read from the tars and evaluation images. Kept: other settings need no tar again."""
+        return self.root / "features"
+
+    @property
+    def work(self) -> Path:
+        return self.root / ".work"
+
+    def relative(self, path: Path) -> str:
+        """A path as the corpus names it: both may be moved together. By what links point to, as the system goes up."""
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(self.root))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A row of a source's manifest, without its samples."""
+
+    folder: Path
+    path: str
+    source: str
+    num_samples: int
+    sha256: str
+    keys_sha256: str | None
+
+    @property
+    def tar(self) -> Path:
+        return self.folder / self.path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder to filter, as it is now."""
+
+    folder: Path
+    manifest_sha256: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / MANIFEST_NAME
+
+    @property
+    def names(self) -> set[str]:
+        return {shard.source for shard in self.shards}
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.num_samples for shard in self.shards)
+
+
+def read_sources(folders: Sequence[Path]) -> list[Source]:
+    """Raises: InputError for a folder without a manifest; UsageError when two hold samples of the same source."""
+    sources: list[Source] = []
+    for folder in folders:
+        manifest = folder / MANIFEST_NAME
+        if not manifest.is_file():
+            raise InputError(
+                f"no {MANIFEST_NAME} in {folder}", f"`python -m data_prep verify {folder}` writes it when all is whole"
+            )
+        columns = ("path", "source", "num_samples", "sha256", "keys_sha256")
+        shards = tuple(Shard(folder=folder, **row) for row in stream_manifest(manifest, columns))
+        source = Source(folder, file_sha256(manifest), shards)
+        for other in sources:
+            if shared := source.names & other.names:
+                raise UsageError(
+                    f"{other.folder} and {folder} both hold samples of {', '.join(sorted(shared))}: keys could meet",
+                    "give each folder once, and sources different names (--source of download and pack)",
+                )
+        sources.append(source)
+    return sources
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(
+    corpus: Corpus,
+    sources: Sequence[Source],
+    settings: FilterSettings,
+    sets: Sequence[EvaluationSet],
+    digests: Mapping[str, str],
+) -> dict[str, Any]:
+    """What `corpus.json` says of a filter when it begins. No times: the same filter leaves the same bytes."""
+    return {
+        "version": CORPUS_VERSION,
+        "inputs": [
+            {
+                "folder": corpus.relative(source.folder),
+                "manifest_sha256": source.manifest_sha256,
+                "sources": sorted(source.names),
+                "shards": len(source.shards),
+                "samples": source.num_samples,
+            }
+            for source in sources
+        ],
+        "rules": {**asdict(settings), "off": [rule for rule in RULES if not settings.on(rule)]},
+        "evaluation_sets": [
+            {"name": one.name, "path": corpus.relative(one.path), "sha256": digests[one.name]} for one in sets
+        ],
+    }
+
+
+def read_record(corpus: Corpus) -> dict[str, Any] | None:
+    """`corpus.json`; None where there is none. Raises: FolderError when it is not readable."""
+    if not corpus.record.exists():
+        return None
+    try:
+        record = json.loads(corpus.record.read_bytes())
+        if record["version"] != CORPUS_VERSION or not isinstance(record["inputs"], list):
+            raise ValueError("another version")
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{corpus.record} is not readable: {error}", "restore it, or use another --out") from error
+    return dict(record)
+
+
+def begin(corpus: Corpus, wanted: dict[str, Any]) -> None:
+    """Record what is about to be filtered. An unfinished corpus may begin anew, a finished one never becomes another.
+
+    Raises: FolderError when the folder holds a finished corpus of other data or rules, or something else.
+    """
+    begun = read_record(corpus)
+    if begun is None and any((corpus.root / name).exists() for name in (MANIFEST_NAME, "shards", "job.json")):
+        raise FolderError(f"{corpus.root} holds shards or a manifest of its own", "use an empty --out")
+    if begun is not None and corpus.manifest.exists():
+        for part, what in (("inputs", "other data"), ("rules", "other rules"), ("evaluation_sets", "other sets")):
+            if begun[part] != wanted[part]:
+                raise FolderError(
+                    f"{corpus.root} was filtered from {what}: {_difference(begun[part], wanted[part])}",
+                    f"use another --out; with --features {corpus.features} no image is read again",
+                )
+    write_json(corpus.record, wanted)
+
+
+def finish(corpus: Corpus, sources: Sequence[Source], notes: Sequence[str]) -> None:
+    """Record what the counts do not say, and write the datasheet with the counts."""
+    write_json(corpus.record, {**json.loads(corpus.record.read_bytes()), "notes": list(notes)})
+    write_datasheet(corpus.root, left=_left(sources))
+
+
+def _left(sources: Sequence[Source]) -> dict[str, int]:
+    """Rows that no shard of a source accounts for, by the datasheets of the folders."""
+    left: dict[str, int] = {}
+    for source in sources:
+        with contextlib.suppress(FileNotFoundError):  # a manifest from elsewhere: it accounts for what it lists
+            datasheet = json.loads((source.folder / DATASHEET_NAME).read_bytes())
+            left |= {name: account["left"] for name, account in datasheet["sources"].items()}
+    return left
+
+
+def changed_inputs(corpus: Corpus, record: dict[str, Any]) -> list[str]:
+    """What is no longer as it was filtered, a sentence a folder. The corpus itself may still be whole."""
+    notes = []
+    for source in record["inputs"]:
+        manifest = corpus.root / source["folder"] / MANIFEST_NAME
+        if not manifest.is_file():
+            notes.append(f"{manifest} is gone: it was filtered when its sha256 was {source['manifest_sha256'][:12]}")
+        elif (now := file_sha256(manifest)) != source["manifest_sha256"]:
+            notes.append(
+                f"{manifest} has changed since it was filtered (sha256 {source['manifest_sha256'][:12]} then, "
+                f"{now[:12]} now): what was added is not in this corpus; filter again into another --out"
+            )
+    return notes
+
+
+@contextlib.contextmanager
+def exclusive(corpus: Corpus) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    try:
+        corpus.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"cannot create {corpus.root}: {error.strerror}", "choose another --out") from error
+    with open(corpus.work / "lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderError(
+                f"another data_prep is writing to {corpus.root}", "wait until it has ended, or use another --out"
+            ) from error
+        yield
+
+
+def _difference(before: Any, now: Any) -> str:
+    if isinstance(before, dict):
+        names = [name for name in now if before.get(name) != now[name]]
+        return ", ".join(f"{name} {before.get(name)} then, {now[name]} now" for name in names)
+    if len(before) != len(now):
+        return f"{len(before)} then, {len(now)} now"
+    return _difference(*next((a, b) for a, b in zip(before, now, strict=True) if a != b))

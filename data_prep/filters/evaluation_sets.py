@@ -1,0 +1,191 @@
+"""Images that a model will be judged on, and the samples that look nearly like one of them, mirrored or not."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.annotations import stream_json_list
+from data_prep.errors import InputError
+from data_prep.filters.banding import band_keys, num_key_bits, tables
+from data_prep.filters.features import VERSION, ShardTask, features_path, looks, make_features, write_table
+from data_prep.filters.near_duplicates import ranges
+from data_prep.filters.perceptual_hash import NUM_BYTES, distances, hash_jpeg
+from data_prep.image_encoding import ImageRefused, ImageSettings, encode_image
+from data_prep.manifest import MANIFEST_NAME, stream_manifest
+from data_prep.worker_pool import in_order
+
+IMAGES_A_FILE = 1_000
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+LOOK_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("look", pa.binary(NUM_BYTES))])
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One `--decontaminate NAME=PATH`."""
+
+    name: str
+    path: Path
+    """A folder of images, a manifest or the folder that holds one, or a JSON list of {"image": path}."""
+    images: Path
+    """The folder that the paths of a JSON list begin in."""
+
+
+@dataclass(frozen=True)
+class EvaluationImages:
+    """All images of all sets, in the sets' order."""
+
+    names: pa.Array
+    """(E,) SET/IMAGE."""
+    words: np.ndarray
+    """(E, 4) uint64 hashes; flat images are left out."""
+    num_flat: dict[str, int]
+    """By set: images without a look of their own, which nothing is compared with."""
+    digests: dict[str, str]
+    """By set: SHA-256 of names and hashes."""
+
+
+@dataclass(frozen=True)
+class _ImagesTask:
+    root: Path
+    names: tuple[str, ...]
+    out: Path
+
+
+def hash_sets(sets: list[EvaluationSet], folder: Path, pool: Executor, processes: int) -> EvaluationImages:
+    """Hash what is not in `folder` yet, and gather all. Memory: 32 bytes and a name for each image.
+
+    Raises: InputError when an image is missing or cannot be decoded: decontamination against a part of a set would
+        look like decontamination against the set.
+    """
+    names: list[pa.Array] = [pa.array([], pa.string())]
+    words: list[np.ndarray] = [np.empty((0, 4), dtype="<u8")]
+    num_flat, digests = {}, {}
+    for one in sets:
+        files = list(_files(one, folder, pool, processes))
+        parts = [pq.read_table(file, columns=["key", "look"]) for file in files]
+        table = pa.concat_tables(parts) if parts else LOOK_SCHEMA.empty_table()
+        if not len(table):
+            raise InputError(f"evaluation set {one.name} at {one.path} has no images", "give its images or its list")
+        hashes, flat = looks(table)
+        num_flat[one.name] = int(flat.sum())
+        words.append(hashes[~flat])
+        digests[one.name] = hashlib.sha256("\n".join(table["key"].to_pylist()).encode() + hashes.tobytes()).hexdigest()
+        keys = table["key"].combine_chunks().filter(pa.array(~flat))
+        names.append(pa.array([f"{one.name}/{key}" for key in keys.to_pylist()], pa.string()))
+    return EvaluationImages(pa.concat_arrays(names), np.concatenate(words), num_flat, digests)
+
+
+def nearest(words: np.ndarray, evaluation: Path, threshold: int) -> tuple[np.ndarray, np.ndarray]:
+    """For (n, 4) hashes the nearest image of the stored (E, 4) evaluation hashes within the threshold.
+
+    Returns: (n,) int64 number of the image, -1 for none (the first of several as near), and (n,) int64 distance.
+    """
+    stored, index = _index(evaluation)
+    none = np.int64(1) << 62
+    best = np.full(len(words), none)
+    for bits, keys, order in index:
+        wanted = band_keys(words, bits)
+        for which, place in ranges(np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")):
+            image = order[place]
+            apart = distances(words[which], stored[image]).astype(np.int64)
+            near = apart <= threshold
+            np.minimum.at(best, which[near], apart[near] << 32 | image[near])
+    return np.where(best == none, -1, best & 0xFFFFFFFF), best >> 32
+
+
+@functools.lru_cache(maxsize=1)
+def _index(evaluation: Path) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Once a process: the hashes, and for each table its bits, the sorted keys and which image has which."""
+    stored = np.load(evaluation)
+    num_bits = num_key_bits(len(stored))
+    index = []
+    for table in tables(num_bits):
+        keys = band_keys(stored, table[:num_bits])
+        order = np.argsort(keys, kind="stable")
+        index.append((table[:num_bits], keys[order], order))
+    return stored, index
+
+
+def _files(one: EvaluationSet, folder: Path, pool: Executor, processes: int) -> Iterator[Path]:
+    manifest = one.path / MANIFEST_NAME if one.path.is_dir() else one.path
+    if manifest.suffix == ".parquet" and manifest.is_file():
+        shards = [_shard_task(row, manifest.parent, folder) for row in stream_manifest(manifest)]
+        missing = [task for task in shards if not task.out.exists()]
+        list(in_order(pool, make_features, missing, ahead=2 * processes))
+        yield from (task.out for task in shards)
+        return
+    names, root = _image_names(one)
+    digest = _digest(one.name, root, names)[:16]
+    tasks = []
+    for start in range(0, len(names), IMAGES_A_FILE):
+        out = folder / f"{one.name}-{digest}-{start:09d}.v{VERSION}.parquet"
+        tasks.append(_ImagesTask(root, tuple(names[start : start + IMAGES_A_FILE]), out))
+    list(in_order(pool, hash_images, [task for task in tasks if not task.out.exists()], ahead=2 * processes))
+    yield from (task.out for task in tasks)
+
+
+def _shard_task(row: dict[str, Any], root: Path, folder: Path) -> ShardTask:
+    tar = root / row["path"]
+    keys = tuple(row["keys"]) if row["keys_sha256"] else None
+    out = features_path(folder, tar, row["sha256"], row["keys_sha256"])
+    return ShardTask(tar, row["sha256"], row["num_samples"], keys, out)
+
+
+def _image_names(one: EvaluationSet) -> tuple[list[str], Path]:
+    if one.path.is_dir():
+        found = sorted(p for p in one.path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        return [str(path.relative_to(one.path)) for path in found], one.path
+    if not one.path.is_file():
+        raise InputError(f"evaluation set {one.name}: {one.path} not found", "write --decontaminate NAME=PATH")
+    names: dict[str, None] = {}
+    for number, entry in enumerate(stream_json_list(one.path)):
+        images = (entry.get("image") or entry.get("images")) if isinstance(entry, dict) else None
+        images = [images] if isinstance(images, str) else images
+        if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+            raise InputError(
+                f"{one.path}: entry {number} names no image", 'each entry should be {"image": path, ...}, or "images"'
+            )
+        names.update(dict.fromkeys(images))
+    missing = [name for name in names if not (one.images / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{one.path}: {len(missing)} of {len(names)} images are not below {one.images}, {missing[0]} first",
+            f"give the folder their paths begin in: --images {one.name}=ROOT",
+        )
+    return list(names), one.images
+
+
+def _digest(name: str, root: Path, names: list[str]) -> str:
+    """Of the files as they are now; another size or time of one of them is another set."""
+    digest = hashlib.sha256(name.encode())
+    for image in names:
+        stat = (root / image).stat()
+        digest.update(f"\n{image}\0{stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def hash_images(task: _ImagesTask) -> int:
+    """Hash local images, made upright, gray and small as a sample would be; returns their number."""
+    rows = []
+    for name in task.names:
+        try:
+            encoded = encode_image((task.root / name).read_bytes(), ImageSettings())
+        except ImageRefused as refused:
+            raise InputError(
+                f"evaluation image {task.root / name}: {refused.reason}: {refused.detail}",
+                "copy it again, or take it out of the evaluation set",
+            ) from refused
+        look = hash_jpeg(encoded.jpeg)
+        rows.append({"key": name, "look": None if look is None else look.tobytes()})
+    write_table(pa.Table.from_pylist(rows, schema=LOOK_SCHEMA), task.out)
+    return len(rows)

@@ -1,0 +1,124 @@
+"""What the rules need of every sample, read from the tars once: one small parquet a shard, kept.
+
+Decoding the images is nearly all the time a filter takes, so a killed run goes on with the shards that are missing, and
+other settings need no tar again. A file is named by its shard and the tar's SHA-256: never stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.errors import FolderError
+from data_prep.filters.perceptual_hash import NUM_BYTES, hash_jpeg
+from data_prep.filters.sample_rules import caption_hash
+from data_prep.shard_reader import ShardDamage, read_samples
+
+VERSION = 1
+"""Of the columns and of the perceptual hash; in the files' names."""
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("image_sha256", pa.binary(32), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("original_width", pa.int32(), nullable=False),
+        pa.field("original_height", pa.int32(), nullable=False),
+        pa.field("captions", pa.list_(pa.string()), nullable=False),
+        pa.field("caption_hashes", pa.list_(pa.uint64()), nullable=False),
+        pa.field("look", pa.binary(NUM_BYTES)),
+    ]
+)
+"""`look` is the perceptual hash, null for a flat image."""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard whose features are wanted."""
+
+    tar: Path
+    sha256: str
+    num_samples: int
+    keys: tuple[str, ...] | None
+    """The samples the manifest names, where these are not all."""
+    out: Path
+
+
+def features_path(folder: Path, tar: Path, sha256: str, keys_sha256: str | None) -> Path:
+    """Where a shard's features are kept."""
+    selection = f"-{keys_sha256[:12]}" if keys_sha256 else ""
+    return folder / f"{tar.stem}-{sha256[:16]}{selection}.v{VERSION}.parquet"
+
+
+def make_features(task: ShardTask) -> int:
+    """Read a shard and store its features, atomically; returns the number of samples. Memory: one shard's features.
+
+    Raises: FolderError when the tar is not the one that was verified, or an image cannot be decoded.
+    """
+    _check_tar(task)
+    wanted = None if task.keys is None else set(task.keys)
+    rows = []
+    try:
+        for sample in read_samples(task.tar):
+            if wanted is None or sample.key in wanted:
+                rows.append(_features(task.tar, sample.key, sample.image, sample.meta))
+    except ShardDamage as damage:
+        raise _changed(task.tar, f"{damage.sample}: {damage.reason}") from damage
+    if len(rows) != task.num_samples:
+        raise _changed(task.tar, f"{len(rows)} samples instead of {task.num_samples}")
+    write_table(pa.Table.from_pylist(rows, schema=SCHEMA), task.out)
+    return len(rows)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Atomic: a file with its final name is whole."""
+    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pq.write_table(table, unpublished, compression="zstd")
+    os.replace(unpublished, path)
+
+
+def looks(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 4) uint64 perceptual hashes, and (n,) bool which of them are none (flat images; zeros)."""
+    column = table["look"].combine_chunks()
+    flat = column.is_null().to_numpy(zero_copy_only=False)
+    packed = b"".join(bytes(NUM_BYTES) if value is None else value for value in column.to_pylist())
+    return np.frombuffer(packed, dtype="<u8").reshape(-1, 4), flat
+
+
+def _check_tar(task: ShardTask) -> None:
+    try:
+        with open(task.tar, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise _changed(task.tar, "missing") from error
+    if found != task.sha256:
+        raise _changed(task.tar, f"its sha256 is {found[:12]}, its manifest says {task.sha256[:12]}")
+
+
+def _features(tar: Path, key: str, image: bytes, meta: bytes) -> dict[str, object]:
+    fields = json.loads(meta)
+    try:
+        look = hash_jpeg(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder of damaged bytes raises many kinds
+        raise _changed(tar, f"{key} cannot be decoded: {type(error).__name__}: {error}") from error
+    return {
+        **{name: fields[name] for name in ("key", "width", "height", "original_width", "original_height", "captions")},
+        "image_sha256": bytes.fromhex(fields["sha256"]),
+        "caption_hashes": [caption_hash(text) for text in fields["captions"]],
+        "look": None if look is None else look.tobytes(),
+    }
+
+
+def _changed(tar: Path, what: str) -> FolderError:
+    return FolderError(
+        f"{tar}: {what}", "`python -m data_prep verify` of its folder tells what is whole; filter again after that"
+    )

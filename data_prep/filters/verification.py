@@ -1,0 +1,142 @@
+"""Checks a filtered corpus against what it names: the tars as they are now, and the lists of what was dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.datasheet import write_datasheet
+from data_prep.errors import InputError
+from data_prep.filters.corpus import Corpus
+from data_prep.manifest import ManifestWriter, keys_digest, stream_manifest
+from data_prep.shard_reader import ShardDamage, read_samples
+from data_prep.verify import MAX_PROBLEMS_PER_SHARD, Problem, ShardCheck, Verification, check_sample, key_hash, withdraw
+from data_prep.worker_pool import in_order
+
+
+@dataclass(frozen=True)
+class _RowTask:
+    root: Path
+    row: dict[str, Any]
+    fraction: float
+    seed: int
+
+
+def verify_corpus(
+    corpus: Corpus,
+    pool: Executor,
+    processes: int,
+    *,
+    fraction: float = 1.0,
+    seed: int = 0,
+    keep_going: bool = False,
+    on_shard: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Every named tar has its hash, every named sample is where the manifest says, and each row adds up.
+
+    A seeded `fraction` of the named images is decoded. The manifest stays as it is when all is well; it is withdrawn
+    when something is wrong, or with `keep_going` written anew with what is good. Memory: a few shards' rows and 8 bytes
+    a sample.
+
+    Raises: InputError when there is no manifest.
+    """
+    if not corpus.manifest.is_file():
+        raise InputError(f"{corpus.root} has no manifest", "run the same `data_prep filter` again, it goes on")
+    total = sum(1 for _ in stream_manifest(corpus.manifest, ("path",)))
+    result = Verification(num_shards=total)
+    hashes: list[np.ndarray] = []
+    good = ManifestWriter(corpus.root)
+    try:
+        tasks = (_RowTask(corpus.root, row, fraction, seed) for row in stream_manifest(corpus.manifest))
+        for number, check in enumerate(in_order(pool, check_row, tasks, ahead=2 * processes + 2), start=1):
+            result.problems += check.problems
+            result.num_samples += check.num_samples
+            result.num_decoded += check.num_decoded
+            if check.row is not None:
+                good.add(check.row)
+                hashes.append(np.frombuffer(check.key_hashes, dtype=np.uint64))
+            on_shard(number, total)
+        keys = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *hashes]))
+        twice = int(np.count_nonzero(keys[1:] == keys[:-1]))
+        if twice:
+            result.problems.append(Problem(corpus.manifest.name, "", f"{twice} keys are used twice"))
+        if not result.problems:
+            good.discard()
+            result.manifest = corpus.manifest
+        elif keep_going and not twice:
+            good.publish()
+            write_datasheet(corpus.root)
+            result.manifest = corpus.manifest
+        else:
+            good.discard()
+            result.withdrawn = withdraw(corpus.manifest)
+    except BaseException:
+        good.discard()
+        raise
+    return result
+
+
+def check_row(task: _RowTask) -> ShardCheck:
+    """All that is wrong with one row of the manifest, and with the tar and the list it goes with."""
+    row = task.row
+    tar = task.root / row["path"]
+    check = ShardCheck([Problem(tar.name, "", reason) for reason in _check_sums(task.root, row)])
+    try:
+        with open(tar, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        check.problems.append(Problem(tar.name, "", f"missing: {tar}"))
+        return check
+    if sha256 != row["sha256"]:
+        reason = f"sha256 of the tar is {sha256[:12]}, filtered when it was {row['sha256'][:12]}"
+        check.problems.append(Problem(tar.name, "", reason))
+        return check
+    named = zip(row["keys"], row["offsets"], row["lengths"], strict=True)
+    missing = {key: (offset, length) for key, offset, length in named}
+    chooser = random.Random(f"{task.seed}:{tar.name}")
+    try:
+        for sample in read_samples(tar):
+            place = missing.pop(sample.key, None)
+            if place is None:
+                continue
+            decode = chooser.random() < task.fraction
+            check.num_decoded += decode
+            reasons = check_sample(sample, decode)
+            if place != (sample.offset, sample.length):
+                reasons.append(f"is at byte {sample.offset}, the manifest says {place[0]}")
+            check.problems += [Problem(tar.name, sample.key, reason) for reason in reasons]
+    except ShardDamage as damage:
+        check.problems.append(Problem(tar.name, damage.sample, damage.reason))
+    check.problems += [Problem(tar.name, key, "named by the manifest, not in the tar") for key in missing]
+    check.num_samples = row["num_samples"]
+    if not check.problems:
+        check.row = row
+        check.key_hashes = b"".join(map(key_hash, row["keys"]))
+    del check.problems[MAX_PROBLEMS_PER_SHARD:]
+    return check
+
+
+def _check_sums(root: Path, row: dict[str, Any]) -> Iterator[str]:
+    kept, failed = row["num_samples"], sum(item["count"] for item in row["failures"])
+    filtered = Counter({item["rule"]: item["count"] for item in row["filtered"]})
+    if not kept == len(row["keys"]) == len(row["offsets"]) == len(row["lengths"]):
+        yield f"{kept} samples, but {len(row['keys'])} keys in the manifest"
+    if kept + failed + filtered.total() != row["listed"]:
+        yield f"{kept} kept + {failed} failed + {filtered.total()} filtered are not {row['listed']} listed"
+    if row["keys_sha256"] is not None and row["keys_sha256"] != keys_digest(row["keys"]):
+        yield "the manifest's keys are not those of its keys_sha256"
+    lines = Corpus(root).lines_of(row["path"])
+    # split at line feeds only: a caption may hold other characters that end a line
+    text = [line for line in lines.read_text(encoding="utf-8").split("\n") if line] if lines.exists() else []
+    dropped = Counter(json.loads(line)["rule"] for line in text)
+    if dropped != filtered:
+        yield f"{dict(filtered)} were filtered, {lines} lists {dict(dropped)}"
