@@ -39,6 +39,8 @@ class ListColumns:
     """Column with the source's own name for the image."""
     licence: str | None = None
     """Column with the image's licence."""
+    local: bool = False
+    """What `url` names is the path of a local image, which is taken as it is."""
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -153,7 +155,7 @@ def _read_parquet(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a parquet file: {error}", "give a readable list with --urls") from error
+        raise InputError(f"{path} is not a parquet file: {error}", "give a readable list") from error
     with file:
         for name in columns.wanted:
             _find(path, name, file.schema_arrow.names)
@@ -190,11 +192,13 @@ def _to_bytes(cell: Any) -> bytes:
 def _listed(fields: Mapping[str, Any], columns: ListColumns) -> ListedImage:
     url = _to_bytes(fields.get(columns.url))
     try:
-        address = normalise_url(url.decode("utf-8"))
+        address = url.decode("utf-8").strip() if columns.local else normalise_url(url.decode("utf-8"))
     except UnicodeDecodeError:
         return ListedImage("", [], f"bad_url: not UTF-8: {url[:100]!r}")
     except BadUrl as error:
         return ListedImage("", [], str(error))
+    if not address:
+        return ListedImage("", [], "bad_row: no path")
     captions = [_to_bytes(caption) for name in columns.captions for caption in _as_list(fields.get(name))]
     try:
         texts = [caption.decode("utf-8") for caption in captions]
@@ -214,5 +218,5 @@ def _find(path: Path, name: str, names: Sequence[str]) -> int:
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     raise UsageError(
         f"{path.name} has no column {name!r}",
-        f"{hint}its columns are {', '.join(names)}: see --url-col, --caption-col, --id-col, --licence-col",
+        f"{hint}its columns are {', '.join(names)}: see --url-col, --path-col, --caption-col, --id-col, --licence-col",
     )

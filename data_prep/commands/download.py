@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from data_prep import flag_types
+from data_prep.commands.column_flags import add_column_flags, list_columns
 from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.job_flags import add_out, add_processes, add_shard_flags, output_folder, wanted_job
 from data_prep.commands.making import make
@@ -24,16 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument("--urls", required=True, metavar="FILE", help="list: .tsv, .csv, .jsonl, .parquet")
     add_out(parser)
-    parser.add_argument("--url-col", default="url", metavar="NAME", help="column of the address (default: url)")
-    parser.add_argument(
-        "--caption-col",
-        action="append",
-        metavar="NAME",
-        help="column of the caption or list of captions; repeat it for several (default: caption)",
-    )
-    parser.add_argument("--id-col", metavar="NAME", help="column of the source's own name for an image")
-    parser.add_argument("--licence-col", metavar="NAME", help="column of the image's licence")
-    parser.add_argument("--columns", metavar="A,B", help="names of the columns of a TSV or CSV without a header")
+    add_column_flags(parser, "url")
     parser.add_argument("--exclude-domains", metavar="FILE", help="do not ask these domains, nor what lies under them")
     parser.add_argument("--exclude-hashes", metavar="FILE", help="leave out images with these SHA-256 or MD5 as served")
     add_shard_flags(parser)
@@ -57,13 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Exit code: 0 all is whole, 1 a shard is wrong."""
     urls = Path(flags.urls)
-    columns = ListColumns(
-        url=flags.url_col,
-        captions=tuple(flags.caption_col or ["caption"]),
-        names=None if flags.columns is None else tuple(flags.columns.split(",")),
-        id=flags.id_col,
-        licence=flags.licence_col,
-    )
+    columns = list_columns(flags, "url")
     settings = fetch_settings(flags)
     folder = output_folder(flags, parse_part(flags.part))
     if is_list(urls) and columns == ListColumns():

@@ -6,15 +6,14 @@ import argparse
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.commands.job_flags import add_processes, add_shard_flags, job_of, num_processes
+from data_prep.commands.job_flags import add_out, add_processes, add_shard_flags, job_of, num_processes, output_folder
 from data_prep.commands.making import make
 from data_prep.errors import InputError
 from data_prep.image_encoding import keep_or_encode
 from data_prep.import_tars import TarRows, hash_tars, list_tars, tars_source
-from data_prep.job import Folder, Job
+from data_prep.job import Job
 from data_prep.pack import pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
-from data_prep.places import local_folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "tars", nargs="+", metavar="TAR", help="tars of KEY.jpg (png, webp, ...) with KEY.txt, KEY.json or both"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for shards and manifest; the same to go on")
+    add_out(parser)
     parser.add_argument(
         "--keep-going", action="store_true", help="take what comes before a tar's damage; the damage is a counted row"
     )
@@ -36,7 +35,7 @@ def run(flags: argparse.Namespace) -> int:
     for path in tars:
         if not path.is_file():
             raise InputError(f"tar not found: {path}", "give existing files")
-    folder = Folder(local_folder(flags.out))
+    folder = output_folder(flags)
     members = folder.work / "members.parquet"
     reading = {"keep_going": flags.keep_going}
     wanted = job_of("import", flags, tars_source(tars[0]), hash_tars(tars, reading))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from data_prep.annotations import read_annotations
+from data_prep.commands.column_flags import add_column_flags, list_columns
 from data_prep.commands.job_flags import (
     add_out,
     add_processes,
@@ -25,6 +27,7 @@ from data_prep.merge_captions import merge_captions
 from data_prep.pack import LocalRows, pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
 from data_prep.row_list import ListedImage
+from data_prep.url_list import FORMATS, ListColumns, read_url_list
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +37,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="FILE",
-        help="JSON lists of {image, caption}, or lists that `data_prep list` wrote",
+        help="JSON lists of {image, caption}; lists that `data_prep list` wrote; or .tsv, .csv, .jsonl, .parquet",
     )
+    add_column_flags(parser, "path")
     parser.add_argument(
         "--images",
         required=True,
@@ -63,8 +67,10 @@ def run(flags: argparse.Namespace) -> int:
         if not path.is_file():
             raise InputError(f"annotations not found: {path}", "give existing files with --annotations")
     folder = output_folder(flags)
-    images = _images(annotations, flags.strip_prefix, local, folder)
-    wanted = wanted_job("pack", flags, annotations, {"strip_prefix": flags.strip_prefix, "merged": True})
+    columns = list_columns(flags, "path")
+    images = _images(annotations, columns, flags.strip_prefix, local, folder)
+    reading = {"strip_prefix": flags.strip_prefix, "merged": True, **dataclasses.asdict(columns)}
+    wanted = wanted_job("pack", flags, annotations, reading)
     processes = num_processes(flags)
 
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
@@ -75,11 +81,13 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _images(
-    annotations: Sequence[Path], prefixes: Sequence[str], local: LocalImages, folder: Folder
+    annotations: Sequence[Path], columns: ListColumns, prefixes: Sequence[str], local: LocalImages, folder: Folder
 ) -> Iterator[ListedImage]:
-    entries = (
-        without_prefix(image, prefixes)
-        for path in annotations
-        for image in (read_list(path, "path") if is_list(path) else read_annotations(path))
-    )
+    entries = (without_prefix(image, prefixes) for path in annotations for image in _entries(path, columns))
     return refuse_when_none_exists(merge_captions(entries, folder.work), local)
+
+
+def _entries(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
+    if is_list(path):
+        return read_list(path, "path")
+    return read_url_list(path, columns) if path.suffix in FORMATS else read_annotations(path)

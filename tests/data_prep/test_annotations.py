@@ -124,3 +124,29 @@ def test_what_a_zip_cannot_give_is_a_reason(zipped: Path) -> None:
         open_local_images([str(damaged)]).read("VG_100K/1.jpg", 10**6)
     (zipped / "no.zip").write_bytes(b"no zip")
     assert main(["pack", "--annotations", "x.json", "--images", str(zipped / "no.zip"), "--out", "o"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_list_of_ones_own_with_paths(zipped: Path, kind: str) -> None:
+    """Named columns, as for addresses; a row without a path is counted, and rows of one image are merged."""
+    rows = [
+        ("coco/2.jpg", "two", "42"),
+        ("VG_100K/1.jpg", "a clock", ""),
+        ("", "whose?", ""),
+        ("coco/2.jpg", "deux", ""),
+    ]
+    names = ("file", "title", "n")
+    path = zipped / f"mine.{kind}"
+    if kind == "csv":
+        path.write_text("\n".join(",".join(row) for row in [names, *rows]))
+    else:
+        path.write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows))
+    columns = ("--path-col", "file", "--caption-col", "title", "--id-col", "n")
+    roots = (zipped / "loose", zipped / "images.zip")
+    flags = ("--annotations", path, *columns, "--images", *roots, "--out", zipped / "out", *SIZES)
+    assert main(["pack", *map(str, flags)]) == 0
+    stored = {
+        row: (meta["url"], meta["captions"], meta.get("id")) for row, (_, meta) in samples(zipped / "out").items()
+    }
+    assert stored == {0: ("coco/2.jpg", ["two", "deux"], "42"), 1: ("VG_100K/1.jpg", ["a clock"], None)}
+    assert failures(zipped / "out") == {2: "bad_row"}

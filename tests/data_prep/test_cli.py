@@ -161,7 +161,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "--annotations",
     ),
     "not annotations": (
-        ["pack", "--annotations", "{dir}/list.tsv", "--images", "{dir}", "--out", "{dir}/o"],
+        ["pack", "--annotations", "{dir}/list.txt", "--images", "{dir}", "--out", "{dir}/o"],
         "is not a JSON list",
         "it should be",
     ),
