@@ -90,6 +90,16 @@ def is_list(path: Path) -> bool:
         return False
 
 
+def how_listed(paths: Iterable[Path]) -> dict[str, Any]:
+    """For a shard's record: `listed`, how each of these lists was made and what was left out of it by choice."""
+    made = {}
+    for path in filter(is_list, paths):
+        told = (pq.read_metadata(path).metadata or {}).get(MADE_KEY.encode())
+        if told is not None:
+            made[path.name] = json.loads(told)
+    return {"listed": made} if made else {}
+
+
 def list_source(path: Path) -> str:
     """The source that all rows of a list are of.
 

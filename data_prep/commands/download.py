@@ -15,7 +15,7 @@ from data_prep.commands.making import make
 from data_prep.download import download_arguments, download_shards
 from data_prep.exclusion import Exclusions, without_excluded
 from data_prep.job import Job
-from data_prep.list_file import is_list, read_list
+from data_prep.list_file import how_listed, is_list, read_list
 from data_prep.part_progress import PartProgress
 from data_prep.parts import parse_part
 from data_prep.url_list import ListColumns, read_url_list
@@ -52,6 +52,7 @@ def run(flags: argparse.Namespace) -> int:
     columns = list_columns(flags, "url")
     settings = fetch_settings(flags)
     folder = output_folder(flags, parse_part(flags.part))
+    listed = how_listed([urls])
     if is_list(urls) and columns == ListColumns():
         images, reading = read_list(urls, "url"), {"list": "url"}
     else:
@@ -62,7 +63,7 @@ def run(flags: argparse.Namespace) -> int:
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         check_resolver(flags, folder, job)
         asking = dataclasses.replace(settings, exclusions=exclusions.kept_in(folder.root))
-        arguments = {**download_arguments(job, settings.limits, urls.name), **exclusions.identity()}
+        arguments = {**download_arguments(job, settings.limits, urls.name), **exclusions.identity(), **listed}
         download_shards(folder, job, asking, flags.min_yield, arguments, pool, told)
 
     return make(folder, wanted, without_excluded(images, exclusions), settings.processes, make_shards)

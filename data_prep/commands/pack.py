@@ -21,7 +21,7 @@ from data_prep.commands.job_flags import (
 from data_prep.commands.making import make
 from data_prep.errors import InputError
 from data_prep.job import Folder, Job
-from data_prep.list_file import is_list, read_list
+from data_prep.list_file import how_listed, is_list, read_list
 from data_prep.local_images import LocalImages, open_local_images, refuse_when_none_exists, without_prefix
 from data_prep.merge_captions import merge_captions
 from data_prep.pack import LocalRows, pack_arguments, pack_shards
@@ -74,7 +74,7 @@ def run(flags: argparse.Namespace) -> int:
     processes = num_processes(flags)
 
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
-        arguments = pack_arguments(job, [path.name for path in annotations])
+        arguments = {**pack_arguments(job, [path.name for path in annotations]), **how_listed(annotations)}
         pack_shards(folder, job, LocalRows(local, flags.max_image_bytes), arguments, pool, processes, told)
 
     return make(folder, wanted, images, processes, make_shards)

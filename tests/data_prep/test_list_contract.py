@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -73,6 +74,7 @@ def test_coco_out_of_its_zip_becomes_what_training_reads(tmp_path: Path) -> None
         }
         for number in range(5)
     ]
+    entries.append(entries[0] | {"cocoid": 99, "split": "test"})
     own = {
         "images": [{"id": 101, "file_name": "1.jpg", "license": 4, "coco_url": "http://images.example/1.jpg"}],
         "licenses": [{"id": 4, "url": "http://creativecommons.org/licenses/by/2.0/"}],
@@ -93,6 +95,9 @@ def test_coco_out_of_its_zip_becomes_what_training_reads(tmp_path: Path) -> None
         f"coco-{number:09d}": [f"picture {number}", f"again {number}"] for number in range(4)
     }
     assert failures(out) == {4: "missing_file"}
+    manifest = pq.read_table(out / "manifest.parquet")
+    listed_by = json.loads(manifest["arguments"][0].as_py())["listed"]["coco.parquet"]
+    assert (listed_by["source"], listed_by["rows"], listed_by["left_out"]) == ("coco", 5, {"other_split": 1})
     (tar,) = (out / "shards").glob("coco-00000.tar")
     assert b'"id": "101"' in tar.read_bytes() and b"licenses/by/2.0" in tar.read_bytes()
 
