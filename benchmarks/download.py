@@ -56,8 +56,11 @@ def main() -> None:
         urls = Path(folder, "list.tsv")
         lines = [f"{server.url(f'/{number}.jpg')}\tpicture {number}" for number in range(flags.images)]
         urls.write_text("url\tcaption\n" + "\n".join(lines) + "\n")
+        few = Path(folder, "few.tsv")
+        few.write_text("url\tcaption\n" + "\n".join(lines[: 2 * flags.processes]) + "\n")
+        start_up = [measure(command(few, Path(folder, f"few-{number}"), flags)) for number, command in enumerate(BOTH)]
         for number in range(flags.repeat):
-            turn = [(ours, data_prep_command), (bare, bare_command)]
+            turn = list(zip((ours, bare), BOTH, strict=True))
             for runs, command in turn if number % 2 == 0 else turn[::-1]:
                 out = Path(folder, f"{command.__name__}-{number}")
                 runs.append(measure(command(urls, out, flags)))
@@ -68,10 +71,11 @@ def main() -> None:
             {
                 **vars(flags),
                 "body_kib": round(sum(map(len, bodies)) / DISTINCT / 1024, 1),
-                "data_prep": told(ours, flags.images),
-                "img2dataset": told(bare, flags.images),
+                "data_prep": told(ours, start_up[0], flags.images),
+                "img2dataset": told(bare, start_up[1], flags.images),
                 "images_per_s_ratio": round(median(bare, "seconds") / median(ours, "seconds"), 3),
                 "cpu_per_image_ratio": round(median(ours, "cpu_s") / median(bare, "cpu_s"), 3),
+                "cpu_per_further_image_ratio": round(further(ours, start_up[0]) / further(bare, start_up[1]), 3),
                 "load_average": [round(value, 1) for value in os.getloadavg()],
                 "cpus": os.cpu_count(),
                 "machine": platform.platform(),
@@ -132,15 +136,25 @@ def stored(out: Path) -> int:
     return count
 
 
-def told(runs: list[Run], num_images: int) -> dict[str, float]:
+BOTH = (data_prep_command, bare_command)
+
+
+def told(runs: list[Run], start_up: Run, num_images: int) -> dict[str, float]:
     seconds, cpu_s = median(runs, "seconds"), median(runs, "cpu_s")
     return {
         "seconds": round(seconds, 1),
         "images_per_s": round(num_images / seconds, 1),
         "cpu_ms_per_image": round(1000 * cpu_s / num_images, 2),
         "images_per_cpu_s": round(num_images / cpu_s, 1),
+        "start_up_cpu_s": round(start_up.cpu_s, 2),
+        "cpu_ms_per_further_image": round(1000 * further(runs, start_up) / num_images, 2),
         "peak_tree_mib": round(max(run.peak_mib for run in runs)),
     }
+
+
+def further(runs: list[Run], start_up: Run) -> float:
+    """Processor time in seconds beyond that of a handful of images: what a long run comes to."""
+    return median(runs, "cpu_s") - start_up.cpu_s
 
 
 def median(runs: list[Run], name: str) -> float:
