@@ -46,6 +46,10 @@ class FetchSettings:
     """Without one answered row for so long, img2dataset is killed and started again."""
     exclusions: Exclusions = field(default_factory=Exclusions)
     """Domains that no redirect may lead to, and images that are not stored."""
+    distributor: str = "multiprocessing"
+    """Of img2dataset: multiprocessing on this machine, or pyspark."""
+    spark_master: str | None = None
+    """Address of a Spark cluster that sees the folder under the same path; None for Spark on this machine."""
     attempts: int = 5
     """Starts in a row without a newly finished shard, after which the work is given up."""
 
@@ -146,6 +150,8 @@ class Fetch:
             "threads": settings.threads,
             "per_host": max(1, settings.per_host // processes),
             "max_waiting": 2 * settings.processes + 2,
+            "distributor": settings.distributor,
+            "spark_master": settings.spark_master,
             "excluded_domains": None if domains is None else str(domains.absolute()),
             "user_agent_token": settings.user_agent_token,
             "limits": asdict(settings.limits),

@@ -13,22 +13,24 @@ import os
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from img2dataset.distributor import multiprocessing_distributor
+from img2dataset.distributor import multiprocessing_distributor, pyspark_distributor
 from img2dataset.downloader import Downloader
 from img2dataset.resizer import Resizer
 from img2dataset.writer import BufferedParquetWriter, ParquetSampleWriter
 
 from data_prep.exclusion import read_domains
 from data_prep.host_turns import HostTurns, spread_hosts
+from data_prep.img2dataset_run import downloader_of
 from data_prep.patient_opener import FetchLimits, PatientOpener
 from data_prep.row_list import read_shard_table
+from data_prep.spark import spark_session
 
 COLUMNS = ["row", "url"]
 OPT_OUT = ["noai", "noimageai", "noindex", "noimageindex"]
@@ -52,6 +54,9 @@ class Launch:
     """Workers rest while so many fetched shards wait for conversion: originals are large."""
     per_host: int
     """Requests at a time to one host, in each worker."""
+    distributor: str
+    """multiprocessing or pyspark."""
+    spark_master: str | None
     excluded_domains: str | None
     """List of domains that a redirect must not lead to; listed rows of theirs are rejected already."""
     user_agent_token: str | None
@@ -64,7 +69,17 @@ class Launch:
 
 def run(launch: Launch) -> None:
     """Fetch the shards; which of them are whole is for the caller to count, whatever this returns or raises."""
-    downloader = ListDownloader(
+    downloader, tasks = make_downloader(launch), list(_tasks(launch))
+    if launch.distributor == "pyspark":
+        with spark_session(launch.processes, launch.spark_master, Path(launch.out)):
+            pyspark_distributor(launch.processes, downloader, tasks, len(tasks), max_shard_retry=0)
+    else:
+        multiprocessing_distributor(launch.processes, downloader, tasks, None, max_shard_retry=0)
+
+
+def make_downloader(launch: Launch) -> ListDownloader:
+    """img2dataset's downloader, set up for one launch."""
+    return ListDownloader(
         launch=launch,
         sample_writer_class=CountingWriter,
         # Bytes are stored as they came: decoding is data_prep.image_encoding's.
@@ -84,7 +99,6 @@ def run(launch: Launch) -> None:
         user_agent_token=launch.user_agent_token,
         disallowed_header_directives=OPT_OUT,
     )
-    multiprocessing_distributor(launch.processes, downloader, list(_tasks(launch)), None, max_shard_retry=0)
 
 
 def _tasks(launch: Launch) -> Iterator[tuple[int, str]]:
@@ -112,6 +126,10 @@ class ListDownloader(Downloader):
     def __init__(self, *, launch: Launch, **settings: Any) -> None:
         super().__init__(**settings)
         self.launch = launch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Made anew where it arrives, by a module that is light to import: a Spark worker must be lean before it."""
+        return downloader_of, (asdict(self.launch),)
 
     def download_shard(self, row: tuple[int, str]) -> None:
         launch = self.launch

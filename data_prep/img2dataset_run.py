@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import types
+from typing import Any
 
 from data_prep.orphans import end_with_parent
 
@@ -34,6 +35,14 @@ if __name__ in ("__main__", "__mp_main__"):  # the process itself, and a worker 
     end_with_parent(int(os.environ[PARENT]), whole_group=__name__ == "__main__")
     os.environ[PARENT] = str(os.getpid())
     keep_lean()
+
+
+def downloader_of(launch: dict[str, Any]) -> Any:
+    """How a worker takes its downloader out of a message. Spark starts its workers by itself: they become lean here."""
+    keep_lean()
+    from data_prep.img2dataset_parts import Launch, make_downloader
+
+    return make_downloader(Launch.from_json(launch))
 
 
 def main() -> None:

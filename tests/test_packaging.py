@@ -43,7 +43,7 @@ def test_the_lock_names_packages_and_versions_and_nothing_else() -> None:
     assert lines == sorted(set(lines), key=lambda line: line.split("==")[0])
 
 
-@pytest.mark.parametrize("group", ["base", "data", "train", "dev"])
+@pytest.mark.parametrize("group", ["base", "data", "spark", "train", "dev"])
 def test_the_lock_has_every_requirement_in_a_version_it_allows(group: str) -> None:
     """What `make venv` installs satisfies what setup.cfg asks for."""
     locked = lock()

@@ -13,6 +13,7 @@ from data_prep.errors import UsageError
 from data_prep.fetch import FetchSettings
 from data_prep.job import Folder, Job
 from data_prep.patient_opener import FetchLimits
+from data_prep.spark import DISTRIBUTORS, check_distributor
 
 
 def add_fetch_flags(parser: argparse.ArgumentParser) -> None:
@@ -73,10 +74,24 @@ def add_fetch_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attempts", type=flag_types.positive, default=5, metavar="N", help="fruitless starts before giving up (5)"
     )
+    parser.add_argument(
+        "--distributor",
+        choices=DISTRIBUTORS,
+        default=DISTRIBUTORS[0],
+        help="what spreads the asking: processes of this machine, or Spark (default: multiprocessing)",
+    )
+    parser.add_argument(
+        "--spark-master", metavar="URL", help="the cluster for --distributor pyspark (default: Spark on this machine)"
+    )
 
 
 def fetch_settings(flags: argparse.Namespace) -> FetchSettings:
-    """Raises: UsageError when the watchdog would be less patient than one image may need."""
+    """Raises: UsageError when the watchdog would be less patient than one image may need, or Spark is missing."""
+    check_distributor(flags.distributor)
+    if flags.spark_master and flags.distributor != "pyspark":
+        raise UsageError(
+            f"--spark-master {flags.spark_master} is not used by {flags.distributor}", "add --distributor pyspark"
+        )
     limits = FetchLimits(
         timeout_s=flags.timeout,
         image_timeout_s=max(flags.image_timeout, flags.timeout),
@@ -94,6 +109,8 @@ def fetch_settings(flags: argparse.Namespace) -> FetchSettings:
         user_agent_token=flags.user_agent_token,
         stall_timeout_s=_stall_timeout_s(flags.stall_timeout, limits),
         attempts=flags.attempts,
+        distributor=flags.distributor,
+        spark_master=flags.spark_master,
     )
 
 
