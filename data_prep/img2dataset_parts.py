@@ -159,6 +159,8 @@ class PlainParquet(BufferedParquetWriter):
 class CountingWriter(ParquetSampleWriter):
     """Leaves one byte in NNNNN.rows for each answered row: what the progress bar and the watchdog look at."""
 
+    buffered_parquet_writer: BufferedParquetWriter
+
     def __init__(self, shard_id: int, output_folder: str, *settings: Any) -> None:
         super().__init__(shard_id, output_folder, *settings)
         schema = self.buffered_parquet_writer.schema

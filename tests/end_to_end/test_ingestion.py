@@ -177,7 +177,7 @@ def download(server: ImageServer, data: Path, tmp_path: Path) -> None:
     started = [start(*words, "--part", f"{part + 1}/2") for part in range(2)]
     try:
         for part, process in enumerate(started):
-            wait_for(lambda part=part: finished(part), f"a shard of part {part + 1}")
+            wait_for(functools.partial(finished, part), f"a shard of part {part + 1}")
             kill_all(family(process.pid))
             process.communicate()
             assert finished(part) < NUM_ROWS // SHARD_SIZE // 2, "killed too late to prove anything"
