@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data_prep.errors import InputError
+from data_prep.places import is_remote, publish, unpublished
 from data_prep.row_list import ListedImage
 
 HEX_DIGITS = {32: "md5", 64: "sha256"}
@@ -38,7 +38,7 @@ class Exclusions:
         return found
 
     def kept_in(self, root: Path) -> Exclusions:
-        """The same lists, copied into the job's folder once: retries go by them, and it can be looked up later.
+        """The same lists, copied into a folder or store once: retries go by them, and it can be looked up later.
 
         Readers of a copy find it whole. Other parts write the same.
         """
@@ -140,7 +140,8 @@ def _digest(lines: Iterable[str]) -> str:
 def _write_once(path: Path, lines: Iterable[str]) -> None:
     if path.exists():
         return
-    path.parent.mkdir(exist_ok=True)
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    unpublished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(unpublished, path)
+    if not is_remote(path):
+        path.parent.mkdir(exist_ok=True)
+    written = unpublished(path)
+    written.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(written, path)

@@ -18,6 +18,7 @@ from data_prep.job import Job
 from data_prep.list_file import how_listed, is_list, read_list
 from data_prep.part_progress import PartProgress
 from data_prep.parts import parse_part
+from data_prep.places import is_remote
 from data_prep.url_list import ListColumns, read_url_list
 
 
@@ -62,7 +63,10 @@ def run(flags: argparse.Namespace) -> int:
 
     def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
         check_resolver(flags, folder, job)
-        asking = dataclasses.replace(settings, exclusions=exclusions.kept_in(folder.root))
+        kept = exclusions.kept_in(folder.root)
+        # Workers read files of this machine, and these do not change while they work.
+        lists = exclusions.kept_in(folder.work) if is_remote(folder.root) else kept
+        asking = dataclasses.replace(settings, exclusions=lists)
         arguments = {**download_arguments(job, settings.limits, urls.name), **exclusions.identity(), **listed}
         download_shards(folder, job, asking, flags.min_yield, arguments, pool, told)
 

@@ -123,13 +123,19 @@ def test_parts_of_a_download_meet_in_the_store(bucket: str, tmp_path: Path) -> N
         urls = tmp_path / "web.tsv"
         urls.write_text("url\tcaption\n" + "".join(f"{server.url(f'/{row}.jpg')}\ta picture\n" for row in range(6)))
         flags = ("--image-size", 64, "--shard-size", 3, "--processes", 1, "--retries", 0, "--allow-private-addresses")
+        (tmp_path / "domains.txt").write_text("bad.example\n127.0.0.9\n")
+        with open(urls, "a") as more:
+            more.write("http://www.bad.example/x.jpg\tleft out\n")
+        flags = (*flags, "--exclude-domains", tmp_path / "domains.txt")
         for part in ("1/2", "2/2"):
             work = ("--work", tmp_path / f"work{part[0]}", "--part", part)
             assert main([str(word) for word in ("download", "--urls", urls, "--out", address, *flags, *work)]) == 0
     assert main(["verify", address, "--processes", "1"]) == 0
     told = json.loads(content(address, "datasheet.json")["datasheet.json"])
-    assert (told["listed"], told["kept"], told["failed"], told["left"]) == (6, 5, {"http_404": 1}, 0)
-    assert sorted(content(address, "shards/*.tar")) == ["web-00000.tar", "web-00001.tar"]
+    failed = {"excluded_domain": 1, "http_404": 1}
+    assert (told["listed"], told["kept"], told["failed"], told["left"]) == (7, 5, failed, 0)
+    assert sorted(content(address, "shards/*.tar")) == ["web-00000.tar", "web-00001.tar", "web-00002.tar"]
+    assert content(address, "excluded/*") == {"domains.txt": b"127.0.0.9\nbad.example\n"}
 
 
 def test_flags_that_do_not_go_together_are_refused(
