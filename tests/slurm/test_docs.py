@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
     "download.sh": "data_prep download",
     "verify.sh": "data_prep verify",
+    "filter.sh": "data_prep filter",
     "pretrain.sh": "pipeline pretrain",
     "pipeline.sh": "pipeline pretrain",
     "export.sh": "pipeline export",

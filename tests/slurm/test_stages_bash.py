@@ -55,7 +55,8 @@ def test_no_script_names_a_site(script: str) -> None:
     options = re.findall(r"^#SBATCH (--[a-z-]+)", (ROOT / "slurm" / script).read_text(), re.MULTILINE)
     known = {"job-name", "array", "nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "time", "signal", "open-mode"}
     assert {option.removeprefix("--") for option in options} <= known | {"requeue", "output"}
-    assert bool(options) == (script in {"download.sh", "verify.sh", "pretrain.sh", "export.sh", "evaluate.sh"})
+    jobs = {"download.sh", "verify.sh", "filter.sh", "pretrain.sh", "export.sh", "evaluate.sh"}
+    assert bool(options) == (script in jobs)
 
 
 @pytest.mark.parametrize("script", COMMANDS)
@@ -107,10 +108,12 @@ def test_download_needs_a_place(project: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.startswith("error: --out s3://bucket/web is an address")
 
 
-def test_verify_export_and_evaluate_pass_on_what_they_get(project: Path, tmp_path: Path) -> None:
+def test_verify_filter_export_and_evaluate_pass_on_what_they_get(project: Path, tmp_path: Path) -> None:
     """The commands with their flags, from any folder; evaluate on as many ranks as asked for."""
     done = call(project, "verify.sh", "data", "--sample", "0.5", where=tmp_path)
     assert (done.returncode, data_prep_calls(done.stdout)) == (0, ["verify data --sample 0.5"])
+    done = call(project, "filter.sh", "data", "more data", "--out", "corpus", where=tmp_path)
+    assert (done.returncode, data_prep_calls(done.stdout)) == (0, ["filter data more data --out corpus"])
     done = call(project, "export.sh", "runs/toy", "--out", "model", where=tmp_path)
     assert done.returncode == 0 and "export rank 0 ['--out', 'model']" in done.stdout
     done = call(project, "evaluate.sh", "retrieval", "--out", "deep/er/metrics.json", where=tmp_path, NPROC="2")
