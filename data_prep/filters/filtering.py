@@ -59,6 +59,9 @@ def filter_corpus(
     sources = read_sources(folders)
     stored = features or corpus.features
     stored.mkdir(parents=True, exist_ok=True)
+    # Of a killed run. A folder of features that is shared may be written to by another filter right now.
+    for leftover in (*corpus.root.glob(".*.tmp"), *corpus.features.glob(".*.tmp")):
+        leftover.unlink()
     evaluation = hash_sets(list(sets), stored, pool, processes)
     if not dry_run:
         begin(corpus, describe(corpus, sources, settings, sets, evaluation.digests))
@@ -86,8 +89,6 @@ def _shards(sources: Sequence[Source]) -> list[Shard]:
 
 def _make_all_features(sources: Sequence[Source], folder: Path, pool: Executor, processes: int) -> list[Path]:
     """A file for each shard, made where it is not there yet."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
     files = [features_path(folder, s.tar, s.sha256, s.keys_sha256) for s in _shards(sources)]
     done = sum(s.num_samples for s, file in zip(_shards(sources), files, strict=True) if file.exists())
     progress = Progress("images", sum(source.num_samples for source in sources), done_before=done)

@@ -157,10 +157,11 @@ def test_interruptions_and_processes_leave_the_same_bytes(packed: Path, sources:
     for path in sorted((tmp_path / "one" / "features").iterdir())[::2]:
         path.unlink()
     (tmp_path / "one" / "features" / ".half.parquet.1.tmp").write_bytes(b"PAR1")
+    (tmp_path / "one" / ".manifest.parquet.1.tmp").write_bytes(b"PAR1")
     (tmp_path / "one" / "removed" / "web-00099.jsonl").write_text('{"key": "stale"}\n')
     filter_here(tmp_path / "one", sources, SETTINGS, evaluation_set(packed), processes=3)
     assert contents(tmp_path / "one") == expected
-    assert not list((tmp_path / "one" / "features").glob(".*"))
+    assert not list((tmp_path / "one").rglob(".*.tmp"))
 
 
 def test_a_finished_corpus_does_not_become_another(packed: Path, sources: list[Path], tmp_path: Path) -> None:
