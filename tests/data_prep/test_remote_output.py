@@ -122,7 +122,17 @@ def test_parts_of_a_download_meet_in_the_store(bucket: str, tmp_path: Path) -> N
         server.serve_anything(lambda path: Reply(status=404) if "3" in path else Reply(jpeg()))
         urls = tmp_path / "web.tsv"
         urls.write_text("url\tcaption\n" + "".join(f"{server.url(f'/{row}.jpg')}\ta picture\n" for row in range(6)))
-        flags = ("--image-size", 64, "--shard-size", 3, "--processes", 1, "--retries", 0, "--allow-private-addresses")
+        flags: tuple[object, ...] = (
+            "--image-size",
+            64,
+            "--shard-size",
+            3,
+            "--processes",
+            1,
+            "--retries",
+            0,
+            "--allow-private-addresses",
+        )
         (tmp_path / "domains.txt").write_text("bad.example\n127.0.0.9\n")
         with open(urls, "a") as more:
             more.write("http://www.bad.example/x.jpg\tleft out\n")
