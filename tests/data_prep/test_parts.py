@@ -99,7 +99,8 @@ def test_parts_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_downl
     first, second = (start(*command, "--part", f"{number}/2") for number in (1, 2))
     try:
         wait_for(lambda: len(list((cut / "shards").glob("*.json"))) >= 2 if cut.exists() else None, "finished shards")
-        told = status(cut, capsys)
+        # What a part says of itself is up to two seconds old.
+        told = wait_for(lambda: now if (now := status(cut, capsys))["rows_per_s"] > 0 else None, "a rate to be told")
         assert [(part["part"], part["pid"], part["state"]) for part in told["parts"]] == [
             ("1/2", first.pid, "making shards"),
             ("2/2", second.pid, "making shards"),

@@ -136,10 +136,13 @@ def test_parts_of_a_download_meet_in_the_store(bucket: str, tmp_path: Path) -> N
         (tmp_path / "domains.txt").write_text("bad.example\n127.0.0.9\n")
         with open(urls, "a") as more:
             more.write("http://www.bad.example/x.jpg\tleft out\n")
-        flags = (*flags, "--exclude-domains", tmp_path / "domains.txt")
+        left_out = ("--exclude-domains", tmp_path / "domains.txt")
         for part in ("1/2", "2/2"):
             work = ("--work", tmp_path / f"work{part[0]}", "--part", part)
-            assert main([str(word) for word in ("download", "--urls", urls, "--out", address, *flags, *work)]) == 0
+            assert (
+                main([str(word) for word in ("download", "--urls", urls, "--out", address, *flags, *left_out, *work)])
+                == 0
+            )
     assert main(["verify", address, "--processes", "1"]) == 0
     told = json.loads(content(address, "datasheet.json")["datasheet.json"])
     failed = {"excluded_domain": 1, "http_404": 1}
