@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from data_prep.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import AccountingError, InputError
 from data_prep.job import Folder, Job, read_job, retry_rounds
+from data_prep.key_hashes import key_hash, repeated_keys
 from data_prep.manifest import ManifestWriter
 from data_prep.places import move
 from data_prep.shard_reader import ShardDamage, StoredSample, read_samples
@@ -130,7 +130,10 @@ def verify_folder(
                 writer.add(check.row)
                 hashes[task.path] = check.key_hashes
             on_shard(number, len(tasks))
-        duplicates = _duplicates(root, hashes)
+        duplicates = [
+            (path, Problem(Path(path).name, key, f"duplicate key: also in {Path(first).name}"))
+            for path, key, first in repeated_keys(root, hashes)
+        ]
     except BaseException:
         writer.discard()
         raise
@@ -336,31 +339,3 @@ def _manifest_row(path: str, record: ShardRecord, samples: list[tuple[str, int, 
         "arguments": json.dumps(record.arguments, sort_keys=True),
         "created": record.created,
     }
-
-
-def key_hash(key: str) -> bytes:
-    """8 bytes, to find keys that are used twice."""
-    return hashlib.blake2b(key.encode(), digest_size=8).digest()
-
-
-def _duplicates(root: Path, hashes: dict[str, bytes]) -> list[tuple[str, Problem]]:
-    """Keys that stand in more than one shard; each is named in every shard but the first, with that shard's path."""
-    arrays = {path: np.frombuffer(packed, dtype=np.uint64) for path, packed in hashes.items()}
-    if not arrays:
-        return []
-    together = np.sort(np.concatenate(list(arrays.values())))
-    repeated = np.unique(together[1:][together[1:] == together[:-1]])
-    if not len(repeated):
-        return []
-    first: dict[str, str] = {}
-    problems = []
-    for path, array in arrays.items():
-        if not np.isin(array, repeated).any():
-            continue
-        tar = Path(path).name
-        for sample in read_samples(root / path):
-            if sample.key in first:
-                problems.append((path, Problem(tar, sample.key, f"duplicate key: also in {first[sample.key]}")))
-            elif np.frombuffer(key_hash(sample.key), dtype=np.uint64)[0] in repeated:
-                first[sample.key] = tar
-    return problems

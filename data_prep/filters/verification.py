@@ -17,9 +17,10 @@ import numpy as np
 from data_prep.datasheet import write_datasheet
 from data_prep.errors import InputError
 from data_prep.filters.corpus import Corpus
+from data_prep.key_hashes import key_hash
 from data_prep.manifest import ManifestWriter, keys_digest, stream_manifest
 from data_prep.shard_reader import ShardDamage, read_samples
-from data_prep.verify import MAX_PROBLEMS_PER_SHARD, Problem, ShardCheck, Verification, check_sample, key_hash, withdraw
+from data_prep.verify import MAX_PROBLEMS_PER_SHARD, Problem, ShardCheck, Verification, check_sample, withdraw
 from data_prep.worker_pool import in_order
 
 
