@@ -77,7 +77,8 @@ def encode_image(data: bytes, settings: ImageSettings) -> EncodedImage:
 
     rgb = _to_rgb(image)
     if rgb.size != target:
-        rgb = rgb.resize(target, Image.Resampling.BICUBIC)
+        # Nearly bicubic's sharpness when an image is made smaller, which is all that happens here, in half its time.
+        rgb = rgb.resize(target, Image.Resampling.HAMMING)
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])
         if orientation >= 5:
