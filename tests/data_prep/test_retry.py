@@ -35,12 +35,14 @@ FLAGS = (
 )
 
 
-def make_folder(root: Path, answers: list[str | None], shard_size: int = 4) -> tuple[Folder, Job]:
+def make_folder(
+    root: Path, answers: list[str | None], shard_size: int = 4, server: str = "http://a.example"
+) -> tuple[Folder, Job]:
     """A finished download with an image (None) or a failure for each row, as the command leaves it."""
     folder = Folder(root)
     for path in (folder.shards, folder.failures, folder.raw):
         path.mkdir(parents=True)
-    images = [ListedImage(f"http://a.example/{row}.jpg", [f"picture {row}"]) for row in range(len(answers))]
+    images = [ListedImage(f"{server}/{row}.jpg", [f"picture {row}"]) for row in range(len(answers))]
     write_rows(folder.rows, images, shard_size)
     job = Job(
         kind="download",
@@ -219,17 +221,16 @@ def sums(folder: Path) -> tuple[int, dict[str, int]]:
 
 
 @pytest.mark.slow
-def test_rounds_after_a_real_download_one_of_them_killed(
+def test_rounds_by_the_command_one_of_them_killed(
     web: tuple[Web, ImageServer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """40 rows: 10 good, 30 failed; a round of 20, killed -9 and gone on with, keeps 10; one by --reasons 10 more."""
     site, server = web
-    out, urls = tmp_path / "out", tmp_path / "list.tsv"
-    urls.write_text(
-        "url\tcaption\n" + "".join(f"{server.url(f'/{row}.jpg')}\tpicture {row}\n" for row in range(NUM_ROWS))
-    )
-    sizes = ("--image-size", 64, "--shard-size", SHARD_SIZE, "--source", "web")
-    assert run("download", "--urls", urls, "--out", out, *sizes, *FLAGS).returncode == 0
+    out = tmp_path / "out"
+    failed = [None, "http_404: gone", "http_503: busy", "http_503: busy"]  # of rows 0, 1, 2, 3, 4 as 0, ...
+    make_folder(out, failed * (NUM_ROWS // 4), SHARD_SIZE, server.address)
+    site.asked.update(range(NUM_ROWS))
+    assert main(["verify", str(out)]) == 0
     assert sums(out) == (10, {"http_404": 10, "http_503": 20})
     at_first = tars(out)
 
@@ -241,6 +242,7 @@ def test_rounds_after_a_real_download_one_of_them_killed(
     finally:
         kill_all(family(killed.pid))
         killed.communicate()
+    site.delay_s = 0.0
     half = tars(out)
     assert len(at_first) < len(half) < len(at_first) + 3
     assert main(["verify", str(out), "--keep-going"]) == 1

@@ -18,7 +18,7 @@ from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
 from tests.support.job_processes import family
 
-NUM_ROWS = 40
+NUM_ROWS = 20
 FLAGS = (
     *("--allow-private-addresses", "--image-size", 64, "--shard-size", 5, "--source", "web"),
     *("--processes", 2, "--threads", 1, "--retries", 0),
