@@ -118,10 +118,9 @@ def test_shrinking_a_large_jpeg_keeps_its_detail() -> None:
     coarse = Image.fromarray(rng.integers(0, 256, (150, 200), dtype=np.uint8))
     original = coarse.resize((1600, 1200), Image.Resampling.BICUBIC)
     stored = Image.open(io.BytesIO(encode_image(jpeg(original), SETTINGS).jpeg)).convert("L")
-    whole = original.resize((85, 64), Image.Resampling.HAMMING)
+    whole = original.resize((85, 64), Image.Resampling.BICUBIC)
     difference = np.asarray(stored, dtype=float) - np.asarray(whole, dtype=float)
-    # Of 255, the JPEG encodings included: 2.0; nearest neighbour is off by 36.
-    assert np.abs(difference).mean() < 3
+    assert np.abs(difference).mean() < 3  # of 255, the JPEG encodings included: 1.8; nearest neighbour is off by 39
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
