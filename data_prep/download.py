@@ -18,8 +18,9 @@ from data_prep.job import Folder, Job
 from data_prep.part_progress import PartProgress
 from data_prep.patient_opener import FetchLimits
 from data_prep.progress import Progress
+from data_prep.retry import later_rounds, taken_up
 from data_prep.row_list import read_shard_rows
-from data_prep.shard_writer import ShardRecord, write_shard
+from data_prep.shard_writer import Answer, ShardRecord, write_shard
 
 POLL_S = 0.2
 START_UP_S = 120.0  # importing img2dataset takes 3 s on a free core, and much longer where many start at once
@@ -28,16 +29,20 @@ LOG_LINES = 5
 
 
 @dataclass(frozen=True)
-class _Conversion:
+class Conversion:
+    """One fetched shard, and what is needed to make it a shard to keep."""
+
     folder: Folder
     job: Job
     raw: RawShard
     min_yield: float
     excluded_hashes: Path | None
+    later_rounds: tuple[Path, ...]
+    """See `retry.later_rounds`."""
     arguments: dict[str, Any]
 
 
-def convert(task: _Conversion) -> ShardRecord:
+def convert(task: Conversion) -> ShardRecord:
     """Encode one fetched shard into its final place.
 
     Raises: UnfinishedError when so few rows came back that the network, not the list, must be at fault; the shard is
@@ -60,7 +65,12 @@ def convert(task: _Conversion) -> ShardRecord:
             raise ImageRefused("excluded_hash", found)
         return encode_image(data, images)
 
-    return write_shard(task.folder, task.job, task.raw.index, rows, task.raw.answers(), task.arguments, encode)
+    elsewhere = taken_up(task.later_rounds, rows)
+    answers = (
+        Answer(answer.row, None, elsewhere[answer.row]) if answer.row in elsewhere else answer
+        for answer in task.raw.answers()
+    )
+    return write_shard(task.folder, task.job, task.raw.index, rows, answers, task.arguments, encode)
 
 
 def download_shards(
@@ -101,6 +111,7 @@ class _Download:
         self.settings = settings
         self.min_yield = min_yield
         self.arguments = arguments
+        self.later_rounds = later_rounds(folder, job)
         self.pool = pool
         self.to_fetch = {index for index in folder.part.shards(job.num_shards) if index not in done}
         self.converting: dict[int, tuple[RawShard, Future[ShardRecord]]] = {}
@@ -162,7 +173,15 @@ class _Download:
             fetch.kill()
 
     def _begin_conversion(self, raw: RawShard) -> None:
-        task = _Conversion(self.folder, self.job, raw, self.min_yield, self.settings.exclusions.hashes, self.arguments)
+        task = Conversion(
+            folder=self.folder,
+            job=self.job,
+            raw=raw,
+            min_yield=self.min_yield,
+            excluded_hashes=self.settings.exclusions.hashes,
+            later_rounds=self.later_rounds,
+            arguments=self.arguments,
+        )
         self.to_fetch.discard(raw.index)
         self.converting[raw.index] = (raw, self.pool.submit(convert, task))
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,6 +94,28 @@ def left_failures(folder: Folder, job: Job) -> Iterator[Failure]:
                 else:
                     left[row] = reason
         yield from sorted(left.items())
+
+
+def later_rounds(folder: Folder, job: Job) -> tuple[Path, ...]:
+    """What the rounds after this job (a download, or a round of one) were begun with, in their order."""
+    first = Folder(folder.root.parent) if job.kind == "retry" else folder
+    begun = [(retried, read_job(retried)) for retried in retry_rounds(first)]
+    return tuple(retried.root / RETRIED_NAME for retried, later in begun if later and later.round > job.round)
+
+
+def taken_up(later: Sequence[Path], rows: Collection[int]) -> dict[int, str]:
+    """Rows of a shard that a later round has taken up, with the failure that it took the place of.
+
+    When the shard has to be made anew and such a row is answered this time, it is still no sample of this shard: the
+    round has it, or is to have it.
+    """
+    found: dict[int, str] = {}
+    for path in later:
+        table = pq.read_table(path, filters=[("row", ">=", min(rows)), ("row", "<=", max(rows))])
+        for retried in table.to_pylist():
+            if retried["row"] in rows:
+                found.setdefault(retried["row"], f"{retried['reason']}: taken up by {path.parent.name}")
+    return found
 
 
 class _Answers:

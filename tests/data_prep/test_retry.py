@@ -10,15 +10,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep.accounting import account_of
 from data_prep.cli import main
+from data_prep.download import Conversion, convert
 from data_prep.errors import FolderError, InputError
+from data_prep.fetch import RawShard
 from data_prep.image_encoding import ImageSettings
 from data_prep.job import Folder, Job, write_job
 from data_prep.manifest import read_manifest
-from data_prep.retry import WORTH_RETRYING, begun_reasons, is_meant, left_failures, open_round, retried_images
+from data_prep.retry import (
+    WORTH_RETRYING,
+    begun_reasons,
+    is_meant,
+    later_rounds,
+    left_failures,
+    open_round,
+    retried_images,
+)
 from data_prep.row_list import ListedImage, read_shard_rows, write_rows
 from data_prep.shard_writer import Answer, read_record, write_shard
 from pipeline.data import manifest as trainer
@@ -134,6 +146,35 @@ def test_a_round_takes_the_place_of_the_last_failure_of_each_row(tmp_path: Path)
     account = account_of(folder, job)
     assert (account.listed, account.kept, account.failed) == (10, 9, {"http_404": 1})
     assert open_round(folder, job, None) is None and not (tmp_path / "retry-04").exists()
+
+
+def test_a_shard_made_anew_leaves_to_the_rounds_what_they_have(tmp_path: Path) -> None:
+    """Row 1 was answered by a round, row 2 is with another; now the broken shard is made again, and all answer."""
+    folder, job = make_folder(tmp_path, [None, "http_503: busy", "timed_out: silence", "http_404: gone"])
+    retried, round_job = begin(folder, job, ["http_503"])
+    answer(retried, round_job, 0, {1: None})
+    second, second_job = begin(folder, job, ["timed_out"])
+    rounds = (retried.root / "retried.parquet", second.root / "retried.parquet")
+    assert later_rounds(folder, job) == rounds
+    assert later_rounds(retried, round_job) == rounds[1:] and later_rounds(second, second_job) == ()
+
+    raw = RawShard(0, folder.raw)
+    answers = {"row": [3, 1, 0, 2], "jpg": [jpeg()] * 4, "error_message": pa.array([None] * 4, pa.string())}
+    pq.write_table(pa.table(answers), raw.parquet)
+    record = convert(
+        Conversion(
+            folder=folder,
+            job=job,
+            raw=raw,
+            min_yield=0.0,
+            excluded_hashes=None,
+            later_rounds=later_rounds(folder, job),
+            arguments={},
+        )
+    )
+    assert (record.kept, record.failed) == (2, {"http_503": 1, "timed_out": 1})
+    account = account_of(folder, job)
+    assert (account.listed, account.kept, dict(account.failed)) == (4, 3, {"timed_out": 1})
 
 
 def test_a_round_that_is_not_finished_is_gone_on_with(tmp_path: Path) -> None:
