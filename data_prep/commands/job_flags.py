@@ -78,7 +78,7 @@ def add_max_image_bytes(parser: argparse.ArgumentParser) -> None:
         type=flag_types.positive,
         default=FetchLimits().max_image_bytes,
         metavar="N",
-        help="likewise (50000000)",
+        help="refuse files with more bytes (50000000)",
     )
 
 
