@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from data_prep.accounting import Account, account_of
+from data_prep.accounting import Account, account_of, finished_shards
 from data_prep.job import Folder, Job
 from data_prep.part_progress import PartState, read_states
 from data_prep.progress import clock
@@ -24,6 +24,8 @@ class ArrayStatus:
     """Of the finished shards, whoever made them."""
     parts: tuple[PartState, ...]
     """What has been said; a part that has not begun has said nothing."""
+    rows_finished: tuple[int, ...]
+    """Rows of finished shards in each part of the newest cut."""
     now: datetime
 
     @property
@@ -38,8 +40,14 @@ class ArrayStatus:
 
     @property
     def rows_answered(self) -> int:
-        """Rows of finished shards, and of those that are being made."""
-        return self.account.accounted + sum(max(0, part.rows_answered - part.rows_finished) for part in self.running)
+        """Rows of finished shards, and of those that are being made.
+
+        Part by part the larger of the two: what a part says is seconds old, and a shard may be finished since.
+        """
+        if not self.count:
+            return self.account.accounted
+        said = {part.number: part.rows_answered for part in self.running if part.count == self.count}
+        return sum(max(rows, said.get(number, 0)) for number, rows in enumerate(self.rows_finished, start=1))
 
     @property
     def rate(self) -> float:
@@ -121,7 +129,13 @@ class ArrayStatus:
 
 def array_status(folder: Folder, job: Job, now: datetime | None = None) -> ArrayStatus:
     """Of a job's folder, at this moment unless told another; reads files only."""
-    return ArrayStatus(job, account_of(folder, job), tuple(read_states(folder)), now or datetime.now(UTC))
+    parts = tuple(read_states(folder))
+    count = parts[0].count if parts else 0
+    rows = [0] * count
+    if count:
+        for shard in finished_shards(folder, job):
+            rows[shard % count] += job.rows_in_shard(shard)
+    return ArrayStatus(job, account_of(folder, job), parts, tuple(rows), now or datetime.now(UTC))
 
 
 def _shards(part: PartState) -> str:

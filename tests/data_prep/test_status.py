@@ -63,9 +63,25 @@ def test_each_part_has_a_line_and_all_of_them_one(tmp_path: Path) -> None:
         "node2:4711 since 2026-03-01T11:00:00+00:00",
         "part 3/4: finished 2026-03-01T11:50:00+00:00, shards 10/10, 97 kept",
         "part 4/4: not begun",
-        # ten rows that part 1 has under way; nothing is finished, as there is no shard in this folder
-        "all: 1 running, rows 10/400 (2%)  4.0/s  ? left",
+        # what part 1 says; there is no shard in this folder, so of the others nothing is finished
+        "all: 1 running, rows 60/400 (15%)  4.0/s  ? left",
     ]
+
+
+def test_a_row_is_counted_once_when_its_shard_is_finished_after_the_part_spoke(tmp_path: Path) -> None:
+    """Part 1 spoke of 19 rows, since then both of its shards were finished; part 2 has 15 under way: 35 of 40 rows."""
+    folder = Folder(tmp_path)
+    job = begin(folder, 40)
+    folder.shards.mkdir()
+    for shard in (0, 2):
+        name = job.shard_name(shard)
+        (folder.shards / f"{name}.tar").write_bytes(bytes(5))
+        counts = {"listed": 10, "kept": 10, "failed": {}, "bytes": 5, "sha256": "0"}
+        record = {"version": 1, "name": name, "source": "web", **counts, "tools": {}, "arguments": {}, "created": ""}
+        (folder.shards / f"{name}.json").write_text(json.dumps(record))
+    say(tmp_path, "1/2", written_s_ago=2, rows=20, rows_answered=19, rows_finished=10, rate=4.0)
+    say(tmp_path, "2/2", written_s_ago=2, rows=20, rows_answered=15, rate=3.0)
+    assert array_status(folder, job, NOW).rows_answered == 35
 
 
 def test_time_left_is_that_of_the_slowest_part(tmp_path: Path) -> None:

@@ -36,8 +36,11 @@ def test_help_lists_the_commands_and_imports_nothing_heavy() -> None:
     assert all(command in done.stdout for command in cli.COMMANDS)
 
 
-def test_help_of_pretrain_lists_every_recipe_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_pretrain_lists_every_recipe_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With its docstring and default, from the dataclasses; and the order of precedence."""
+    monkeypatch.setenv("COLUMNS", "1000")  # a narrow terminal breaks words at their hyphens
     assert cli.main(["pretrain", "--help"]) == 0
     text = capsys.readouterr().out
     assert [key.name for key in recipe_keys() if f"--{key.name} " not in text] == []
