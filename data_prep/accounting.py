@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,9 +85,14 @@ def add_up(job: Job, records: Iterable[ShardRecord], part: Part = WHOLE) -> Acco
     return account
 
 
-def account_of(folder: Folder, job: Job) -> Account:
-    """Of the finished shards of the folder's part; for a whole job also of what retries made of its failures."""
-    account = add_up(job, finished_shards(folder, job).values(), folder.part)
+def account_of(folder: Folder, job: Job, finished: Mapping[int, ShardRecord] | None = None) -> Account:
+    """Of the finished shards of the folder's part; for a whole job also of what retries made of its failures.
+
+    Args:
+        finished: what `finished_shards` has just said, where the caller asked.
+    """
+    records = finished_shards(folder, job) if finished is None else finished
+    account = add_up(job, records.values(), folder.part)
     for retried in retry_rounds(folder) if folder.part.is_whole else ():
         round_job = read_job(retried)
         assert round_job is not None

@@ -10,6 +10,7 @@ from typing import Any
 from data_prep.accounting import Account, account_of, finished_shards
 from data_prep.job import Folder, Job
 from data_prep.part_progress import PartState, read_states
+from data_prep.parts import Part
 from data_prep.progress import clock
 
 SLOW_AFTER_S = 60.0
@@ -131,11 +132,10 @@ def array_status(folder: Folder, job: Job, now: datetime | None = None) -> Array
     """Of a job's folder, at this moment unless told another; reads files only."""
     parts = tuple(read_states(folder))
     count = parts[0].count if parts else 0
-    rows = [0] * count
-    if count:
-        for shard in finished_shards(folder, job):
-            rows[shard % count] += job.rows_in_shard(shard)
-    return ArrayStatus(job, account_of(folder, job), parts, tuple(rows), now or datetime.now(UTC))
+    finished = finished_shards(folder, job)
+    shares = (Part(number, count).shards(job.num_shards) for number in range(1, count + 1))
+    rows = tuple(sum(finished[shard].listed for shard in share if shard in finished) for share in shares)
+    return ArrayStatus(job, account_of(folder, job, finished), parts, rows, now or datetime.now(UTC))
 
 
 def _shards(part: PartState) -> str:

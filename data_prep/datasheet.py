@@ -18,7 +18,7 @@ from typing import Any
 from data_prep.errors import AccountingError, InputError
 from data_prep.job import Folder, Job, read_job, write_json
 from data_prep.manifest import MANIFEST_NAME
-from data_prep.places import open_parquet
+from data_prep.places import file_sha256, open_parquet
 from data_prep.sources.catalogue import SOURCES
 
 DATASHEET_NAME = "datasheet.json"
@@ -136,8 +136,6 @@ def write_datasheet(folder: Path, *, left: Mapping[str, int] | None = None) -> P
         account.check(source)
     together = _together(sources)
     together.check("all together")
-    with manifest.open("rb") as file:
-        manifest_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     write_json(
         folder / DATASHEET_NAME,
         {
@@ -147,7 +145,7 @@ def write_datasheet(folder: Path, *, left: Mapping[str, int] | None = None) -> P
             "sources": {
                 source: {**account.as_json(), **_licence(source)} for source, account in sorted(sources.items())
             },
-            "manifest_sha256": manifest_sha256,
+            "manifest_sha256": file_sha256(manifest),
             "shards_sha256": digest.hexdigest(),
             "tools": _uses(tools),
             "arguments": _uses(arguments),

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.accounting import finished_shards
 from data_prep.errors import UnfinishedError
 from data_prep.exclusion import excluded_hash, read_hashes
 from data_prep.fetch import Fetch, FetchSettings, RawShard, proven_leftovers
@@ -76,17 +75,18 @@ def convert(task: Conversion) -> ShardRecord:
 def download_shards(
     folder: Folder,
     job: Job,
+    done: dict[int, ShardRecord],
     settings: FetchSettings,
     min_yield: float,
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
     told: PartProgress,
 ) -> None:
-    """Fetch and convert every shard of the folder's part that is not finished yet, both side by side.
+    """Fetch and convert every shard of the folder's part that is not `done` yet, both side by side.
 
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
-    _Download(folder, job, settings, min_yield, arguments, pool, told, finished_shards(folder, job)).run()
+    _Download(folder, job, done, settings, min_yield, arguments, pool, told).run()
     for launch in folder.raw.iterdir():
         if launch.is_dir():
             shutil.rmtree(launch)
@@ -99,12 +99,12 @@ class _Download:
         self,
         folder: Folder,
         job: Job,
+        done: dict[int, ShardRecord],
         settings: FetchSettings,
         min_yield: float,
         arguments: dict[str, Any],
         pool: ProcessPoolExecutor,
         told: PartProgress,
-        done: dict[int, ShardRecord],
     ) -> None:
         self.folder = folder
         self.job = job

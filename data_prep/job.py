@@ -212,16 +212,24 @@ def exclusive(folder: Folder) -> Iterator[None]:
         raise FolderError(f"cannot create {folder.root}: {error.strerror}", "choose another --out") from error
     if is_remote(folder.root):
         _check_work_belongs(folder)
-    with open(folder.work / "lock", "w", encoding="utf-8") as lock:
+    with locked(folder.work / "lock", folder.root):
+        yield
+
+
+@contextlib.contextmanager
+def locked(file: Path, root: Path) -> Iterator[None]:
+    """Hold a lock file of the folder `root`; it goes with the process, however it ends.
+
+    Raises: FolderError when another process holds it.
+    """
+    with open(file, "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if _cannot_lock(error, folder):
-                yield
-                return
-            raise FolderError(
-                f"another data_prep is writing to {folder.root}", "wait until it has ended, or use another --out"
-            ) from error
+            if not _cannot_lock(error, root):
+                raise FolderError(
+                    f"another data_prep is writing to {root}", "wait until it has ended, or use another --out"
+                ) from error
         yield
 
 
@@ -234,12 +242,12 @@ def _check_work_belongs(folder: Folder) -> None:
         raise FolderError(f"{folder.all_work} is the work folder of {begun}", f"give another --work for {folder.root}")
 
 
-def _cannot_lock(error: OSError, folder: Folder) -> bool:
+def _cannot_lock(error: OSError, root: Path) -> bool:
     """Whether it is the file system that refuses the lock, and not another process that holds it; then it is told."""
     if error.errno in (errno.EAGAIN, errno.EACCES):
         return False
     print(
-        f"note: the file system of {folder.root} knows no locks ({error.strerror}): "
+        f"note: the file system of {root} knows no locks ({error.strerror}): "
         "see to it that no two processes make the same shards",
         file=sys.stderr,
     )
@@ -257,7 +265,7 @@ def claimed_shards(folder: Folder, job: Job) -> Iterator[None]:
             try:
                 fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, shard)
             except OSError as error:
-                if _cannot_lock(error, folder):
+                if _cannot_lock(error, folder.root):
                     break
                 raise FolderError(
                     f"another data_prep is making {job.shard_name(shard)} in {folder.root}",

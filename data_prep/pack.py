@@ -7,7 +7,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from data_prep.accounting import finished_shards
 from data_prep.image_encoding import EncodedImage, ImageSettings, encode_image
 from data_prep.job import Folder, Job
 from data_prep.local_images import LocalImages, NotRead
@@ -59,6 +58,7 @@ class _Packing:
 def pack_shards(
     folder: Folder,
     job: Job,
+    done: dict[int, ShardRecord],
     images: RowImages,
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
@@ -66,8 +66,7 @@ def pack_shards(
     told: PartProgress,
     encode: Encode = encode_image,
 ) -> None:
-    """Read, encode and publish every shard that is not finished yet."""
-    done = finished_shards(folder, job)
+    """Read, encode and publish every shard that is not `done` yet."""
     rows_done = sum(record.listed for record in done.values())
     kept = sum(record.kept for record in done.values())
     progress = Progress("rows", job.num_rows, done_before=rows_done)

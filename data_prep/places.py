@@ -7,6 +7,7 @@ There are no locks in a store.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import tempfile
@@ -103,6 +104,12 @@ def sizes(folder: Path) -> dict[str, int]:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     except FileNotFoundError:
         return {}
+
+
+def file_sha256(path: Path) -> str:
+    """In hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 from data_prep.accounting import finished_shards
 from data_prep.errors import FolderError, InputError
 from data_prep.job import Folder, Job, read_job, retry_rounds
+from data_prep.places import file_sha256
 from data_prep.row_list import ListedImage, read_part, read_shard_rows
+from data_prep.shard_writer import ShardRecord
 
 WORTH_RETRYING = (
     *("timed_out", "too_slow", "connection_refused", "connection_failed", "unknown_host", "incomplete_body"),
@@ -41,14 +43,19 @@ def is_meant(reason: str, reasons: Sequence[str]) -> bool:
     return reason in reasons or (f"{reason[:6]}xx" in reasons and re.fullmatch(r"http_[0-9]{3}", reason) is not None)
 
 
-def check_finished(folder: Folder, job: Job) -> None:
-    """Raises: FolderError when there is nothing to retry yet: a shard of the download is still to be made."""
-    missing = job.num_shards - len(finished_shards(folder, job))
+def finished_download(folder: Folder, job: Job) -> ShardRecord:
+    """The record of the download's first shard, which says how all were made.
+
+    Raises: FolderError when there is nothing to retry yet: a shard of the download is still to be made.
+    """
+    finished = finished_shards(folder, job)
+    missing = job.num_shards - len(finished)
     if missing:
         raise FolderError(
             f"{folder.root} is unfinished: {missing} of {job.num_shards} shards are missing",
             "run the same download command again, and retry when it has ended",
         )
+    return finished[0]
 
 
 def open_round(folder: Folder, job: Job, reasons: Sequence[str] | None) -> tuple[Folder, Job] | None:
@@ -76,8 +83,7 @@ def open_round(folder: Folder, job: Job, reasons: Sequence[str] | None) -> tuple
     num_rows = _write_retried(next_round, job, wanted, left_failures(folder, job))
     if not num_rows:
         return None
-    with open(next_round.root / RETRIED_NAME, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(next_round.root / RETRIED_NAME)
     inputs = hashlib.sha256(f"{job.inputs_sha256} {digest}".encode()).hexdigest()
     return next_round, dataclasses.replace(job, kind="retry", round=number, inputs_sha256=inputs, num_rows=num_rows)
 

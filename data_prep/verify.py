@@ -19,7 +19,7 @@ from data_prep.errors import AccountingError, InputError
 from data_prep.job import Folder, Job, read_job, retry_rounds
 from data_prep.key_hashes import key_hash, repeated_keys
 from data_prep.manifest import ManifestWriter
-from data_prep.places import move
+from data_prep.places import file_sha256, move
 from data_prep.shard_reader import ShardDamage, StoredSample, read_samples
 from data_prep.shard_writer import ShardRecord, read_record
 from data_prep.worker_pool import in_order
@@ -73,6 +73,11 @@ class Verification:
     withdrawn: Path | None = None
     """Where an earlier manifest went that named a shard which is no longer whole, or not there."""
 
+    def add(self, check: ShardCheck) -> None:
+        self.problems += check.problems
+        self.num_samples += check.num_samples
+        self.num_decoded += check.num_decoded
+
 
 @dataclass(frozen=True)
 class ShardTask:
@@ -123,9 +128,7 @@ def verify_folder(
     try:
         checks = in_order(pool, check_shard, tasks, ahead=2 * processes + 2)
         for number, (task, check) in enumerate(zip(tasks, checks, strict=True), start=1):
-            result.problems += check.problems
-            result.num_samples += check.num_samples
-            result.num_decoded += check.num_decoded
+            result.add(check)
             if check.row is not None:
                 writer.add(check.row)
                 hashes[task.path] = check.key_hashes
@@ -189,7 +192,7 @@ def check_shard(task: ShardTask) -> ShardCheck:
         check.problems.append(Problem(task.tar, damage.sample, damage.reason))
     check.num_samples = len(samples)
     if record is not None:
-        sha256 = digest.hexdigest() if whole else _sha256(path)
+        sha256 = digest.hexdigest() if whole else file_sha256(path)
         reasons = list(_check_record(path, record, task, len(samples), sha256))
         check.problems += [Problem(task.tar, "", reason) for reason in reasons]
     if len(check.problems) > MAX_PROBLEMS_PER_SHARD:
@@ -257,11 +260,6 @@ def _read_record(path: Path, problems: list[Problem]) -> ShardRecord | None:
     except ValueError as error:
         problems.append(Problem(path.name, "", str(error)))
         return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples: int, sha256: str) -> Iterable[str]:

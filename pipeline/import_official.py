@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 from pathlib import Path
 
 from albef.errors import CheckpointError
+from pipeline.checkpoint import digest
 from pipeline.output_folder import check_free, fresh_folder
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,6 @@ def import_official(
 
 def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return digest(file)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}", "is the disk still there?") from error

@@ -19,6 +19,7 @@ from data_prep.list_file import how_listed, is_list, read_list
 from data_prep.part_progress import PartProgress
 from data_prep.parts import parse_part
 from data_prep.places import is_remote
+from data_prep.shard_writer import ShardRecord
 from data_prep.url_list import ListColumns, read_url_list
 
 
@@ -61,13 +62,13 @@ def run(flags: argparse.Namespace) -> int:
     exclusions = Exclusions(*(Path(name) if name else None for name in (flags.exclude_domains, flags.exclude_hashes)))
     wanted = wanted_job("download", flags, [urls], {**reading, **exclusions.identity()})
 
-    def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
-        check_resolver(flags, folder, job)
+    def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
+        check_resolver(flags, folder, job, done)
         kept = exclusions.kept_in(folder.root)
         # Workers read files of this machine, and these do not change while they work.
         lists = exclusions.kept_in(folder.work) if is_remote(folder.root) else kept
         asking = dataclasses.replace(settings, exclusions=lists)
         arguments = {**download_arguments(job, settings.limits, urls.name), **exclusions.identity(), **listed}
-        download_shards(folder, job, asking, flags.min_yield, arguments, pool, told)
+        download_shards(folder, job, done, asking, flags.min_yield, arguments, pool, told)
 
     return make(folder, wanted, without_excluded(images, exclusions), settings.processes, make_shards)

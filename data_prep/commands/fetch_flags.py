@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 
 from data_prep import flag_types
-from data_prep.accounting import finished_shards
 from data_prep.commands.job_flags import num_processes
 from data_prep.dns_check import check_dns, sample_hosts
 from data_prep.errors import UsageError
@@ -114,12 +114,12 @@ def fetch_settings(flags: argparse.Namespace) -> FetchSettings:
     )
 
 
-def check_resolver(flags: argparse.Namespace, folder: Folder, job: Job) -> None:
-    """Look up some hosts of the shards that are left, unless told not to, and print the share that resolves.
+def check_resolver(flags: argparse.Namespace, folder: Folder, job: Job, done: Collection[int]) -> None:
+    """Look up some hosts of the shards that are not `done`, unless told not to, and print the share that resolves.
 
     Raises: UnfinishedError when none does.
     """
-    left = sorted(set(folder.part.shards(job.num_shards)) - finished_shards(folder, job).keys())
+    left = sorted(set(folder.part.shards(job.num_shards)) - set(done))
     if left and not flags.no_dns_check:
         print(check_dns(sample_hosts(folder.rows, left)), file=sys.stderr)
 

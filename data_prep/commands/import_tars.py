@@ -14,6 +14,7 @@ from data_prep.import_tars import TarRows, hash_tars, list_tars, tars_source
 from data_prep.job import Job
 from data_prep.pack import pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
+from data_prep.shard_writer import ShardRecord
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +43,9 @@ def run(flags: argparse.Namespace) -> int:
     processes = num_processes(flags)
     rows = list_tars(tars, members, flags.shard_size, processes=processes, keep_going=flags.keep_going)
 
-    def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
+    def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
         arguments = pack_arguments(job, [path.name for path in tars])
         images = TarRows(tuple(tars), members, flags.max_image_bytes)
-        pack_shards(folder, job, images, arguments, pool, processes, told, keep_or_encode)
+        pack_shards(folder, job, done, images, arguments, pool, processes, told, keep_or_encode)
 
     return make(folder, wanted, rows, processes, make_shards)

@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.accounting import Account, account_of, print_summary, write_report
+from data_prep.accounting import Account, account_of, finished_shards, print_summary, write_report
 from data_prep.commands import verify
 from data_prep.errors import InputError
 from data_prep.job import Folder, Job, check_same_job, claimed_shards, exclusive, write_job
 from data_prep.part_progress import PartProgress
 from data_prep.places import is_remote
 from data_prep.row_list import ListedImage, write_rows
+from data_prep.shard_writer import ShardRecord
 from data_prep.worker_pool import open_pool
+
+MakeShards = Callable[[Job, dict[int, ShardRecord], ProcessPoolExecutor, PartProgress], None]
+"""Makes the shards of the job that are not among those finished before."""
 
 
 def make(
@@ -24,7 +28,7 @@ def make(
     wanted: Job,
     images: Iterable[ListedImage],
     processes: int,
-    make_shards: Callable[[Job, ProcessPoolExecutor, PartProgress], None],
+    make_shards: MakeShards,
     corpus: Path | None = None,
 ) -> int:
     """The course of `download`, `pack` and `retry`: list, shards, manifest, report. A part ends with its shards.
@@ -40,20 +44,21 @@ def make(
         job = _begin(folder, wanted, images)
         with claimed_shards(folder, job), open_pool(processes) as pool:
             _remove_leftovers(folder, job)
-            before = account_of(folder, job)
+            done = finished_shards(folder, job)
+            rows_before = sum(record.listed for record in done.values())
             try:
-                make_shards(job, pool, told)
+                make_shards(job, done, pool, told)
             finally:
                 after = account_of(folder, job)
                 if folder.part.is_whole:
-                    _report(folder, job, before, after, time.monotonic() - started)
+                    _report(folder, job, after, after.accounted - rows_before, time.monotonic() - started)
             if folder.part.is_whole:
                 told.verifying()
                 result = verify.check_and_show(
                     corpus or folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False
                 )
     print_summary(after, sys.stdout)
-    rows, seconds = after.accounted - before.accounted, time.monotonic() - started
+    rows, seconds = after.accounted - rows_before, time.monotonic() - started
     print(f"{rows} rows in {seconds:.1f} s, {rows / seconds:.1f} rows/s")
     if result is not None:
         return verify.tell(result)
@@ -97,8 +102,7 @@ def _counted(images: Iterable[ListedImage]) -> Iterator[ListedImage]:
     print(f"read {count} rows of the list in {time.monotonic() - started:.1f} s", file=sys.stderr)
 
 
-def _report(folder: Folder, job: Job, before: Account, after: Account, seconds: float) -> None:
-    rows = after.accounted - before.accounted
+def _report(folder: Folder, job: Job, after: Account, rows: int, seconds: float) -> None:
     write_report(
         folder, job, after, {"rows": rows, "seconds": round(seconds, 1), "rows_per_s": round(rows / seconds, 1)}
     )

@@ -27,6 +27,7 @@ from data_prep.merge_captions import merge_captions
 from data_prep.pack import LocalRows, pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
 from data_prep.row_list import ListedImage
+from data_prep.shard_writer import ShardRecord
 from data_prep.url_list import FORMATS, ListColumns, read_url_list
 
 
@@ -73,9 +74,9 @@ def run(flags: argparse.Namespace) -> int:
     wanted = wanted_job("pack", flags, annotations, reading)
     processes = num_processes(flags)
 
-    def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
+    def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
         arguments = {**pack_arguments(job, [path.name for path in annotations]), **how_listed(annotations)}
-        pack_shards(folder, job, LocalRows(local, flags.max_image_bytes), arguments, pool, processes, told)
+        pack_shards(folder, job, done, LocalRows(local, flags.max_image_bytes), arguments, pool, processes, told)
 
     return make(folder, wanted, images, processes, make_shards)
 

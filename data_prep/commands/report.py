@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from data_prep import flag_types
 from data_prep.datasheet import DATASHEET_NAME, shard_rows
 from data_prep.errors import InputError
 from data_prep.manifest import MANIFEST_NAME
-from data_prep.places import is_remote, place, publish, unpublished
+from data_prep.places import file_sha256, is_remote, place, publish, unpublished
 from data_prep.report.hosts import FailedHosts
 from data_prep.report.look import contact_sheet, look
 from data_prep.report.page import Page, render
@@ -76,8 +75,7 @@ def _datasheet(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(f"no {DATASHEET_NAME} beside {folder / MANIFEST_NAME}", "`data_prep verify DIR` writes it")
     sheet: dict[str, Any] = json.loads(path.read_bytes())
-    with (folder / MANIFEST_NAME).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(folder / MANIFEST_NAME)
     if sheet["manifest_sha256"] != sha256:
         raise InputError(
             f"{path} is of another manifest: sha256 {sheet['manifest_sha256'][:12]}, now {sha256[:12]}",

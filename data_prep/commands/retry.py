@@ -7,9 +7,8 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
-from data_prep.accounting import account_of, finished_shards, print_summary
+from data_prep.accounting import account_of, print_summary
 from data_prep.commands import verify
 from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.job_flags import add_max_image_bytes, add_processes
@@ -20,7 +19,8 @@ from data_prep.exclusion import Exclusions, kept_exclusions
 from data_prep.job import Folder, Job, exclusive, read_job
 from data_prep.part_progress import PartProgress
 from data_prep.places import local_folder
-from data_prep.retry import WORTH_RETRYING, begun_reasons, check_finished, open_round, retried_images
+from data_prep.retry import WORTH_RETRYING, begun_reasons, finished_download, open_round, retried_images
+from data_prep.shard_writer import ShardRecord
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +43,9 @@ def run(flags: argparse.Namespace) -> int:
     if first is None or first.kind != "download":
         what = "is not the folder of a download" if first is None else f"is of a {first.kind}: nothing was downloaded"
         raise InputError(f"{folder.root} {what}", "give the --out folder of a download")
-    check_finished(folder, first)
+    made = finished_download(folder, first)
     exclusions = kept_exclusions(folder.root)
-    _check_exclusions(folder, first, exclusions)
+    _check_exclusions(folder, made, exclusions)
     settings = dataclasses.replace(fetch_settings(flags), exclusions=exclusions)
     with exclusive(folder):
         opened = open_round(folder, first, _reasons(flags.reasons))
@@ -56,10 +56,18 @@ def run(flags: argparse.Namespace) -> int:
         retried, job = opened
         print(f"{retried.root.name}: {job.num_rows} rows in {job.num_shards} shards", file=sys.stderr)
 
-        def make_shards(job: Job, pool: ProcessPoolExecutor, told: PartProgress) -> None:
-            arguments = _arguments(folder, first, retried, job, download_arguments(job, settings.limits, ""))
-            check_resolver(flags, retried, job)
-            download_shards(retried, job, settings, 0.0, arguments, pool, told)
+        def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
+            arguments = {
+                **download_arguments(job, settings.limits, ""),
+                **exclusions.identity(),
+                "command": "retry",
+                "round": job.round,
+                "reasons": begun_reasons(retried),
+                "list": made.arguments.get("list", ""),
+                "inputs_sha256": first.inputs_sha256,
+            }
+            check_resolver(flags, retried, job, done)
+            download_shards(retried, job, done, settings, 0.0, arguments, pool, told)
 
         images = retried_images(folder, first, retried)
         code = make(retried, job, images, settings.processes, make_shards, corpus=folder.root)
@@ -69,10 +77,9 @@ def run(flags: argparse.Namespace) -> int:
     return code
 
 
-def _check_exclusions(folder: Folder, first: Job, exclusions: Exclusions) -> None:
+def _check_exclusions(folder: Folder, made: ShardRecord, exclusions: Exclusions) -> None:
     """Raises: FolderError when they are not those the download was made with: what was left out could come in."""
-    arguments = next(iter(finished_shards(folder, first).values())).arguments
-    begun = {name: arguments[name] for name in ("excluded_domains", "excluded_hashes") if name in arguments}
+    begun = {name: made.arguments[name] for name in ("excluded_domains", "excluded_hashes") if name in made.arguments}
     if begun != exclusions.identity():
         raise FolderError(
             f"{folder.root / 'excluded'} does not hold the lists that the download was made with",
@@ -87,17 +94,3 @@ def _reasons(text: str | None) -> Sequence[str] | None:
     if not all(reason and reason.isascii() and reason.replace("_", "").isalnum() for reason in reasons):
         raise UsageError(f"--reasons {text!r} are not names of reasons", "separate them by commas: http_403,opted_out")
     return reasons
-
-
-def _arguments(folder: Folder, first: Job, retried: Folder, job: Job, arguments: dict[str, Any]) -> dict[str, Any]:
-    """As `download` keeps them; the list is the first one, the same for all rounds."""
-    record = next(iter(finished_shards(folder, first).values()))
-    return {
-        **arguments,
-        **kept_exclusions(folder.root).identity(),
-        "command": "retry",
-        "round": job.round,
-        "reasons": begun_reasons(retried),
-        "list": record.arguments.get("list", ""),
-        "inputs_sha256": first.inputs_sha256,
-    }

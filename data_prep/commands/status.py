@@ -12,11 +12,9 @@ from data_prep.accounting import print_summary
 from data_prep.array_status import ArrayStatus, array_status
 from data_prep.datasheet import DATASHEET_NAME
 from data_prep.errors import InputError
-from data_prep.filters.corpus import Corpus, changed_inputs
+from data_prep.filters.corpus import Corpus, changed_inputs, read_record
 from data_prep.job import Folder, read_job, retry_rounds
 from data_prep.places import place
-
-CORPUS_NAME = "corpus.json"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +27,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Exit code: 0. Reads files only, so that it tells of work on other machines too."""
     folder = Folder(place(flags.folder), work_root=Path(flags.work) if flags.work else None)
-    if (folder.root / CORPUS_NAME).exists():
-        return _tell_corpus(folder.root, flags.json)
+    corpus = Corpus(folder.root)
+    if (record := read_record(corpus)) is not None:
+        return _tell_corpus(corpus, record, flags.json)
     job = read_job(folder)
     if job is None:
         raise InputError(f"{folder.root} is not the folder of a download or pack", "give its --out folder")
@@ -55,19 +54,19 @@ def _tell(title: str, status: ArrayStatus) -> None:
     print_summary(status.account, sys.stdout)
 
 
-def _tell_corpus(root: Path, as_json: bool) -> int:
-    begun: dict[str, Any] = json.loads((root / CORPUS_NAME).read_bytes())
-    datasheet = root / DATASHEET_NAME
+def _tell_corpus(corpus: Corpus, record: dict[str, Any], as_json: bool) -> int:
+    datasheet = corpus.root / DATASHEET_NAME
     sums: dict[str, Any] = json.loads(datasheet.read_bytes()) if datasheet.exists() else {}
     if as_json:
-        print(json.dumps({"folder": str(root), "kind": "filter", "corpus": begun, "datasheet": sums or None}, indent=1))
+        told = {"folder": str(corpus.root), "kind": "filter", "corpus": record, "datasheet": sums or None}
+        print(json.dumps(told, indent=1))
         return 0
-    print(f"filtered corpus in {root}, of {len(begun.get('inputs', ()))} manifests")
-    for note in changed_inputs(Corpus(root), begun):
+    print(f"filtered corpus in {corpus.root}, of {len(record['inputs'])} manifests")
+    for note in changed_inputs(corpus, record):
         print(f"note: {note}")
     if not sums:
-        done = len(list(Corpus(root).features.glob("*.parquet")))
-        shards = sum(source["shards"] for source in begun["inputs"])
+        done = len(list(corpus.features.glob("*.parquet")))
+        shards = sum(source["shards"] for source in record["inputs"])
         print(f"not finished: {done} files of features for {shards} shards; the same `data_prep filter` goes on")
         return 0
     print(f"listed    {sums['listed']:>10}\nkept      {sums['kept']:>10}")

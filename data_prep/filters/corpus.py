@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +14,9 @@ from data_prep.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import FolderError, InputError, UsageError
 from data_prep.filters.evaluation_sets import EvaluationSet
 from data_prep.filters.settings import RULES, FilterSettings
-from data_prep.job import write_json
+from data_prep.job import locked, write_json
 from data_prep.manifest import MANIFEST_NAME, stream_manifest
+from data_prep.places import file_sha256
 
 CORPUS_VERSION = 1
 
@@ -45,6 +44,13 @@ class Corpus:
     def lines_of(self, tar: str) -> Path:
         """The file in `removed` for a shard, which is not there when nothing of it was dropped."""
         return self.removed / f"{Path(tar).stem}.jsonl"
+
+    def dropped(self, tar: str) -> list[dict[str, Any]]:
+        """What `lines_of` says of a shard: key, rule and detail of every sample that was dropped."""
+        lines = self.lines_of(tar)
+        # split at line feeds only: a caption may hold other characters that end a line
+        text = lines.read_text(encoding="utf-8").split("\n") if lines.exists() else []
+        return [json.loads(line) for line in text if line]
 
     @property
     def features(self) -> Path:
@@ -117,11 +123,6 @@ def read_sources(folders: Sequence[Path]) -> list[Source]:
                 )
         sources.append(source)
     return sources
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(
@@ -220,13 +221,7 @@ def exclusive(corpus: Corpus) -> Iterator[None]:
         corpus.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(f"cannot create {corpus.root}: {error.strerror}", "choose another --out") from error
-    with open(corpus.work / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FolderError(
-                f"another data_prep is writing to {corpus.root}", "wait until it has ended, or use another --out"
-            ) from error
+    with locked(corpus.work / "lock", corpus.root):
         yield
 
 

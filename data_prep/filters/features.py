@@ -6,7 +6,6 @@ other settings need no tar again. A file is named by its shard and the tar's SHA
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from data_prep.errors import FolderError
 from data_prep.filters.perceptual_hash import NUM_BYTES, hash_jpeg
 from data_prep.filters.sample_rules import caption_hash
+from data_prep.places import file_sha256
 from data_prep.shard_reader import ShardDamage, read_samples
 
 VERSION = 1
@@ -94,8 +94,7 @@ def looks(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_tar(task: ShardTask) -> None:
     try:
-        with open(task.tar, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(task.tar)
     except FileNotFoundError as error:
         raise _changed(task.tar, "missing") from error
     if found != task.sha256:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import FolderError
-from data_prep.filters.corpus import Corpus, Source, file_sha256
+from data_prep.filters.corpus import Corpus, Source
 from data_prep.filters.judging import Judge
 from data_prep.filters.perceptual_hash import NUM_BITS
 from data_prep.filters.settings import NUMBERS
 from data_prep.manifest import ManifestWriter, keys_digest, stream_manifest
+from data_prep.places import file_sha256, publish, unpublished
 
 RULE_NAMES = {number: rule for rule, number in NUMBERS.items()}
 DUPLICATES = (NUMBERS["exact_duplicate"], NUMBERS["near_duplicate"])
@@ -82,7 +82,8 @@ def write_outcome(
                 raise FolderError(f"{source.manifest} was written anew meanwhile", "run the same command again")
             for row in stream_manifest(source.manifest):
                 part = slice(int(decisions.starts[number]), int(decisions.starts[number + 1]))
-                lines = _lines_of_earlier(source, row["path"])
+                # of a source that was filtered before: what is counted in the manifest is listed beside it
+                lines = Corpus(source.folder).dropped(row["path"])
                 lines += _lines(features[number], part, decisions, judge, names)
                 _write_lines(corpus.lines_of(row["path"]), lines)
                 writer.add(selected_row(row, decisions.rules[part], corpus.relative(source.folder / row["path"])))
@@ -116,14 +117,6 @@ def selected_row(row: dict[str, Any], rules: np.ndarray, path: str) -> dict[str,
     }
 
 
-def _lines_of_earlier(source: Source, tar: str) -> list[dict[str, Any]]:
-    """Of a source that was filtered before: what is counted in the manifest is listed beside it."""
-    earlier = Corpus(source.folder).lines_of(tar)
-    if not earlier.exists():
-        return []
-    return [json.loads(line) for line in earlier.read_text(encoding="utf-8").split("\n") if line]
-
-
 def _lines(features: Path, part: slice, decisions: Decisions, judge: Judge, names: _Names) -> list[dict[str, Any]]:
     """What to say of each dropped sample of a shard, in the tar's order."""
     rules = decisions.rules[part]
@@ -155,10 +148,10 @@ def _like(name: str, distance: int) -> dict[str, Any]:
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     if not lines:
         return
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(unpublished, "w", encoding="utf-8") as file:
+    written = unpublished(path)
+    with open(written, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    os.replace(unpublished, path)
+    publish(written, path)
 
 
 def _keys_of(samples: np.ndarray, features: Sequence[Path], starts: np.ndarray) -> pa.Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ from data_prep.errors import InputError
 from data_prep.filters.corpus import Corpus
 from data_prep.key_hashes import key_hash
 from data_prep.manifest import ManifestWriter, keys_digest, stream_manifest
+from data_prep.places import file_sha256
 from data_prep.shard_reader import ShardDamage, read_samples
 from data_prep.verify import MAX_PROBLEMS_PER_SHARD, Problem, ShardCheck, Verification, check_sample, withdraw
 from data_prep.worker_pool import in_order
@@ -59,9 +58,7 @@ def verify_corpus(
     try:
         tasks = (_RowTask(corpus.root, row, fraction, seed) for row in stream_manifest(corpus.manifest))
         for number, check in enumerate(in_order(pool, check_row, tasks, ahead=2 * processes + 2), start=1):
-            result.problems += check.problems
-            result.num_samples += check.num_samples
-            result.num_decoded += check.num_decoded
+            result.add(check)
             if check.row is not None:
                 good.add(check.row)
                 hashes.append(np.frombuffer(check.key_hashes, dtype=np.uint64))
@@ -92,8 +89,7 @@ def check_row(task: _RowTask) -> ShardCheck:
     tar = task.root / row["path"]
     check = ShardCheck([Problem(tar.name, "", reason) for reason in _check_sums(task.root, row)])
     try:
-        with open(tar, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = file_sha256(tar)
     except FileNotFoundError:
         check.problems.append(Problem(tar.name, "", f"missing: {tar}"))
         return check
@@ -135,9 +131,7 @@ def _check_sums(root: Path, row: dict[str, Any]) -> Iterator[str]:
         yield f"{kept} kept + {failed} failed + {filtered.total()} filtered are not {row['listed']} listed"
     if row["keys_sha256"] is not None and row["keys_sha256"] != keys_digest(row["keys"]):
         yield "the manifest's keys are not those of its keys_sha256"
-    lines = Corpus(root).lines_of(row["path"])
-    # split at line feeds only: a caption may hold other characters that end a line
-    text = [line for line in lines.read_text(encoding="utf-8").split("\n") if line] if lines.exists() else []
-    dropped = Counter(json.loads(line)["rule"] for line in text)
+    corpus = Corpus(root)
+    dropped = Counter(line["rule"] for line in corpus.dropped(row["path"]))
     if dropped != filtered:
-        yield f"{dict(filtered)} were filtered, {lines} lists {dict(dropped)}"
+        yield f"{dict(filtered)} were filtered, {corpus.lines_of(row['path'])} lists {dict(dropped)}"
