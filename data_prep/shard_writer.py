@@ -118,7 +118,7 @@ def read_record(path: Path) -> ShardRecord:
 def tool_versions() -> dict[str, str]:
     """Versions of what shapes the pixels and the files; a package that is not installed is left out."""
     versions = {"python": platform.python_version()}
-    for package in ("img2dataset", "pillow", "pyarrow", "numpy"):
+    for package in ("img2dataset", "pillow", "opencv-python-headless", "pyarrow", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
