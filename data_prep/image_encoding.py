@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,10 +177,12 @@ def _shrunk(image: Image.Image, target: tuple[int, int]) -> Image.Image:
 
 @functools.cache
 def _opencv() -> Any:
+    # Intel's routines inside OpenCV round otherwise on newer processors, and a shard's bytes would depend on where it
+    # was made. Those for AVX2 run on all.
+    os.environ["OPENCV_IPP"] = "avx2"
     import cv2  # here: it takes a quarter of a second, and most commands that import this module encode nothing
 
     cv2.setNumThreads(1)  # shards are encoded side by side already
-    cv2.ipp.setUseIPP(False)  # Intel's routines round otherwise on another processor, and a shard's bytes would differ
     return cv2
 
 

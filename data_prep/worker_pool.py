@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import ctypes
 import multiprocessing
 import signal
 import warnings
@@ -17,6 +18,8 @@ from data_prep.orphans import end_with_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @contextlib.contextmanager
@@ -55,8 +58,20 @@ def in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Ite
 
 
 def _begin_worker() -> None:
+    _keep_freed_memory()
     warnings.filterwarnings("ignore", module="PIL")  # a damaged file is counted with its reason, not told to the log
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None
     end_with_parent(parent.pid)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc hand the memory of one image to the next: given back and asked for again, its pages are faulted in anew.
+
+    That was half of the processor time over images of 640 x 480 (docs/ingestion.md, "Speed").
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 8 << 20)  # what is larger still goes back at once
+        libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
