@@ -170,7 +170,7 @@ def _shrunk(image: Image.Image, target: tuple[int, int]) -> Image.Image:
     if factor >= 2:
         return image.resize(target, Image.Resampling.BICUBIC)
     cv2 = _opencv()
-    # Its bicubic looks at four pixels whatever the factor; what is finer than the result's grid is smoothed away before.
+    # Its bicubic looks at four pixels a side whatever the factor: what is finer than the new grid is smoothed away.
     smooth = cv2.GaussianBlur(np.asarray(image), (3, 3), SMOOTHING * factor)
     return Image.fromarray(cv2.resize(smooth, target, interpolation=cv2.INTER_CUBIC))
 

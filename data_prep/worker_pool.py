@@ -67,7 +67,7 @@ def _begin_worker() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc hand the memory of one image to the next: given back and asked for again, its pages are faulted in anew.
+    """Let glibc hand the memory of one image to the next; else the pages are faulted in anew.
 
     That was half of the processor time over images of 640 x 480 (docs/ingestion.md, "Speed").
     """

@@ -132,7 +132,7 @@ def test_shrinking_a_large_jpeg_keeps_its_detail() -> None:
 @pytest.mark.parametrize("factor", [1.05, 1.2, 1.5, 1.9])
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
 def test_a_photograph_shrunk_by_less_than_half_stays_near_lanczos(name: str, factor: float) -> None:
-    """Peak signal to noise in dB against Pillow's Lanczos. Without smoothing it is 35, by area averaging 38 and more."""
+    """Peak signal to noise in dB against Pillow's Lanczos. Without smoothing it is 35, by area averaging 38."""
     photo = Image.fromarray(getattr(skimage.data, name)()).convert("L")
     photo = photo.resize((round(341 * factor), round(256 * factor)), Image.Resampling.LANCZOS)
     encoded = encode_image(saved(photo, "PNG"), ImageSettings(image_size=256, jpeg_quality=100))
