@@ -30,9 +30,10 @@ venv: $(ENVIRONMENT)  ## make .venv with the tested versions; the other targets 
 demo: $(ENVIRONMENT)  ## the main job, whole, on the sample images: download, shard, pretrain, evaluate, export, report
 	$(PY) -m demo
 
-# Up to four test files at a time: most tests wait for processes they started. A file stays in one process.
+# Up to four test files at a time: most tests wait for processes they started. A file stays in one process, and files
+# begin in their order: left to itself, xdist begins with those of many tests, and the long ones come last.
 test: check  ## what continuous integration runs: `check`, then every test that needs no GPU
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations=15
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15
 
 check: $(ENVIRONMENT)  ## ruff, mypy, import rules, shellcheck
 	$(PY) -m ruff check .

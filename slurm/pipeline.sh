@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole chain, each stage beginning when the one before it has succeeded:
-# download (an array, one task a part) -> verify -> pretrain -> export -> evaluate.
+# download (an array, one task a part) -> verify -> filter, if asked for -> pretrain -> export -> evaluate.
 #
 #   bash slurm/pipeline.sh [--dry-run] [--local] RECIPE [flags]
 #
@@ -13,17 +13,20 @@
 # commands and does nothing else. Run this on a login node; it is not a job itself.
 #
 # Settings from the environment, with their defaults. FLAGS and SBATCH hold words as you would type them, quotes included.
-#   STAGES='download verify pretrain export evaluate'    or a part of them
+#   STAGES='download verify filter pretrain export evaluate'    or a part of them
 #   URLS=                              the list of addresses; download needs it
 #   DATA=data/LIST                     the folder of the shards, which pretrain reads in place of the recipe's
 #                                      data.manifests; without download and verify: the recipe's, unless it is set
+#   CORPUS=                            the folder that filter writes and pretrain reads in place of DATA; without it there
+#                                      is no filter
 #   PARTS=8                            parts of the download; without Slurm: 1
 #   RUN_DIR=runs/RECIPE                the run folder; --run-dir says the same
 #   MODEL=models/RECIPE                the exported model
 #   METRICS=RUN_DIR/evaluation.json    what evaluate writes
 #   EVALUATE_FLAGS=                    what to evaluate on; evaluate needs it: --annotations FILE --images ROOT, or --data DIR
-#   DOWNLOAD_FLAGS= VERIFY_FLAGS= EXPORT_FLAGS=          further flags of these stages' commands
-#   DOWNLOAD_SBATCH= VERIFY_SBATCH= PRETRAIN_SBATCH= EXPORT_SBATCH= EVALUATE_SBATCH=
+#   DOWNLOAD_FLAGS= VERIFY_FLAGS= FILTER_FLAGS= EXPORT_FLAGS=    further flags of these stages' commands; filter's may
+#                                      begin with further folders
+#   DOWNLOAD_SBATCH= VERIFY_SBATCH= FILTER_SBATCH= PRETRAIN_SBATCH= EXPORT_SBATCH= EVALUATE_SBATCH=
 #                                      sbatch options of a stage: GPUs, time, partition; --array=1-16%4 for download
 #   CHECK=yes                          no: submit the recipe unchecked, where the project is not installed on this machine
 #   AFTER=                             jobs ID:ID that the first stage waits for
@@ -38,7 +41,7 @@ lib=$(dirname "${BASH_SOURCE[0]}")/lib.sh
 # shellcheck source=slurm/lib.sh
 . "$lib"
 
-ALL_STAGES=(download verify pretrain export evaluate)
+ALL_STAGES=(download verify filter pretrain export evaluate)
 
 main() {
   local usage="bash slurm/pipeline.sh [--dry-run] [--local] RECIPE [flags]; bash slurm/pipeline.sh --help tells the settings"
@@ -70,9 +73,9 @@ read_options() {
   command -v sbatch > /dev/null || local=yes
 }
 
-# Sets, from RECIPE and flags: stages; recipe, what is to be checked; and the words of each stage's script: download, verify, pretrain, export, evaluate.
+# Sets, from RECIPE and flags: stages; recipe, what is to be checked; and the words of each stage's script: download, verify, filter, pretrain, export, evaluate.
 settle() {
-  local run_dir data=${DATA:-} model name
+  local run_dir data=${DATA:-} model name stage
   run_dir=$(run_dir_of "$@")
   name=$(basename "${1%.y*ml}")
   model=${MODEL:-models/$name}
@@ -83,15 +86,20 @@ settle() {
     name=$(basename "$URLS")
     data=${data:-data/${name%.*}}
   fi
-  if wanted verify && [ -z "$data" ]; then
-    fail "verify has no folder" "DATA=DIR, where the shards are"
-  fi
+  for stage in verify filter; do
+    ! wanted "$stage" || [ -n "$data" ] || fail "$stage has no folder" "DATA=DIR, where the shards are"
+  done
+  ! wanted filter || [ -n "${CORPUS:-}" ] || fail "filter has no folder to write to" "CORPUS=DIR, or leave filter out of STAGES"
   words DOWNLOAD_FLAGS
   # shellcheck disable=SC2034  # these arrays are taken by the stage's name
   download=(--urls "${URLS:-}" --out "$data" "${found[@]}")
   words VERIFY_FLAGS
   # shellcheck disable=SC2034
   verify=("$data" "${found[@]}")
+  words FILTER_FLAGS
+  # shellcheck disable=SC2034
+  filter=("$data" "${found[@]}" --out "${CORPUS:-}")
+  data=${CORPUS:-$data}
   recipe=("$1" ${data:+--data.manifests "$data"})
   # shellcheck disable=SC2034
   pretrain=("${recipe[@]}" "${@:2}" --run-dir "$run_dir")
@@ -128,6 +136,7 @@ read_stages() {
     [[ " ${ALL_STAGES[*]} " = *" $stage "* ]] || fail "there is no stage $stage" "STAGES holds some of: ${ALL_STAGES[*]}"
   done
   for stage in "${ALL_STAGES[@]}"; do
+    [ -n "${STAGES:-}" ] || [ "$stage" != filter ] || [ -n "${CORPUS:-}" ] || continue
     [[ " ${STAGES:-${ALL_STAGES[*]}} " != *" $stage "* ]] || stages+=("$stage")
   done
 }

@@ -29,7 +29,7 @@ from data_prep.row_list import ListedImage
 from data_prep.shard_writer import Answer, write_shard
 from data_prep.verify import verify_folder
 from tests.support.data_prep_runs import samples
-from tests.support.hostile_images import halves, jpeg
+from tests.support.hostile_images import jpeg
 
 SHARDS, ROWS = 6, 10
 NASTY = [
@@ -60,7 +60,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f"http://{HOSTS[bad]}/{row}.jpg", [f"picture number {row}", NASTY[row % len(NASTY)]]
             )
             failed = bad != (shard == 3)
-            data = None if failed else jpeg(halves(80 + row, 70))
+            # grain, so that a tar is as large as its pictures: it ends at a multiple of 10 KiB
+            picture = Image.effect_noise((80 + row, 70), 40).convert("RGB")
+            data = None if failed else jpeg(picture)
             answers.append(Answer(row, data, "http_404: Not Found" if failed else None))
         write_shard(place, job, shard, rows, answers, {"command": "download", "list": "<i>list</i>.tsv"})
     with ThreadPoolExecutor(1) as pool:
@@ -123,7 +125,7 @@ def test_the_numbers_are_those_of_the_files(folder: Path, page: Seen) -> None:
 
 
 def test_the_contact_sheet_shows_samples_of_the_corpus(folder: Path, page: Seen) -> None:
-    """25 different ones, each with its own picture: halves(80 + row, 70) tell the row by their width."""
+    """25 different ones, each with its own picture, which tells its row by its width, 80 + row."""
     pictures = [value for tag, _, value in page.attributes if tag == "img" and value.startswith("data:")]
     captions = [text for text in page.cells if text.startswith("picture number ")]
     assert len(pictures) == len(captions) == len(set(captions)) == 25

@@ -216,6 +216,20 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(project: Path, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"bin", "project", "web.tsv"}
 
 
+def test_with_a_corpus_the_shards_are_filtered_before_training(project: Path, tmp_path: Path) -> None:
+    """FILTER_FLAGS may begin with further folders; without the stage itself, training still reads the corpus."""
+    settings = {"CORPUS": "data/clean", "FILTER_FLAGS": "data/sbu --min-side 100", "PARTS": "1"}
+    done = chain(project, tmp_path, "--local", "toy", "--steps", "2", **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "== verify" in done.stdout and done.stdout.index("== filter") < done.stdout.index("== pretrain")
+    assert data_prep_calls(done.stdout)[1:] == [
+        "verify data/web",
+        "filter data/web data/sbu --min-side 100 --out data/clean",
+    ]
+    rest = chain(project, tmp_path, "--dry-run", "--local", "toy", **settings, STAGES="pretrain")
+    assert f"{project}/slurm/pretrain.sh toy --data.manifests data/clean --run-dir runs/toy" in rest.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "settings", "error"),
     [
@@ -226,6 +240,8 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(project: Path, tmp_path
         (["toy"], {"EVALUATE_FLAGS": ""}, "error: evaluate has nothing to evaluate on"),
         (["toy"], {"STAGES": "verify train"}, "error: there is no stage train"),
         (["toy"], {"STAGES": "verify"}, "error: verify has no folder"),
+        (["toy"], {"STAGES": "filter", "CORPUS": "clean"}, "error: filter has no folder"),
+        (["toy"], {"STAGES": "filter", "DATA": "data/web"}, "error: filter has no folder to write to"),
         (
             ["toy"],
             {"DOWNLOAD_FLAGS": "--columns 'a"},
