@@ -1,7 +1,7 @@
 """The run folder: where everything of a run lies, and whether a run may go on in it.
 
 runs/NAME/ holds config.yaml, ds_config.json, env.json, metrics.jsonl, tensorboard/, logs/JOB/rank_R.log, checkpoints/,
-and refused/ if there was anything to refuse.
+lock, and refused/ if there was anything to refuse.
 """
 
 from __future__ import annotations

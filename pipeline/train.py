@@ -40,6 +40,7 @@ from pipeline.pictures import training_pictures, training_tables
 from pipeline.refusal import check_step, take_step
 from pipeline.refused_steps import RefusedSteps, StepFacts
 from pipeline.run_folder import RunFolder
+from pipeline.run_lock import alone_in
 from pipeline.saving import CheckpointSaver
 from pipeline.schedule import alpha_at, lr_at
 from pipeline.slow_steps import SlowSteps
@@ -88,6 +89,7 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
         with (
             StopWatch(world, RunFolder(path=run_dir).stop_file) as stop,
             Heart(world, run.watch.hang_s) as heart,
+            alone_in(run_dir, world),
         ):
             training = build(run, run_dir, world, heart)
             heart.at("loading the checkpoint")
