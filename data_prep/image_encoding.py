@@ -81,7 +81,7 @@ def encode_image(data: bytes, settings: ImageSettings) -> EncodedImage:
 
     rgb = _to_rgb(image)
     if rgb.size != target:
-        rgb = _shrunk(rgb, target)
+        rgb = shrink(rgb, target)
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])
         if orientation >= 5:
@@ -164,8 +164,11 @@ def _load(image: Image.Image, target: tuple[int, int]) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _shrunk(image: Image.Image, target: tuple[int, int]) -> Image.Image:
-    """Without aliasing. Below a factor of two, where decoding leaves every JPEG, by OpenCV in a third of the time."""
+def shrink(image: Image.Image, target: tuple[int, int]) -> Image.Image:
+    """An RGB image made smaller, without aliasing.
+
+    By OpenCV below a factor of two, where decoding leaves every JPEG, in a third of the time (`benchmarks.resize`).
+    """
     factor = image.width / target[0]
     if factor >= 2:
         return image.resize(target, Image.Resampling.BICUBIC)
