@@ -5,12 +5,14 @@ Caption, augmentation and mask of a sample depend on (seed, epoch, sample) only,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from albef.batch import PretrainBatch
 from albef.captions import clean_caption
@@ -73,7 +75,7 @@ def collate(
     )
     negatives = generator(seed, "negatives", epoch, step, lane)
     return PretrainBatch(
-        image=torch.stack([one.image for one in examples]),
+        image=_stack([one.image for one in examples]),
         input_ids=input_ids,
         attention_mask=attention_mask,
         mlm_input_ids=masked.mlm_input_ids,
@@ -83,6 +85,15 @@ def collate(
         keys=[one.name for one in examples],
         captions=[one.caption for one in examples],
     )
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """(B, 3, H, W). In a loader's worker written into shared memory at once, where torch would copy it to send it."""
+    if get_worker_info() is None:
+        return torch.stack(images)
+    shape = (len(images), *images[0].shape)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * images[0].element_size())  # as torch's own collate
+    return torch.stack(images, out=images[0].new_empty(0).set_(storage).view(shape))
 
 
 def mask_draws(names: Sequence[str], length: int, *, seed: int, epoch: int) -> Tensor:

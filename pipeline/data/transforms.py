@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from albef.preprocess import normalise
+from albef.preprocess import normalise_
 from pipeline.data.randaugment import rand_augment
 from pipeline.data.reader import load_pixels, open_image
 from pipeline.seeds import Draws
@@ -112,4 +112,4 @@ def crop_resize(image: Image.Image, box: tuple[int, int, int, int], size: int, n
 def normalised(image: Image.Image) -> Tensor:
     """(3, H, W) float32: RGB in [0, 1], less CLIP's mean, over its deviation; as in evaluation."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W) uint8
-    return normalise(pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255)
+    return normalise_(pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255))
