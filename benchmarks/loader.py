@@ -20,7 +20,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,15 +33,12 @@ from albef.objective import ObjectiveConfig
 from albef.preprocess import MEAN, STD
 from albef.tokenizer import AlbefTokenizer
 from benchmarks.download import TICKS_PER_S, photo
+from benchmarks.verify import DISTINCT, verify, write
 from data_prep.image_encoding import ImageSettings, encode_image
-from data_prep.job import Folder, Job, write_job
-from data_prep.row_list import ListedImage
-from data_prep.shard_writer import Answer, write_shard
-from data_prep.verify import verify_folder
 from pipeline.data.loader import DataConfig, PretrainLoader
 from pipeline.data.manifest import read_manifest
 
-SHARDS, SHARD_SIZE, DISTINCT = 8, 500, 50
+SHARDS, SHARD_SIZE, SIDE = 8, 500, 288
 
 
 def main() -> None:
@@ -53,10 +49,12 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--repeat", type=int, default=2, help="turns; the median is told")
     flags = parser.parse_args()
-    bodies = [photo(number, 480) for number in range(DISTINCT)]
+    stored = [encode_image(photo(number, SIDE), ImageSettings()).jpeg for number in range(DISTINCT)]
     with tempfile.TemporaryDirectory() as folder:
-        write_corpus(Path(folder), bodies)
-        rows = [compare(Path(folder), bodies, int(workers), flags) for workers in flags.workers.split(",")]
+        corpus = Path(folder, "corpus")
+        write(corpus, SHARDS * SHARD_SIZE, SHARD_SIZE, SIDE)
+        verify(corpus, processes=1, share=0)
+        rows = [compare(corpus, stored, int(workers), flags) for workers in flags.workers.split(",")]
     about = {
         **vars(flags),
         "rows": rows,
@@ -69,30 +67,7 @@ def main() -> None:
     print(json.dumps(about, indent=1))
 
 
-def write_corpus(root: Path, bodies: list[bytes]) -> None:
-    folder = Folder(root)
-    for path in (folder.shards, folder.failures, folder.work):
-        path.mkdir(parents=True)
-    num_rows = SHARDS * SHARD_SIZE
-    job = Job(
-        kind="download",
-        source="x",
-        inputs_sha256="0",
-        shard_size=SHARD_SIZE,
-        images=ImageSettings(),
-        num_rows=num_rows,
-    )
-    write_job(folder, job)
-    for shard in range(SHARDS):
-        rows = range(shard * SHARD_SIZE, (shard + 1) * SHARD_SIZE)
-        listed = {row: ListedImage(f"http://x/{row}.jpg", [f"a picture with the number {row}"]) for row in rows}
-        write_shard(folder, job, shard, listed, [Answer(row, bodies[row % DISTINCT], None) for row in rows], {})
-    with ThreadPoolExecutor(1) as pool:
-        verify_folder(root, pool, 1)
-
-
-def compare(root: Path, bodies: list[bytes], workers: int, flags: argparse.Namespace) -> dict[str, object]:
-    stored = [encode_image(body, ImageSettings()).jpeg for body in bodies]
+def compare(root: Path, stored: list[bytes], workers: int, flags: argparse.Namespace) -> dict[str, object]:
     runs: dict[str, list[tuple[float, float]]] = {"pipeline": [], "torchvision": []}
     for _ in range(flags.repeat):
         runs["pipeline"].append(ours(root, workers, flags))

@@ -58,27 +58,31 @@ def _hold(run_dir: Path) -> IO[str]:
     except OSError as error:
         raise ConfigError(f"run folder {run_dir} cannot be written: {error}", "give another --run-dir") from error
     deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                log.warning("%s: this file system has no locks (%s); never start a run twice here", run_dir, error)
-                return file
-            if time.monotonic() > deadline:
-                file.seek(0)
-                holder = file.read().strip()
-                file.close()
-                raise ConfigError(
-                    f"another run is training in {run_dir}: {holder}",
-                    "wait for its end or stop it (scancel, Ctrl-C), and the same command goes on; or another --run-dir",
-                ) from error
-            time.sleep(0.2)
-        else:
-            file.truncate(0)
-            file.write(_this_process())
-            file.flush()
-            return file
+    while not _lock(file, run_dir):
+        if time.monotonic() > deadline:
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            raise ConfigError(
+                f"another run is training in {run_dir}: {holder}",
+                "wait for its end or stop it (scancel, Ctrl-C), and the same command goes on; or another --run-dir",
+            )
+        time.sleep(0.2)
+    file.truncate(0)
+    file.write(_this_process())
+    file.flush()
+    return file
+
+
+def _lock(file: IO[str], run_dir: Path) -> bool:
+    """Whether no other process holds the file; a file system without locks cannot say, and is told in the log."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        log.warning("%s: this file system has no locks (%s); never start a run twice here", run_dir, error)
+    return True
 
 
 def _this_process() -> str:

@@ -5,7 +5,6 @@ Caption, augmentation and mask of a sample depend on (seed, epoch, sample) only,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,7 +91,7 @@ def _stack(images: list[Tensor]) -> Tensor:
     if get_worker_info() is None:
         return torch.stack(images)
     shape = (len(images), *images[0].shape)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * images[0].element_size())  # as torch's own collate
+    storage = torch.UntypedStorage._new_shared(len(images) * images[0].nbytes)  # as torch's own collate
     return torch.stack(images, out=images[0].new_empty(0).set_(storage).view(shape))
 
 
