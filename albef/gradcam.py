@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from albef.captions import clean_caption
 from albef.layers import Attention
 from albef.model import AlbefForPretraining
 from albef.preprocess import preprocess_image, to_rgb
 from albef.tokenizer import AlbefTokenizer
+from samples.captions import clean_caption
 
 COLOURS = np.array([(0, 0, 128), (0, 0, 255), (0, 255, 255), (255, 255, 0), (255, 0, 0), (128, 0, 0)], dtype=np.float64)
 """Dark blue to dark red, evenly spaced: the field's usual heat colours."""

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from albef.captions import clean_caption
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
 from albef.model import AlbefForPretraining
 from albef.preprocess import MEAN, STD, preprocess_images
 from albef.tokenizer import AlbefTokenizer
 from albef.weight_files import first_line, load_strictly, read_weights
+from samples.captions import clean_caption
 
 FORMAT_VERSION = 1
 HINT = "give a folder written by `python -m pipeline export` or Albef.save_pretrained"

@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from albef import gradcam
-from albef.captions import clean_caption
 from albef.preprocess import preprocess_images
 from albef.pretrained import Albef
 from demo.page_pictures import ImageQuery, TextQuery, WordMaps
 from demo.pictures import ASSETS, Picture, PictureArchive, read_pictures
+from samples.captions import clean_caption
 
 OWN_QUERIES = (
     "a red heart",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("albef", "data_prep", "demo", "pipeline")
-MODEL_MAY_IMPORT = {"albef", "torch", "timm", "transformers", "numpy", "PIL", "safetensors"}
+PACKAGES = ("albef", "data_prep", "demo", "pipeline", "samples")
+MODEL_MAY_IMPORT = {"albef", "samples", "torch", "timm", "transformers", "numpy", "PIL", "safetensors"}
 NO_NAMES = {"utils.py", "util.py", "helpers.py", "misc.py", "common.py", "logging.py"}
 
 
@@ -35,8 +35,14 @@ def test_the_model_imports_only_what_a_model_needs() -> None:
     assert [(where, name) for where, name in imports("albef") if name not in allowed] == []
 
 
+def test_samples_is_the_ground_floor() -> None:
+    """samples: what all packages agree on imports none of them, and nothing that a download node lacks."""
+    allowed = {"samples", "numpy", "PIL"} | set(sys.stdlib_module_names)
+    assert [(where, name) for where, name in imports("samples") if name not in allowed] == []
+
+
 def test_data_prep_stands_alone() -> None:
-    """data_prep meets the others through files only, and a download node has no torch."""
+    """data_prep meets the others through files and `samples` only, and a download node has no torch."""
     forbidden = {"albef", "pipeline", "demo", "torch", "torchvision", "deepspeed", "timm", "transformers"}
     assert [(where, name) for where, name in imports("data_prep") if name in forbidden] == []
 

@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MAPPED = ("albef/**/*.py", "data_prep/**/*.py", "demo/**/*.py", "pipeline/**/*.py", "slurm/*.sh")
+MAPPED = ("albef/**/*.py", "data_prep/**/*.py", "demo/**/*.py", "pipeline/**/*.py", "samples/**/*.py", "slurm/*.sh")
 
 
 def test_every_file_has_one_line_in_the_readme_and_every_line_a_file() -> None:
     """The map is complete, and nothing in it is gone. (`__init__.py` and `__main__.py` go without saying.)"""
     text = (ROOT / "README.md").read_text()
-    listed = re.findall(r"^    ((?:albef|data_prep|demo|pipeline|slurm)/\S+\.(?:py|sh)) {2,}\S", text, re.MULTILINE)
+    rooms = "albef|data_prep|demo|pipeline|samples|slurm"
+    listed = re.findall(rf"^    ((?:{rooms})/\S+\.(?:py|sh)) {{2,}}\S", text, re.MULTILINE)
     there = {
         str(path.relative_to(ROOT))
         for pattern in MAPPED
@@ -27,5 +28,6 @@ def test_every_file_has_one_line_in_the_readme_and_every_line_a_file() -> None:
 def test_every_folder_says_what_lives_there() -> None:
     """Each package's `__init__.py` opens with a docstring."""
     folders = ("commands", "filters", "report", "sources")
-    for name in ("albef", "data_prep", "demo", "pipeline", "pipeline/data", *(f"data_prep/{name}" for name in folders)):
+    inside = ("pipeline/data", *(f"data_prep/{name}" for name in folders))
+    for name in ("albef", "data_prep", "demo", "pipeline", "samples", *inside):
         assert (ROOT / name / "__init__.py").read_text().startswith('"""'), name

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from albef.batch import PretrainBatch
-from albef.captions import clean_caption
 from albef.config import AlbefConfig
 from albef.masking import mask_tokens
 from albef.objective import ObjectiveConfig
@@ -22,6 +21,7 @@ from albef.tokenizer import AlbefTokenizer
 from pipeline.data.reader import BadSample, RawSample
 from pipeline.data.transforms import AugmentConfig, training_image
 from pipeline.seeds import Draws, derive, generator, uniforms
+from samples.captions import clean_caption
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from typing import Literal
 
 from PIL import Image
 
-from albef.captions import clean_caption
 from albef.errors import DataError
 from pipeline.data.lanes import SampleRef
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import BadSample, ShardReader, load_pixels, open_image
+from samples.captions import clean_caption
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from albef import Albef
-from albef.captions import clean_caption
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from albef.preprocess import preprocess_images
 from albef.tokenizer import AlbefTokenizer
+from samples.captions import clean_caption
 
 TEXTS = ["A Dog on a skateboard!", "two cats, asleep"]
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from albef.captions import clean_caption, clean_question
+from samples.captions import clean_caption, clean_question
 from tests.parity import goldens
 
 FUNCTIONS: dict[str, tuple[Callable[..., str], str]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from albef.captions import clean_caption, clean_question
+from samples.captions import clean_caption, clean_question
 
 
 def test_no_limit_keeps_every_word() -> None:
