@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from data_prep.commands import (
     download,
@@ -26,6 +26,7 @@ from data_prep.commands import (
 )
 from data_prep.commands import filter as filter_command
 from data_prep.errors import UsageError, UserError
+from samples.quote import cut_words, printable, quote
 
 COMMANDS = {
     "sources": ("what each source is, what it still yields, and what it takes", sources),
@@ -46,7 +47,13 @@ EXIT_TERMINATED = 143
 class Parser(argparse.ArgumentParser):
     """argparse, with its complaints as UsageError and the nearest flag in the hint."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; the words are kept for `error`."""
+        self._words: list[str] = list(args or ())
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        message = cut_words(message, self._words)
         raise UsageError(message, self._nearest(message) or f"see {self.prog} --help")
 
     def _nearest(self, message: str) -> str:
@@ -91,22 +98,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser, by_name = build_parser()
         parsed, unknown = parser.parse_known_args(arguments)
         if unknown:
-            by_name[parsed.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+            by_name[parsed.command].error(f"unrecognized arguments: {quote(' '.join(unknown), 200)}")
         code: int = parsed.run(parsed)
         return code
     except UserError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        print(f"error: {printable(error.message)}\nhint: {printable(error.hint)}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{quote(error.filename)}: " if error.filename else ""
         cure = "make room on the disk of the output folder" if error.errno == errno.ENOSPC else "mend that"
-        print(
-            f"error: {where}{error.strerror or error}\nhint: {cure}, then run the same command again", file=sys.stderr
-        )
+        what = quote(error.strerror or error)
+        print(f"error: {where}{what}\nhint: {cure}, then run the same command again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: finished shards stay, the same command goes on from there", file=sys.stderr)

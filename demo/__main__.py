@@ -16,6 +16,7 @@ from demo.processes import end_leftovers
 from demo.results import RECALL_AT, recalls
 from demo.settings import Layout, Settings, open_record
 from demo.stages import StageFailed, Stages
+from samples.quote import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
             run(layout, Settings(steps=args.steps, seed=args.seed, pictures=args.pictures), args.port)
         return 0
     except UserError as error:
-        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        print(f"error: {printable(error.message)}\nhint: {printable(error.hint)}", file=sys.stderr)
         return error.code if isinstance(error, StageFailed) else 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from albef.errors import ConfigError, UserError
 from pipeline import logs
 from pipeline.nearest import nearest
+from samples.quote import cut_words, printable, quote
 
 COMMANDS = {
     "check": ("pipeline.check", "resolve a recipe and print what it means: batch, memory, shards; needs no GPU"),
@@ -51,6 +52,11 @@ class Parser(argparse.ArgumentParser):
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; the words are kept for `error`."""
+        self._words: list[str] = list(args or ())
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found, with the usage as the way out."""
         hint = " ".join(self.format_usage().split()) + f"; {self.prog} --help"
@@ -58,7 +64,7 @@ class Parser(argparse.ArgumentParser):
             from pipeline.recipe import shipped_recipes
 
             hint = f"give the path of a YAML recipe, or one of {', '.join(shipped_recipes())}"
-        raise ConfigError(f"{self.prog}: {message}", hint)
+        raise ConfigError(f"{self.prog}: {cut_words(message, self._words)}", hint)
 
     def flags(self) -> list[str]:
         """Every long flag, those of subcommands included."""
@@ -84,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         front = "" if rank == "0" else f"[rank {rank}] "
-        print(f"{front}error: {error.message}\n{front}hint: {error.hint}", file=sys.stderr)
+        print(f"{front}error: {printable(error.message)}\n{front}hint: {printable(error.hint)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -105,7 +111,7 @@ def _dispatch(arguments: list[str]) -> int:
     if command not in COMMANDS:
         close = nearest(command, COMMANDS)
         raise ConfigError(
-            f"there is no command {command}",
+            f"there is no command {quote(command)}",
             (f"did you mean {close}? " if close else "") + f"there are {', '.join(COMMANDS)}",
         )
     module_name, summary = COMMANDS[command]
@@ -121,7 +127,7 @@ def _dispatch(arguments: list[str]) -> int:
     if unknown:
         close = nearest(unknown[0].partition("=")[0], parser.flags()) if unknown[0].startswith("-") else None
         raise ConfigError(
-            f"pipeline {command}: unknown argument{'s' if len(unknown) > 1 else ''} {' '.join(unknown)}",
+            f"pipeline {command}: unknown argument{'s' if len(unknown) > 1 else ''} {quote(' '.join(unknown), 200)}",
             (f"did you mean {close}? " if close else "") + f"`python -m pipeline {command} --help` lists them",
         )
     known.overrides = overrides

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from albef.errors import UserError
 from pipeline.distributed import World
 from pipeline.heartbeat_wire import Hub, Process, Spoke, Wire
+from samples.quote import printable
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +220,8 @@ class Heart:
             log.log(level, "the main thread of rank %d is in\n%s", rank, stack)
         if self.world.is_main or 0 in verdict.culprits:
             front = "" if rank == 0 else f"[rank {rank}] "
-            print(f"{front}error: {verdict.message}\n{front}hint: {verdict.hint}", file=sys.stderr, flush=True)
+            what, hint = printable(verdict.message), printable(verdict.hint)
+            print(f"{front}error: {what}\n{front}hint: {hint}", file=sys.stderr, flush=True)
         for number in verdict.kill:
             process = self._peers[number].process if number in self._peers else None
             if process is not None and process.is_here():

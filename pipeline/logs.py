@@ -8,8 +8,17 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from samples.quote import printable
+
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OWNERS = ("albef", "pipeline")
+
+
+class _Printable(logging.Formatter):
+    """Records without control characters; lines after the first, as of a traceback, are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def setup_console(rank: int = 0, *, debug: bool = False) -> None:
@@ -22,7 +31,7 @@ def setup_console(rank: int = 0, *, debug: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel((logging.DEBUG if debug else logging.INFO) if rank == 0 else logging.WARNING)
     front = "" if rank == 0 else f"[rank {rank}] "
-    handler.setFormatter(logging.Formatter(front + "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(_Printable(front + "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     for name in OWNERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -36,7 +45,7 @@ def add_file(path: Path) -> logging.Handler:
     """Copy this rank's log, DeepSpeed's and Python's warnings included, to a file, after what is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LINE))
+    handler.setFormatter(_Printable(LINE))
     logging.captureWarnings(True)
     for name in (*OWNERS, "DeepSpeed", "py.warnings"):
         logging.getLogger(name).addHandler(handler)

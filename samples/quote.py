@@ -7,6 +7,7 @@ line of a log, or a megabyte of text.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 LIMIT = 100
 """Characters shown of one value; no message shows more than 200 characters of input."""
@@ -30,6 +31,30 @@ def quote(value: object, limit: int = LIMIT) -> str:
 def one_line(text: str) -> str:
     """The whole text with its control characters escaped: the last guard where a message is printed."""
     return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def printable(text: str) -> str:
+    """A message of our own that may have several lines: each without control characters, the further ones indented.
+
+    The last guard of what is printed as `error:` and `hint:` and of log lines. A newline that came from a stranger's
+    file can so begin a line, but none that reads as a message of ours.
+    """
+    first, *further = text.split("\n")
+    lines = [one_line(first), *(one_line(line if line[:1] in ("", " ") else f"  {line}") for line in further)]
+    return "\n".join(lines)
+
+
+def cut_words(message: str, words: Iterable[str]) -> str:
+    """argparse's message, which repeats words of the command line, with the long ones among them cut as `quote` does.
+
+    Args:
+        words: of the command line; `--flag=value` counts as a flag and a value.
+    """
+    for word in words:
+        for part in (word, word.partition("=")[2]):
+            if len(part) > LIMIT:
+                message = message.replace(repr(part), quote(part)).replace(part, quote(part))
+    return message
 
 
 def _visible(character: str) -> str:

@@ -190,6 +190,20 @@ def test_a_mistake_ends_in_error_and_hint(name: str, tmp_path: Path, capsys: pyt
     assert not (tmp_path / "o" / "job.json").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [["verify", "x", "--sample"], ["verify", "x"], ["pack", "--outt"], ["status"], ["sources", "--json"], []]
+)
+def test_a_word_of_the_command_line_is_shown_escaped_and_cut(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong value, an argument too many, a path longer than a path can be, a command that is none."""
+    assert main([*words, "\x1b[2J\nerror: forged " + "x" * 5000]) == 2
+    shown = capsys.readouterr().err
+    lines = shown.splitlines()
+    assert lines[0].startswith("error: ") and lines[1].startswith("hint: ") and len(lines) == 2
+    assert "\x1b" not in shown and "x" * 201 not in shown
+
+
 def test_debug_shows_where_an_error_was_raised(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "/nowhere/at/all", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

@@ -105,6 +105,20 @@ def test_wrong_values_of_a_command_s_own_flags_are_refused(capsys: pytest.Captur
     assert "unknown arguments --sise tiny" in error and "did you mean --size?" in hint
 
 
+@pytest.mark.parametrize(
+    "words", [["pretrain", "demo", "--resume"], ["pretrain", "demo"], ["bench", "step", "--batch-size"], []]
+)
+def test_a_word_of_the_command_line_is_shown_escaped_and_cut(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong value, an argument too many, a command that is none: two lines, no escapes, 200 characters of it."""
+    assert cli.main([*words, "\x1b[2J\nerror: forged " + "x" * 5000]) == 2
+    shown = capsys.readouterr().err
+    lines = shown.splitlines()
+    assert lines[0].startswith("error: ") and lines[1].startswith("hint: ") and len(lines) == 2
+    assert "\x1b" not in shown and r"\x1b[2J" in shown and "x" * 200 not in shown
+
+
 def test_debug_shows_the_traceback() -> None:
     """Anywhere on the line."""
     with pytest.raises(Exception, match="no recipe nope"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samples.quote import one_line, quote
+from samples.quote import cut_words, one_line, printable, quote
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,19 @@ def test_a_value_is_shown_on_one_line_and_cut(value: object, expected: str) -> N
 def test_a_line_keeps_its_length() -> None:
     """The guard at the printer escapes and does not cut."""
     assert one_line("\x1b[2J" + "x" * 300) == "\\x1b[2J" + "x" * 300
+
+
+def test_a_message_keeps_its_own_lines_and_none_can_be_forged() -> None:
+    """A list of mistakes has a line each; a stranger's newline begins an indented one, which is no `error:` of ours."""
+    assert (
+        printable("two mistakes:\n  seed is x\n  lr is \x1b[31my") == "two mistakes:\n  seed is x\n  lr is \\x1b[31my"
+    )
+    assert printable("a\nerror: forged\r\n\nhint: do") == "a\n  error: forged\\r\n\n  hint: do"
+
+
+def test_a_long_word_of_the_command_line_is_cut_in_a_message() -> None:
+    """As argparse repeats it: in quotes or bare, with its flag or after it. Short words stay as they are."""
+    word = "x\n" * 300
+    for given in ([word], [f"--pairs={word}"]):
+        shown = cut_words(f"argument --pairs: invalid int value: {word!r}; {word} {'y' * 90}", [*given, "y" * 90])
+        assert len(shown) < 350 and shown.endswith("y" * 90) and "\n" not in shown
