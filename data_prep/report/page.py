@@ -20,7 +20,10 @@ from data_prep.report.suspicious import RULE, Suspicion
 
 STYLE = Path(__file__).parent / "page.css"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+MAX_TEXT = 1000
+"""Characters shown of one text, as of a caption."""
+MAX_WORD = 80
 NUM_WORDS = 80
 MAX_SUSPICIOUS = 100
 MAX_CAPTIONS = 3
@@ -170,7 +173,7 @@ def _captions(looks: Looks) -> str:
         histogram_chart("Captions an image", looks.captions, note="At least one; the rest are alternatives."),
     ]
     common = looks.words.most_common(NUM_WORDS)
-    words = "".join(f"<li><bdi>{_text(word)}</bdi> <small>{count:,}</small></li>" for word, count in common)
+    words = "".join(f"<li><bdi>{_text(word, MAX_WORD)}</bdi> <small>{count:,}</small></li>" for word, count in common)
     listed = f'<div class="card"><h3>Commonest words of four letters or more</h3><ol class="words">{words}</ol></div>'
     return _section(
         "Captions", _looked_at(looks), f'<div class="charts">{"".join(charts)}</div>{listed if words else ""}'
@@ -202,7 +205,7 @@ def _made_with(sheet: Mapping[str, Any]) -> str:
         facts += [(f"list of {source}", f"{entry['names']} {entry['sha256']}") for entry in account["lists"]]
     for name in ("tools", "arguments"):
         for use in sheet[name]:
-            value = ", ".join(f"{key} {_short(setting)}" for key, setting in use["value"].items())
+            value = ", ".join(f"{key} {_cut(str(setting), 120)}" for key, setting in use["value"].items())
             facts.append((f"{name} of {use['shards']} shards", value))
     rows = [f"<tr>{_cell(name)}<td><code>{_text(value)}</code></td></tr>" for name, value in facts]
     return _section("Made with", "From datasheet.json.", _table([], rows, "words"))
@@ -244,11 +247,10 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1024:,.1f} TiB"
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else f"{text[:119]}…"
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def _text(text: str) -> str:
-    """Escaped, in one line, and without what changes the direction of the text around it or is no character at all."""
-    return escape(UNSAFE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split())))
+def _text(text: str, limit: int = MAX_TEXT) -> str:
+    """Escaped, in one line, cut, and without what changes the direction of the text around it or is no character."""
+    return escape(UNSAFE.sub("\N{REPLACEMENT CHARACTER}", _cut(" ".join(text.split()), limit)))

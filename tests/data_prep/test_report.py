@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import random
+import re
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from data_prep.job import Folder, Job, write_job
 from data_prep.manifest import read_manifest, write_manifest
 from data_prep.report.counters import CommonCounter, Histogram
 from data_prep.report.look import look
+from data_prep.report.page import _text
 from data_prep.report.suspicious import suspicious
 from data_prep.row_list import ListedImage
 from data_prep.shard_writer import Answer, write_shard
@@ -239,3 +241,20 @@ def test_a_histogram_counts_what_lies_beyond_its_edges_too() -> None:
     for value in (-5, 0, 0.5, 1, 9.9, 10, 1000):
         histogram.add(value)
     assert (histogram.counts, histogram.num) == ([3, 4], 7)
+
+
+def test_long_words_stay_inside_the_page(page: Seen) -> None:
+    """Every text breaks inside a word that has no room, by the body's rule; in tables and lists the column shrinks too.
+
+    A word, a cell or a caption of a megabyte is cut, so that the page can still be opened.
+    """
+    style = re.sub(r"/\*.*?\*/", "", next(cell for cell in page.cells if ":root" in cell), flags=re.DOTALL)
+    rules = {
+        selector.strip(): body
+        for selector, body in re.findall(r"([^{}]+)\{([^{}]*)\}", style.partition("@media (max-width")[0])
+    }
+    assert "overflow-wrap: break-word" in rules["body"]
+    for selector in ("ol.words", "td:first-child, .words td:last-child"):
+        assert "overflow-wrap: anywhere" in rules[selector]
+    assert "nowrap" not in style
+    assert len(_text("wide " * 1_000_000)) == 1000 and _text("x" * 200, 80) == "x" * 79 + "…"
