@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
 from albef.model import AlbefForPretraining
 from albef.preprocess import MEAN, STD, preprocess_images
+from albef.tensor_file import write_tensors
 from albef.tokenizer import AlbefTokenizer
 from albef.weight_files import first_line, load_strictly, read_weights
 from samples.captions import clean_caption
@@ -92,8 +92,8 @@ class Albef(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").unlink(missing_ok=True)  # no half-written folder passes for a model
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        write_tensors(folder / "model.safetensors", state, metadata={"format": "pt"})
         self.tokenizer.save(folder)
         _write_json(folder / "preprocessor_config.json", _preprocessing(self.config))
         if model_card is not None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from albef.errors import CheckpointError
+from albef.regular_file import check_readable, unreadable
+from albef.tensor_file import read_tensors
 
 WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts put the weights: official ALBEF and DeiT say `model`, older timm `state_dict`."""
@@ -26,13 +27,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, damaged, or holds something other than named tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"weight file {path} does not exist", "check the path; a folder is not a weight file")
+    check_readable(path, hint="check the path; a folder is not a weight file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_tensors(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise unreadable(path, error, hint="copy the file again") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"weight file {path} cannot be read: {first_line(error)}",
             "it is damaged, incomplete, or holds more than tensors; fetch it again or save its state dict alone",

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from albef.batch import PretrainBatch
 from albef.errors import DataError
+from albef.tensor_file import read_tensors, write_tensors
 from pipeline import atomic_file
 
 FORMAT = 1
@@ -63,9 +63,9 @@ def write_dump(
     """
     tensors = f"rank_{rank}.safetensors"
     if with_batches:
-        save_file(
-            {f"lane_{lane}.{name}": tensor for lane, batch in batches.items() for name, tensor in _tensors_of(batch)},
+        write_tensors(
             folder / tensors,
+            {f"lane_{lane}.{name}": tensor for lane, batch in batches.items() for name, tensor in _tensors_of(batch)},
         )
     lanes = [
         {
@@ -101,7 +101,7 @@ def read_dump(path: Path) -> Dump:
                     f"{path} holds the sample keys but not their batches",
                     "the run had kept watch.max_dumps others already: replay one of those, or raise it",
                 )
-            tensors = load_file(path / part["batches"])
+            tensors = read_tensors(path / part["batches"])
             for lane in part["lanes"]:
                 front = f"lane_{lane['lane']}."
                 own = {name.removeprefix(front): tensor for name, tensor in tensors.items() if name.startswith(front)}
@@ -143,6 +143,6 @@ def plain(value: Any) -> Any:
 
 
 def _tensors_of(batch: PretrainBatch) -> list[tuple[str, Tensor]]:
-    """The batch's tensors by field, on the CPU and contiguous."""
+    """The batch's tensors by field, on the CPU."""
     values = [(field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch)]
-    return [(name, value.detach().cpu().contiguous()) for name, value in values if isinstance(value, Tensor)]
+    return [(name, value.detach().cpu()) for name, value in values if isinstance(value, Tensor)]

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from albef.errors import CheckpointError
 from albef.momentum import MomentumTeacher
 from albef.queue import FeatureQueue
+from albef.tensor_file import write_tensors
 from pipeline.checkpoint import (
     CheckpointConfig,
     CheckpointMeta,
@@ -278,7 +278,7 @@ def _torch_file(state: Any) -> Callable[[Path], None]:
 
 
 def _tensor_file(tensors: dict[str, Tensor]) -> Callable[[Path], None]:
-    return lambda path: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return lambda path: write_tensors(path, tensors)
 
 
 def _text_file(text: str) -> Callable[[Path], None]:

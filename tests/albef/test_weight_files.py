@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 
 from albef.errors import CheckpointError
 from albef.weight_files import load_strictly, read_weights
+from tests.support.unprivileged import as_ordinary_user
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
@@ -46,12 +49,26 @@ def test_a_file_without_weights_is_refused(content: object, tmp_path: Path) -> N
         read_weights(tmp_path / "w.pth")
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    """The path is in the message."""
-    for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(CheckpointError, match="does not exist") as error:
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_is_no_file_to_read_is_named(suffix: str, tmp_path: Path) -> None:
+    """Missing, a folder, a pipe nobody writes to, without permission: each by name, and no damage is suspected."""
+    missing, folder, pipe, private = (tmp_path / f"{name}{suffix}" for name in ("none", "folder", "pipe", "private"))
+    folder.mkdir()
+    os.mkfifo(pipe)
+    private.write_bytes(b"weights")
+    private.chmod(0)
+    told = {
+        missing: "does not exist",
+        missing / "below": "does not exist",
+        folder: "is a folder",
+        pipe: "is no regular file",
+        private: "may not be read: Permission denied",
+    }
+    for path, message in told.items():
+        reader = as_ordinary_user() if path == private else nullcontext()
+        with reader, pytest.raises(CheckpointError) as error:
             read_weights(path)
-        assert str(path) in error.value.message
+        assert error.value.message == f"{path} {message}"
 
 
 def test_strict_loading_names_what_does_not_fit() -> None:

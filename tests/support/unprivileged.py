@@ -1,0 +1,21 @@
+"""A lack of permission, also where the tests run as root, whom no permission stops."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+NOBODY = 65_534
+
+
+@contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Inside, the process reads and writes files as a user that is not root; outside it is who it was."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
