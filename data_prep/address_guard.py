@@ -7,6 +7,7 @@ connection is made to one of the very addresses that were checked: a second look
 
 from __future__ import annotations
 
+import functools
 import http.client
 import ipaddress
 import re
@@ -16,6 +17,8 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from data_prep.http_response import Ask, Response
 
 Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], list[tuple[Any, ...]]]
@@ -175,17 +178,22 @@ def connect_checked(
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
+    """Whose answer is read as browsers read it, up to a deadline.
+
+    Args:
+        guarded: connect to checked addresses only.
+        deadline: of `time.monotonic`, for the whole answer.
+    """
+
+    def __init__(self, *arguments: Any, guarded: bool, deadline: float, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self._create_connection = connect_checked
+        self.response_class = functools.partial(Response, deadline=deadline)  # type: ignore[assignment]
+        if guarded:
+            self._create_connection = connect_checked
 
 
-class _SecureConnection(http.client.HTTPSConnection):
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
     """The certificate is checked against the name, as ever; only the socket under it is ours."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._create_connection = connect_checked
 
 
 class HTTPHandler(urllib.request.HTTPHandler):
@@ -195,9 +203,9 @@ class HTTPHandler(urllib.request.HTTPHandler):
         super().__init__()
         self._allow_private = allow_private
 
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+    def http_open(self, req: Ask) -> http.client.HTTPResponse:  # type: ignore[override]
         guarded = not self._allow_private and not _goes_through_a_proxy(req)
-        return self.do_open(_Connection if guarded else http.client.HTTPConnection, req)
+        return self.do_open(_Connection, req, guarded=guarded, deadline=req.deadline)  # type: ignore[arg-type]
 
 
 class HTTPSHandler(urllib.request.HTTPSHandler):
@@ -209,10 +217,10 @@ class HTTPSHandler(urllib.request.HTTPSHandler):
         self._certificates = ssl.create_default_context()
         self._certificates.set_alpn_protocols(["http/1.1"])
 
-    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+    def https_open(self, req: Ask) -> http.client.HTTPResponse:  # type: ignore[override]
         guarded = not self._allow_private and not _goes_through_a_proxy(req)
-        connection = _SecureConnection if guarded else http.client.HTTPSConnection
-        return self.do_open(connection, req, context=self._certificates)
+        settings = {"guarded": guarded, "deadline": req.deadline, "context": self._certificates}
+        return self.do_open(_SecureConnection, req, **settings)  # type: ignore[arg-type]
 
 
 def _goes_through_a_proxy(request: urllib.request.Request) -> bool:

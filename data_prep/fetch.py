@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 import data_prep
 from data_prep.exclusion import Exclusions
+from data_prep.fetch_failure import shown
 from data_prep.job import Folder, Job, write_json
 from data_prep.patient_opener import FetchLimits
 from data_prep.shard_writer import Answer
@@ -124,7 +125,7 @@ class Fetch:
         self._job = job
         # A folder of its own: a worker of an earlier start that is still dying cannot write into this one's files.
         self._out = folder.raw / f"{time.time_ns():x}-{os.getpid()}"
-        self._out.mkdir()
+        self._out.mkdir(mode=0o700)  # the URLs in it have their passwords
         self._pending = set(shards)
         config = self._out / "launch.txt"
         write_json(config, self._launch(folder, shards, settings))
@@ -204,7 +205,7 @@ def _reason(message: str) -> str:
     reason, colon, _ = message.partition(": ")
     if colon and reason.isascii() and reason.replace("_", "").isalnum() and reason.islower():
         return message
-    return f"download_failed: {message}"
+    return f"download_failed: {shown(message)}"
 
 
 def _size(path: Path) -> int:

@@ -31,6 +31,7 @@ from data_prep.img2dataset_run import downloader_of
 from data_prep.patient_opener import FetchLimits, PatientOpener
 from data_prep.row_list import read_shard_table
 from data_prep.spark import spark_session
+from data_prep.web_url import with_login
 
 COLUMNS = ["row", "url"]
 OPT_OUT = ["noai", "noimageai", "noindex", "noimageindex"]
@@ -110,7 +111,8 @@ def _to_ask(table: Any) -> Any:
     """Rows and addresses, hosts spread out. A row that was rejected on reading the list is asked for nowhere."""
     urls = pc.if_else(pc.is_valid(table["rejected"]), "", table["url"])
     order = spread_hosts([url.partition("://")[2].partition("/")[0] for url in urls.to_pylist()])
-    return pa.table({"row": table["row"], "url": urls}).take(order)
+    asked = [with_login(url, login) for url, login in zip(urls.to_pylist(), table["login"].to_pylist(), strict=True)]
+    return pa.table({"row": table["row"], "url": asked}).take(order)
 
 
 @functools.cache

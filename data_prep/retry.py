@@ -27,7 +27,7 @@ from data_prep.shard_writer import ShardRecord
 
 WORTH_RETRYING = (
     *("timed_out", "too_slow", "connection_refused", "connection_failed", "unknown_host", "incomplete_body"),
-    *("http_408", "http_425", "http_429", "http_5xx", "download_failed"),
+    *("bad_http", "http_408", "http_425", "http_429", "http_5xx", "download_failed"),
 )
 """Failures that another day may not see. `http_5xx` stands for http_500 to http_599."""
 RETRIED_NAME = "retried.parquet"

@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         pa.field("id", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("supersedes", pa.string()),
+        pa.field("login", pa.string()),
     ]
 )
 
@@ -49,6 +50,8 @@ class ListedImage:
     """Number of the row, where that is not its place among the others (a retry)."""
     supersedes: str | None = None
     """Reason of an earlier failure that this attempt takes the place of (a retry)."""
+    login: str | None = field(default=None, repr=False)
+    """`user:password` that stood in the URL. It goes to that server and into this list, and nowhere else."""
 
 
 def keep_captions(url: str, captions: Iterable[str], id: str | None = None, licence: str | None = None) -> ListedImage:
@@ -86,6 +89,8 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
         while chunk := list(itertools.islice(iterator, shard_size)):
             shard = num_rows // shard_size
             num_rows += len(chunk)
+            if any(image.login for image in chunk):
+                unpublished.chmod(0o600)
             if shard not in part.shards(shard + 1):
                 continue
             table = pa.table(
@@ -100,6 +105,7 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
                     "id": [image.id for image in chunk],
                     "licence": [image.licence for image in chunk],
                     "supersedes": [image.supersedes for image in chunk],
+                    "login": [image.login for image in chunk],
                 },
                 schema=schema,
             )
@@ -111,7 +117,10 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
 def read_shard_table(path: Path, shard: int) -> Any:
     """The rows of one shard of the file's part as a pyarrow table."""
     with pq.ParquetFile(path) as file:
-        return file.read_row_group(_part(file.schema_arrow).shards(shard + 1).index(shard))
+        table = file.read_row_group(_part(file.schema_arrow).shards(shard + 1).index(shard))
+    if "login" in table.column_names:
+        return table
+    return table.append_column("login", pa.nulls(len(table), pa.string()))  # a list of before 0.1.0
 
 
 def read_part(path: Path) -> Part:

@@ -7,6 +7,7 @@ they are read here, row by row, and a row that cannot be used keeps its place wi
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import itertools
 import json
@@ -21,7 +22,8 @@ import pyarrow.parquet as pq
 from data_prep.errors import InputError, UsageError
 from data_prep.published_file import open_bytes
 from data_prep.row_list import ListedImage, keep_captions
-from data_prep.web_url import BadUrl, normalise_url
+from data_prep.web_url import BadUrl, login_of, normalise_url
+from samples.quote import quote, without_logins
 
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 BATCH_ROWS = 10_000
@@ -194,7 +196,8 @@ def _listed(fields: Mapping[str, Any], columns: ListColumns) -> ListedImage:
     try:
         address = url.decode("utf-8").strip() if columns.local else normalise_url(url.decode("utf-8"))
     except UnicodeDecodeError:
-        return ListedImage("", [], f"bad_url: not UTF-8: {url[:100]!r}")
+        text = quote(without_logins(url.decode("utf-8", "backslashreplace")))
+        return ListedImage("", [], f"bad_url: not UTF-8: {text}")
     except BadUrl as error:
         return ListedImage("", [], str(error))
     if not address:
@@ -204,7 +207,9 @@ def _listed(fields: Mapping[str, Any], columns: ListColumns) -> ListedImage:
         texts = [caption.decode("utf-8") for caption in captions]
     except UnicodeDecodeError as error:
         return ListedImage(address, [], f"caption_not_utf8: {error.reason} at byte {error.start}")
-    return keep_captions(address, texts, _note(fields, columns.id), _note(fields, columns.licence))
+    listed = keep_captions(address, texts, _note(fields, columns.id), _note(fields, columns.licence))
+    login = None if columns.local or listed.rejected else login_of(url.decode("utf-8"))
+    return listed if login is None else dataclasses.replace(listed, login=login)
 
 
 def _note(fields: Mapping[str, Any], name: str | None) -> str | None:

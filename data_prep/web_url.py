@@ -1,9 +1,14 @@
-"""Listed addresses -> addresses that can be asked for, or the reason why not."""
+"""Listed URLs -> URLs that can be asked for, or the reason why not; and what is secret in them."""
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlsplit, urlunsplit
+import re
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+from samples.quote import quote as shown
+
+MAX_HOST = 253
+"""Letters of a host name, dots included (RFC 1035)."""
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
 
@@ -14,7 +19,8 @@ class BadUrl(ValueError):
 def normalise_url(text: str) -> str:
     """Percent-encode what must be, keep what already is; only http and https.
 
-    img2dataset hands addresses to urllib as they are, and urllib refuses a space or an accent.
+    img2dataset hands addresses to urllib as they are, and urllib refuses a space or an accent. A fragment goes, and so
+    does `user:password@`, which `login_of` has.
 
     Raises: BadUrl.
     """
@@ -25,11 +31,13 @@ def normalise_url(text: str) -> str:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise BadUrl(f"bad_url: {_shown(text)}: {error}") from error
+        raise BadUrl(f"bad_url: {_shown(text)}: {_shown(str(error))}") from error
     if parts.scheme and parts.scheme not in ("http", "https"):
         raise BadUrl(f"unsupported_scheme: {_shown(parts.scheme)}")
     if not parts.scheme or not host:
         raise BadUrl(f"bad_url: {_shown(text)} has no host")
+    if len(host) > MAX_HOST:
+        raise BadUrl(f"bad_url: {_shown(host)}: a host name of {len(host)} letters")
     try:
         ascii_host = host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError as error:
@@ -38,8 +46,47 @@ def normalise_url(text: str) -> str:
         raise BadUrl(f"bad_url: {_shown(text)}: not a host name")
     netloc = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
     netloc += f":{port}" if port is not None else ""
-    return urlunsplit((parts.scheme, netloc, quote(parts.path, _PATH_SAFE), quote(parts.query, _PATH_SAFE + "?"), ""))
+    path = parts.path or ("/" if parts.query else "")  # urllib would ask for `?query` and no path
+    return urlunsplit((parts.scheme, netloc, quote(path, _PATH_SAFE), quote(parts.query, _PATH_SAFE + "?"), ""))
+
+
+def login_of(text: str) -> str | None:
+    """`user:password` of a URL, percent-decoded, which a browser would send as Basic authentication; None for none."""
+    try:
+        login, at, _ = urlsplit(text.strip()).netloc.rpartition("@")
+    except ValueError:
+        return None
+    user, _, password = login.partition(":")
+    return f"{unquote(user)}:{unquote(password)}" if at else None
+
+
+def with_login(url: str, login: str | None) -> str:
+    """The URL with its `user:password@` again, as `login_of` gave it."""
+    if login is None or not url:
+        return url
+    scheme, _, rest = url.partition("://")
+    user, _, password = login.partition(":")
+    return f"{scheme}://{quote(user, '')}:{quote(password, '')}@{rest}"
+
+
+def redirect_target(base: str, location: str) -> str:
+    """Where a Location header leads: relative to `base` or not, in UTF-8 or with bytes of another encoding.
+
+    Args:
+        location: as http.client has it, a letter a byte.
+    Raises: BadUrl.
+    """
+    octets = location.encode("latin-1", "replace")
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "".join(chr(octet) if octet < 128 else f"%{octet:02X}" for octet in octets)
+    try:
+        return urljoin(base, text.strip())
+    except ValueError as error:
+        raise BadUrl(f"bad_url: {_shown(text)}: {_shown(str(error))}") from error
 
 
 def _shown(text: str) -> str:
-    return repr(text[:100])
+    """For a message. What stands before an @ may be a password, and where a URL cannot be read, so may its path."""
+    return f"'{shown(re.sub('//.*@', '//***@', text, flags=re.DOTALL))}'"

@@ -6,6 +6,7 @@ line of a log, or a megabyte of text.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -14,6 +15,9 @@ LIMIT = 100
 
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories that are escaped: controls, direction marks, surrogates, line and paragraph separators."""
+
+LOGIN = re.compile(r"(?<=//)[^/?#\s]+@")
+"""`user:password@` of a URL."""
 
 
 def quote(value: object, limit: int = LIMIT) -> str:
@@ -37,11 +41,16 @@ def printable(text: str) -> str:
     """A message of our own that may have several lines: each without control characters, the further ones indented.
 
     The last guard of what is printed as `error:` and `hint:` and of log lines. A newline that came from a stranger's
-    file can so begin a line, but none that reads as a message of ours.
+    file can so begin a line, but none that reads as a message of ours. Passwords of URLs go.
     """
-    first, *further = text.split("\n")
+    first, *further = without_logins(text).split("\n")
     lines = [one_line(first), *(one_line(line if line[:1] in ("", " ") else f"  {line}") for line in further)]
     return "\n".join(lines)
+
+
+def without_logins(text: str) -> str:
+    """A message without the passwords in its URLs: `https://***@host/` for `https://user:password@host/`."""
+    return LOGIN.sub("***@", text)
 
 
 def cut_words(message: str, words: Iterable[str]) -> str:

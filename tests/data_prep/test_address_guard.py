@@ -22,7 +22,8 @@ from data_prep.address_guard import (
     spelled_addresses,
     why_not_public,
 )
-from data_prep.patient_opener import FetchFailed, FetchLimits, PatientOpener
+from data_prep.fetch_failure import FetchFailed
+from data_prep.patient_opener import FetchLimits, PatientOpener
 from data_prep.web_url import normalise_url
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.fetch import RawShard, prove, proven_leftovers
+from data_prep.fetch_failure import FetchFailed
 from data_prep.image_encoding import ImageSettings
 from data_prep.job import Folder, Job
-from data_prep.patient_opener import FetchFailed, FetchLimits, PatientOpener
+from data_prep.patient_opener import FetchLimits, PatientOpener
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
 

@@ -16,10 +16,11 @@ from data_prep.cli import main
 from data_prep.dns_check import check_dns, sample_hosts
 from data_prep.errors import UnfinishedError
 from data_prep.fetch import Fetch, FetchSettings
+from data_prep.fetch_failure import FetchFailed, retry_after_s
 from data_prep.host_turns import HostTurns, spread_hosts
 from data_prep.image_encoding import ImageSettings
 from data_prep.job import Folder, Job
-from data_prep.patient_opener import FetchFailed, FetchLimits, PatientOpener, _retry_after_s
+from data_prep.patient_opener import FetchLimits, PatientOpener
 from data_prep.row_list import ListedImage, write_rows
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
@@ -92,10 +93,10 @@ def test_a_turn_is_kept_while_its_own_thread_waits_for_a_further_attempt() -> No
 
 def test_retry_after_may_be_seconds_or_a_date() -> None:
     """RFC 9110, 10.2.3; what is neither is no wish."""
-    assert _retry_after_s("120") == 120
-    later = _retry_after_s(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
+    assert retry_after_s("120") == 120
+    later = retry_after_s(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
     assert 95 < later <= 100
-    assert [_retry_after_s(text) for text in ("", "soon", "-3", "Wed, 21 Oct 2015 07:28:00 GMT", "1e9")] == [0.0] * 5
+    assert [retry_after_s(text) for text in ("", "soon", "-3", "Wed, 21 Oct 2015 07:28:00 GMT", "1e9")] == [0.0] * 5
 
 
 def test_rows_of_a_host_are_spread_over_the_shard() -> None:

@@ -27,18 +27,27 @@ class Reply:
     announced: int | None = None
     delay_s: float = 0.0
     drip_s: float = 0.0
+    raw: bytes | None = None
+    """What is sent instead of all that: status line, headers and body, to the byte."""
+    endless: bool = False
+    """Whether `raw` is sent until the client leaves."""
+    required: tuple[str, str] | None = None
+    """A header and a part of its value without which the answer is 403, as a request lacks its cookie."""
 
 
 class ImageServer:
-    """Serves what was added; `hits` counts requests by path, `foreign` keeps those that were meant for another host.
+    """Serves what was added; `hits` counts requests by path, `requests` has their headers.
 
-    Use as a context manager. A path's replies are given one after the other, the last one for ever.
+    `foreign` keeps requests that were meant for another host. Use as a context manager. A path's replies are given one
+    after the other, the last one for ever.
     """
 
     def __init__(self) -> None:
         self._replies: dict[str, tuple[Reply, ...]] = {}
         self._default: Callable[[str], Reply] | None = None
         self.hits: Counter[str] = Counter()
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        """Path and headers of every request."""
         self.foreign: list[str] = []
         self._lock = threading.Lock()
         self._server = _Server(self)
@@ -107,8 +116,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.owner.foreign.append(f"GET {self.path}")
             self.send_error(403)
             return
+        self.server.owner.requests.append((self.path, dict(self.headers.items())))
         reply = self.server.owner.reply_to(self.path)
         time.sleep(reply.delay_s)
+        if reply.required and reply.required[1] not in self.headers.get(reply.required[0], ""):
+            self.send_error(403)
+            return
+        if reply.raw is not None:
+            self._send_raw(reply.raw, reply.drip_s, endless=reply.endless)
+            return
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
         announced = len(reply.body) if reply.announced is None else reply.announced
@@ -124,6 +140,16 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(reply.drip_s)
         else:
             self.wfile.write(reply.body)
+
+    def _send_raw(self, data: bytes, drip_s: float, *, endless: bool) -> None:
+        self.close_connection = True
+        while True:
+            for piece in [data] if not drip_s else [bytes([byte]) for byte in data]:
+                self.wfile.write(piece)
+                self.wfile.flush()
+                time.sleep(drip_s)
+            if not endless:
+                return
 
     def do_CONNECT(self) -> None:
         self.server.owner.foreign.append(f"CONNECT {self.path}")
