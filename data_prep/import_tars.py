@@ -14,16 +14,19 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.download import default_source
 from data_prep.errors import InputError
+from data_prep.places import open_regular
 from data_prep.row_list import ListedImage
 from data_prep.shard_writer import Answer
-from data_prep.tar_samples import TarDamage, TarSample, read_tar
+from data_prep.tar_samples import TarSample, read_tar
 from data_prep.worker_pool import in_order, open_pool
+from samples.quote import quote
 
 MEMBERS = pa.schema([("tar", pa.int64()), ("offset", pa.int64()), ("size", pa.int64())])
 END_BYTES = 1 << 16
@@ -75,14 +78,10 @@ def _read_all(tars: Sequence[Path], processes: int) -> Iterator[tuple[list[TarSa
 
 
 def _read_one(path: Path) -> tuple[list[TarSample], str | None]:
-    """The samples of a tar, and the damage that they end at."""
-    samples: list[TarSample] = []
-    try:
-        for sample in read_tar(path):
-            samples.append(sample)  # one by one: those before the damage count
-    except TarDamage as damage:
-        return samples, str(damage)
-    return samples, None
+    samples, damage = read_tar(path)
+    if damage is None:
+        return samples, None
+    return samples, f"{damage} (at member {quote(damage.member, 40)})" if damage.member else str(damage)
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class TarRows:
             places = file.read_row_group(index).to_pylist()
         together = zip(rows.items(), places, strict=True)
         for number, group in itertools.groupby(together, key=lambda one: one[1]["tar"]):
-            with open(self.tars[number], "rb") as tar:
+            with _opened(self.tars[number]) as tar:
                 for (row, image), place in group:
                     if image.rejected is not None:
                         yield Answer(row, None, image.rejected)
@@ -108,15 +107,38 @@ class TarRows:
                             row, None, f"file_too_large: {place['size']} bytes, more than {self.max_image_bytes}"
                         )
                     else:
-                        tar.seek(place["offset"])
-                        yield Answer(row, tar.read(place["size"]), None)
+                        yield Answer(row, self._image(number, tar, place["offset"], place["size"]), None)
+
+    def _image(self, number: int, tar: IO[bytes], offset: int, size: int) -> bytes:
+        try:
+            tar.seek(offset)
+            data = tar.read(size)
+        except OSError as error:
+            raise _unreadable(self.tars[number], error) from error
+        if len(data) < size:
+            raise InputError(
+                f"{self.tars[number]} is shorter than when it was listed: {len(data)} of {size} bytes at {offset}",
+                "restore it, or import into another --out",
+            )
+        return data
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read: {error.strerror or error}", "is the disk with the tars still there?")
 
 
 def hash_tars(tars: Iterable[Path], reading: dict[str, object]) -> str:
     """sha256 over names, sizes and both ends of the tars: hundreds of gigabytes are not read to say which they are."""
     digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
     for path in tars:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             digest.update(f"{path.name} {size}\n".encode() + file.read(END_BYTES))
             file.seek(max(0, size - END_BYTES))

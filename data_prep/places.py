@@ -7,10 +7,13 @@ There are no locks in a store.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -106,9 +109,21 @@ def sizes(folder: Path) -> dict[str, int]:
         return {}
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """A file opened for reading; a pipe under its name would keep the reader waiting for a writer.
+
+    Raises: OSError, also for what is no regular file.
+    """
+    if not is_remote(path):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "is a folder" if stat.S_ISDIR(mode) else "is no regular file", str(path))
+    return path.open("rb")
+
+
 def file_sha256(path: Path) -> str:
-    """In hexadecimal."""
-    with path.open("rb") as file:
+    """In hexadecimal. Raises: OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

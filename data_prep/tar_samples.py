@@ -1,27 +1,28 @@
 """Reads ready-made tars in WebDataset's layout, as img2dataset writes and others publish them: where each sample lies.
 
-Members of one sample follow each other and have one name up to the first dot, folders and all: KEY.jpg (or jpeg, png,
-webp, ...) with KEY.txt, KEY.json, or both. Images are left where they are; only texts are read.
+Members of one sample have one name up to the first dot, folders and all: KEY.jpg (or jpeg, png, webp, ...) with
+KEY.txt, KEY.json, or both. Names are keys only: nothing on the disk is ever opened by them. Images are left where they
+are; only texts are read.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import tarfile
+import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO
 
+from data_prep.places import open_regular
 from data_prep.row_list import ListedImage, keep_captions
+from data_prep.system_files import is_apple_double, is_system_file
+from samples.json_text import decode_text, parse_json
+from samples.quote import quote
+from samples.tar import FILE, FOLDER, LABEL, Member, TarDamage, tar_members
 
 IMAGES = {"jpg", "jpeg", "png", "webp", "avif", "bmp", "gif", "tif", "tiff"}
 MAX_TEXT_BYTES = 1_000_000
-
-
-class TarDamage(Exception):
-    """The tar cannot be read on from here."""
 
 
 @dataclass(frozen=True)
@@ -34,112 +35,165 @@ class TarSample:
 
 
 @dataclass(frozen=True)
-class _Member:
+class _Text:
+    """What a .txt or .json says, or why it says nothing."""
+
+    captions: list[str] = field(default_factory=list)
+    url: str | None = None
+    id: str | None = None
+    licence: str | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One member of a sample."""
+
     key: str
     extension: str
-    name: str
-    offset: int
-    size: int
-    text: bytes | None
-    fault: str | None
+    member: Member
+    text: _Text | None
 
 
-def read_tar(path: Path) -> Iterator[TarSample]:
-    """Samples in the tar's order, usable or with their reason. Memory: one sample's texts.
+def read_tar(path: Path) -> tuple[list[TarSample], TarDamage | None]:
+    """The samples of a tar in its order, usable or with their reason, and the damage that they end at.
 
-    Raises: TarDamage, after the samples before the damage. Python's tarfile takes a tar that was cut between members,
-        or whose next header is broken, for a whole one; this does not.
+    The members of a sample follow each other as a rule. Where they do not (`tar -C DIR .` takes files as the disk has
+    them), they are put together when the tar has one image and one text of each kind under the key. Memory: the
+    captions of one tar.
     """
-    members, together, damage = _members(path), list[_Member](), None
-    while True:
-        try:
-            member = next(members, None)
-        except TarDamage as found:  # told when the sample before it is out
-            member, damage = None, found
-        if together and (member is None or member.key != together[0].key):
-            yield _sample(path, together[0].key, together)
-            together = []
-        if member is None:
-            break
-        together.append(member)
-    if damage is not None:
-        raise damage
-
-
-def _members(path: Path) -> Iterator[_Member]:
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                while (info := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # or it would remember every member of a tar of gigabytes
-                    if info.isdir():
-                        continue
-                    if info.offset_data + info.size > size:
-                        raise TarDamage(f"truncated: {size} bytes, ends inside {info.name}")
-                    yield _member(tar, info)
-                end = tar.offset
-        except tarfile.TarError as error:
-            raise TarDamage(f"not a readable tar (plain, not compressed): {error}") from error
-        file.seek(end)
-        mark = file.read(tarfile.BLOCKSIZE)
-        if len(mark) < tarfile.BLOCKSIZE:
-            raise TarDamage(f"truncated: {size} bytes and no end mark")
-        if mark.strip(b"\0"):
-            raise TarDamage(f"broken header at byte {end}")
-
-
-def _member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
-    folder, slash, base = info.name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    extension = extension.lower()
-    fault, text = None, None
-    if not info.isreg() or info.issparse():
-        fault = f"bad_row: {info.name} is not a plain file"
-    elif extension in ("txt", "json"):
-        file = tar.extractfile(info)
-        assert file is not None
-        if info.size > MAX_TEXT_BYTES:
-            fault = f"bad_row: {info.name} has {info.size} bytes"
-        else:
-            text = file.read()
-    return _Member(f"{folder}{slash}{stem}", extension, info.name, info.offset_data, info.size, text, fault)
-
-
-def _sample(path: Path, key: str, members: list[_Member]) -> TarSample:
-    images = [member for member in members if member.extension in IMAGES]
-    texts = {member.extension: member.text for member in members if member.text is not None}
-    fields = _fields(texts.get("json"))
-    url = fields.get("url")
-    url = url if isinstance(url, str) and url else f"{path.name}/{images[0].name if images else key}"
-    fault = next((member.fault for member in members if member.fault is not None), None)
-    if len(images) != 1:
-        fault = fault or f"bad_row: {len(images)} images in {', '.join(member.name for member in members)[:200]}"
-    number = fields.get("id")
-    listed = keep_captions(
-        url,
-        _captions(fields, texts.get("txt")),
-        id=str(number) if isinstance(number, str | int) else key,
-        licence=next((fields[name] for name in ("licence", "license") if isinstance(fields.get(name), str)), None),
-    )
-    if fault is not None:
-        return TarSample(ListedImage(listed.url, [], fault))
-    return TarSample(listed, images[0].offset, images[0].size)
-
-
-def _fields(text: bytes | None) -> dict[str, Any]:
+    runs: list[list[_Part]] = []
+    damage = None
     try:
-        fields = json.loads((text or b"{}").decode("utf-8", "surrogateescape"))
-    except ValueError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
+        for part in _parts(path):
+            if runs and runs[-1][0].key == part.key:
+                runs[-1].append(part)
+            else:
+                runs.append([part])
+    except TarDamage as found:
+        damage = found
+    return [_sample(path.name, parts) for parts in _put_together(runs)], damage
 
 
-def _captions(fields: dict[str, Any], text: bytes | None) -> list[str]:
-    """Of the JSON (`captions`, else `caption`), where it has any; else the text file."""
+def _parts(path: Path) -> Iterator[_Part]:
+    try:
+        with open_regular(path) as file:
+            for member in tar_members(file, os.fstat(file.fileno()).st_size):
+                if member.kind in (FOLDER, LABEL) or _is_systems(file, member):
+                    continue
+                key, extension = _split(member.name)
+                yield _Part(key, extension, member, _read_text(file, member, extension))
+    except OSError as error:
+        raise TarDamage(f"cannot be read: {error.strerror or error}") from error
+
+
+def _is_systems(file: IO[bytes], member: Member) -> bool:
+    if is_system_file(member.name):
+        return True
+    if "._" not in member.name:
+        return False
+    file.seek(member.start)
+    return is_apple_double(member.name, file.read(min(4, member.size)))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension; `./a//b.JPG` is `a/b` and `jpg`. An accent may be one character or two (NFC, macOS's NFD)."""
+    *folders, base = unicodedata.normalize("NFC", name).split("/")
+    stem, _, extension = base.partition(".")
+    return "/".join([*(folder for folder in folders if folder not in ("", ".")), stem]), extension.lower()
+
+
+def _put_together(runs: list[list[_Part]]) -> Iterator[list[_Part]]:
+    """The parts of each sample: all of a key in the place of its first, or run by run where a key is used again."""
+    by_key: dict[str, list[_Part]] = {}
+    for run in runs:
+        by_key.setdefault(run[0].key, []).extend(run)
+    for run in runs:
+        together = by_key.get(run[0].key)
+        if together is None:
+            continue  # went with an earlier run
+        if len(together) > len(run) and _is_one_sample(together):
+            del by_key[run[0].key]
+            yield together
+        else:
+            yield run
+
+
+def _is_one_sample(parts: list[_Part]) -> bool:
+    extensions = [part.extension for part in parts]
+    return len(set(extensions)) == len(extensions) and sum(extension in IMAGES for extension in extensions) == 1
+
+
+def _sample(tar: str, parts: list[_Part]) -> TarSample:
+    images = [part for part in parts if part.extension in IMAGES]
+    texts = {part.extension: part.text for part in parts if part.text is not None}
+    fields = texts.get("json", _Text())
+    name = images[0].member.name if images else parts[0].key
+    url = fields.url or f"{tar}/{_shown(name)}"
+    fault = _fault(parts, images)
+    if fault is not None:
+        return TarSample(ListedImage(url, [], fault))
+    captions = fields.captions or texts.get("txt", _Text()).captions
+    unread = [text.fault for text in texts.values() if text.fault is not None]
+    if not captions and unread:
+        return TarSample(ListedImage(url, [], unread[0]))
+    listed = keep_captions(url, captions, id=fields.id or _shown(parts[0].key), licence=fields.licence)
+    return TarSample(listed, images[0].member.start, images[0].member.size)
+
+
+def _fault(parts: list[_Part], images: list[_Part]) -> str | None:
+    """Why these members are no sample, whatever their texts say."""
+    for part in parts:
+        if part.member.kind != FILE:
+            return f"bad_row: {quote(part.member.name)} is a {part.member.kind}, not a plain file"
+    if len(images) != 1:
+        return f"bad_row: {len(images)} images in {quote(', '.join(part.member.name for part in parts))}"
+    extensions = [part.extension for part in parts]
+    for extension in ("txt", "json"):
+        if extensions.count(extension) > 1:
+            return f"bad_row: {extensions.count(extension)} files {quote(parts[0].key)}.{extension}"
+    return None
+
+
+def _read_text(file: IO[bytes], member: Member, extension: str) -> _Text | None:
+    """What a text says; None for another member."""
+    if extension not in ("txt", "json") or member.kind != FILE:
+        return None
+    if member.size > MAX_TEXT_BYTES:
+        return _Text(fault=f"bad_row: {quote(member.name)} has {member.size} bytes, more than {MAX_TEXT_BYTES}")
+    file.seek(member.start)
+    data = file.read(member.size)
+    try:
+        text = decode_text(data)
+    except ValueError as error:
+        return _Text(fault=f"caption_not_utf8: {quote(member.name)} is {error}")
+    if extension == "txt":
+        return _Text([text])
+    try:
+        fields = parse_json(data)
+    except ValueError as error:
+        return _Text(fault=f"bad_row: {quote(member.name)} is no JSON: {error}")
+    if not isinstance(fields, dict):
+        return _Text(fault=f"bad_row: {quote(member.name)} holds no JSON object")
+    url, number = fields.get("url"), fields.get("id")
+    return _Text(
+        _captions(fields),
+        url if isinstance(url, str) and url else None,
+        str(number) if isinstance(number, str | int) and not isinstance(number, bool) else None,
+        next((fields[name] for name in ("licence", "license") if isinstance(fields.get(name), str)), None),
+    )
+
+
+def _captions(fields: dict[str, object]) -> list[str]:
+    """`captions`, else `caption`: a text or a list of texts."""
     for name in ("captions", "caption"):
         value = fields.get(name)
         found = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one.strip()]
         if found:
             return found
-    return [] if text is None else [text.decode("utf-8", "surrogateescape")]
+    return []
+
+
+def _shown(name: str) -> str:
+    r"""A name with bytes that are not UTF-8 written `\xe9`: it is for people, and no reason to lose the sample."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

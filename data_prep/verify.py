@@ -20,23 +20,15 @@ from data_prep.job import Folder, Job, read_job, retry_rounds
 from data_prep.key_hashes import key_hash, repeated_keys
 from data_prep.manifest import ManifestWriter
 from data_prep.places import file_sha256, move
-from data_prep.shard_reader import ShardDamage, StoredSample, read_samples
+from data_prep.shard_reader import read_samples
 from data_prep.shard_writer import ShardRecord, read_record
 from data_prep.worker_pool import in_order
+from samples.quote import quote
+from samples.record import check_meta
+from samples.shard import StoredSample
+from samples.tar import TarDamage
 
 MAX_PROBLEMS_PER_SHARD = 20
-FIELDS = {
-    "key": str,
-    "captions": list,
-    "url": str,
-    "source": str,
-    "original_width": int,
-    "original_height": int,
-    "width": int,
-    "height": int,
-    "sha256": str,
-}
-OPTIONAL_FIELDS = {"id": str, "licence": str}
 
 
 @dataclass(frozen=True)
@@ -176,7 +168,7 @@ def check_shard(task: ShardTask) -> ShardCheck:
     samples: list[tuple[str, int, int]] = []
     seen: set[str] = set()
     digest = hashlib.sha256()
-    whole = True
+    sha256: str | None
     try:
         for sample in read_samples(path, digest):
             decode = chooser.random() < task.fraction
@@ -187,12 +179,12 @@ def check_shard(task: ShardTask) -> ShardCheck:
             seen.add(sample.key)
             samples.append((sample.key, sample.offset, sample.length))
             check.problems += [Problem(task.tar, sample.key, reason) for reason in reasons]
-    except ShardDamage as damage:
-        whole = False
-        check.problems.append(Problem(task.tar, damage.sample, damage.reason))
+        sha256 = digest.hexdigest()
+    except TarDamage as damage:
+        check.problems.append(Problem(task.tar, damage.member, damage.reason))
+        sha256 = _sha256_of_damaged(path)
     check.num_samples = len(samples)
     if record is not None:
-        sha256 = digest.hexdigest() if whole else file_sha256(path)
         reasons = list(_check_record(path, record, task, len(samples), sha256))
         check.problems += [Problem(task.tar, "", reason) for reason in reasons]
     if len(check.problems) > MAX_PROBLEMS_PER_SHARD:
@@ -262,12 +254,22 @@ def _read_record(path: Path, problems: list[Problem]) -> ShardRecord | None:
         return None
 
 
-def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples: int, sha256: str) -> Iterable[str]:
+def _sha256_of_damaged(path: Path) -> str | None:
+    """Says whether the tar was damaged after it was written; None where it cannot be read at all."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return None
+
+
+def _check_record(
+    path: Path, record: ShardRecord, task: ShardTask, num_samples: int, sha256: str | None
+) -> Iterable[str]:
     if record.name != path.stem:
-        yield f"its record is of {record.name}"
-    if sha256 != record.sha256:
+        yield f"its record is of {quote(record.name)}"
+    if sha256 is not None and sha256 != record.sha256:
         yield f"sha256 of the tar is {sha256[:12]}, recorded when it was written: {record.sha256[:12]}"
-    elif num_samples != record.kept:
+    elif sha256 is not None and num_samples != record.kept:
         yield f"holds {num_samples} samples, its record says {record.kept}"
     if record.kept + sum(record.failed.values()) != record.listed:
         yield f"{record.kept} kept + {sum(record.failed.values())} failed are not {record.listed} listed"
@@ -278,45 +280,23 @@ def _check_record(path: Path, record: ShardRecord, task: ShardTask, num_samples:
 
 
 def check_sample(sample: StoredSample, decode: bool) -> list[str]:
-    """What is wrong with one sample: its JSON, its image's hash, and with `decode` its image."""
-    try:
-        meta = json.loads(sample.meta)
-    except ValueError as error:
-        return [f"JSON cannot be read: {error}"]
-    if not isinstance(meta, dict):
-        return ["JSON is not an object"]
-    reasons = [f"JSON has no {name}" for name in FIELDS if name not in meta]
-    reasons += [
-        f"JSON field {name} is {meta[name]!r:.40}, not {kind.__name__}"
-        for name, kind in (FIELDS | OPTIONAL_FIELDS).items()
-        if name in meta and (not isinstance(meta[name], kind) or isinstance(meta[name], bool))
-    ]
-    if reasons:
-        return reasons
-    if meta["key"] != sample.key:
-        reasons.append(f"JSON is of key {meta['key']}")
-    if not meta["captions"] or not all(isinstance(text, str) and text.strip() for text in meta["captions"]):
-        reasons.append("an empty caption, or none")
-    if hashlib.sha256(sample.image).hexdigest() != meta["sha256"]:
-        reasons.append("image bytes differ from their sha256")
-    if decode:
-        reasons += _decode(sample.image, (meta["width"], meta["height"]))
-    return reasons
+    """What is wrong with one sample: its JSON, its captions, its image's hash, and with `decode` its image."""
+    record, faults = check_meta(sample.meta, sample.key, sample.image)
+    return faults if faults or not decode else _decode(sample.image, (record["width"], record["height"]))
 
 
 def _decode(image: bytes, size: tuple[int, int]) -> list[str]:
+    """`size`: width and height as the sample's record states them."""
     try:
         with Image.open(io.BytesIO(image), formats=("JPEG",)) as decoded:
+            if decoded.size != size:  # before a pixel is decoded: the record's size is within bounds
+                return [f"image is {decoded.width} x {decoded.height}, its JSON says {size[0]} x {size[1]}"]
             decoded.load()
-            mode = decoded.mode
+            return [] if decoded.mode == "RGB" else [f"image is {decoded.mode}, not RGB"]
     except MemoryError:
         raise
     except Exception as error:  # a decoder of damaged bytes raises many kinds
-        return [f"image cannot be decoded: {type(error).__name__}: {error}"]
-    reasons = [] if mode == "RGB" else [f"image is {mode}, not RGB"]
-    if decoded.size != size:
-        reasons.append(f"image is {decoded.width} x {decoded.height}, its JSON says {size[0]} x {size[1]}")
-    return reasons
+        return [f"image cannot be decoded: {type(error).__name__}: {quote(error)}"]
 
 
 def _manifest_row(path: str, record: ShardRecord, samples: list[tuple[str, int, int]]) -> dict[str, Any]:

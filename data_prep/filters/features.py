@@ -6,7 +6,6 @@ other settings need no tar again. A file is named by its shard and the tar's SHA
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from data_prep.errors import FolderError
 from data_prep.filters.perceptual_hash import NUM_BYTES, hash_jpeg
 from data_prep.filters.sample_rules import caption_hash
 from data_prep.places import file_sha256
-from data_prep.shard_reader import ShardDamage, read_samples
+from data_prep.shard_reader import read_samples
+from samples.record import check_meta
+from samples.tar import TarDamage
 
 VERSION = 1
 """Of the columns and of the perceptual hash; in the files' names."""
@@ -69,8 +70,8 @@ def make_features(task: ShardTask) -> int:
         for sample in read_samples(task.tar):
             if wanted is None or sample.key in wanted:
                 rows.append(_features(task.tar, sample.key, sample.image, sample.meta))
-    except ShardDamage as damage:
-        raise _changed(task.tar, f"{damage.sample}: {damage.reason}") from damage
+    except TarDamage as damage:
+        raise _changed(task.tar, f"{damage.member}: {damage.reason}") from damage
     if len(rows) != task.num_samples:
         raise _changed(task.tar, f"{len(rows)} samples instead of {task.num_samples}")
     write_table(pa.Table.from_pylist(rows, schema=SCHEMA), task.out)
@@ -95,14 +96,16 @@ def looks(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 def _check_tar(task: ShardTask) -> None:
     try:
         found = file_sha256(task.tar)
-    except FileNotFoundError as error:
-        raise _changed(task.tar, "missing") from error
+    except OSError as error:
+        raise _changed(task.tar, f"cannot be read: {error.strerror or error}") from error
     if found != task.sha256:
         raise _changed(task.tar, f"its sha256 is {found[:12]}, its manifest says {task.sha256[:12]}")
 
 
 def _features(tar: Path, key: str, image: bytes, meta: bytes) -> dict[str, object]:
-    fields = json.loads(meta)
+    fields, faults = check_meta(meta, key, image)
+    if faults:
+        raise _changed(tar, f"{key}: {faults[0]}")
     try:
         look = hash_jpeg(image)
     except MemoryError:

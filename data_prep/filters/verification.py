@@ -18,9 +18,10 @@ from data_prep.filters.corpus import Corpus
 from data_prep.key_hashes import key_hash
 from data_prep.manifest import ManifestWriter, keys_digest, stream_manifest
 from data_prep.places import file_sha256
-from data_prep.shard_reader import ShardDamage, read_samples
+from data_prep.shard_reader import read_samples
 from data_prep.verify import MAX_PROBLEMS_PER_SHARD, Problem, ShardCheck, Verification, check_sample, withdraw
 from data_prep.worker_pool import in_order
+from samples.tar import TarDamage
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ def check_row(task: _RowTask) -> ShardCheck:
     except FileNotFoundError:
         check.problems.append(Problem(tar.name, "", f"missing: {tar}"))
         return check
+    except OSError as error:
+        check.problems.append(Problem(tar.name, "", f"cannot be read: {error.strerror or error}"))
+        return check
     if sha256 != row["sha256"]:
         reason = f"sha256 of the tar is {sha256[:12]}, filtered when it was {row['sha256'][:12]}"
         check.problems.append(Problem(tar.name, "", reason))
@@ -111,8 +115,8 @@ def check_row(task: _RowTask) -> ShardCheck:
             if place != (sample.offset, sample.length):
                 reasons.append(f"is at byte {sample.offset}, the manifest says {place[0]}")
             check.problems += [Problem(tar.name, sample.key, reason) for reason in reasons]
-    except ShardDamage as damage:
-        check.problems.append(Problem(tar.name, damage.sample, damage.reason))
+    except TarDamage as damage:
+        check.problems.append(Problem(tar.name, damage.member, damage.reason))
     check.problems += [Problem(tar.name, key, "named by the manifest, not in the tar") for key in missing]
     check.num_samples = row["num_samples"]
     if not check.problems:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
-import json
 import random
 import re
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +16,15 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from data_prep.places import open_parquet
+from data_prep.errors import InputError
+from data_prep.places import open_parquet, open_regular
 from data_prep.report.counters import CommonCounter, Histogram
+from samples.record import read_meta
+from samples.tar import BLOCK, TarDamage, check_inside, padded, parse_header
 
 THUMBNAIL_PX = 176
 NUM_WORDS = 50_000
 WORD = re.compile(r"[^\W\d_]{4,}")
-BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass
@@ -119,9 +120,17 @@ def contact_sheet(manifest: Path, sizes: Sequence[int], number: int, seed: int) 
     return pictures
 
 
-def open_shard(manifest: Path, path: str) -> IO[bytes]:
-    """A tar that the manifest names."""
-    return (manifest.parent / path).open("rb")
+@contextlib.contextmanager
+def open_shard(manifest: Path, path: str) -> Iterator[IO[bytes]]:
+    """A tar that the manifest names. Raises: InputError when it cannot be opened, or what is read of it is damaged."""
+    try:
+        with open_regular(manifest.parent / path) as file:
+            yield file
+    except (OSError, TarDamage) as error:
+        reason = str(error) if isinstance(error, TarDamage) else f"cannot be read: {error.strerror or error}"
+        raise InputError(
+            f"{manifest.parent / path}: {reason}", "`python -m data_prep verify` of its folder says what is whole"
+        ) from error
 
 
 def host_of(url: str) -> str:
@@ -139,20 +148,23 @@ def _rows(manifest: Path, shards: list[int]) -> Iterator[dict[str, Any]]:
 
 
 def _meta(file: IO[bytes], offset: int, length: int) -> dict[str, Any]:
-    """The sample's JSON; its image is skipped."""
+    """The sample's JSON; its image is skipped. Raises: TarDamage when there is no sample."""
     file.seek(offset)
-    image = _member_size(file.read(BLOCK))
-    start = offset + BLOCK + -(-image // BLOCK) * BLOCK
+    image, end = parse_header(file.read(BLOCK), offset), offset + length
+    check_inside(image.name, offset + BLOCK, image.size, end)
+    start = offset + BLOCK + padded(image.size)
     file.seek(start)
-    data = file.read(offset + length - start)
-    meta: dict[str, Any] = json.loads(data[BLOCK : BLOCK + _member_size(data[:BLOCK])])
-    return meta
+    data = file.read(max(0, end - start))
+    record, faults = read_meta(data[BLOCK : BLOCK + parse_header(data[:BLOCK], start).size])
+    if faults:
+        raise TarDamage(f"at byte {start}: {faults[0]}")
+    return record
 
 
 def _picture(key: str, file: IO[bytes], offset: int, length: int) -> Picture:
     meta = _meta(file, offset, length)
     file.seek(offset)
-    jpeg = file.read(_member_size(file.read(BLOCK)))
+    jpeg = file.read(parse_header(file.read(BLOCK), offset).size)
     size = f"{meta['original_width']} x {meta['original_height']}"
     return Picture(key, meta["captions"], meta["url"], size, _thumbnail(jpeg))
 
@@ -168,7 +180,3 @@ def _thumbnail(jpeg: bytes) -> str:
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     small.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _member_size(header: bytes) -> int:
-    return tarfile.TarInfo.frombuf(header, "utf-8", "strict").size

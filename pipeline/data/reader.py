@@ -7,9 +7,7 @@ pipe, out of a local copy of the whole shard (`shard_cache`).
 from __future__ import annotations
 
 import io
-import json
 import os
-import tarfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +19,13 @@ from albef.preprocess import to_rgb
 from pipeline.data import stores
 from pipeline.data.lanes import SampleRef
 from pipeline.data.shard_cache import ShardCache
+from samples.quote import quote
+from samples.record import MAX_PIXELS, RecordFault, stored_captions
+from samples.shard import NoPair, sample_of_range
+from samples.tar import TarDamage
 
 MAX_OPEN_SHARDS = 64
 """File handles a reader keeps. A shuffle window, or one a source, touches fewer shards at a time as a rule."""
-
-MAX_PIXELS = 178_956_970
-"""An image larger than this by its header is taken for an attack on memory; Pillow's own default."""
 
 
 class BadSample(Exception):
@@ -66,14 +65,19 @@ class ShardReader:
         Raises: BadSample with one of the reasons `shard_unreadable`, `shard_truncated`, `tar_damaged`,
         `key_mismatch`, `member_missing`, `json_damaged`, `caption_missing`.
         """
-        members = _members(self._bytes(ref), ref)
+        where = f"{ref.path} at {ref.offset}"
         try:
-            jpg, record_bytes = members[f"{ref.key}.jpg"], members[f"{ref.key}.json"]
-        except KeyError as error:
-            found = ", ".join(sorted(members)) or "nothing"
-            reason = "member_missing" if any(_key(name) == ref.key for name in members) else "key_mismatch"
-            raise BadSample(reason, f"{ref.path} at {ref.offset}: wanted {error}, found {found}") from error
-        return RawSample(name=ref.name, jpg=jpg, captions=_captions(record_bytes, ref))
+            sample = sample_of_range(self._bytes(ref))
+        except TarDamage as damage:
+            reason = "member_missing" if isinstance(damage, NoPair) else "tar_damaged"
+            raise BadSample(reason, f"{where}: {quote(damage.member)}: {damage}") from damage
+        if sample.key != ref.key:
+            raise BadSample("key_mismatch", f"{where}: wanted {quote(ref.key)}, found {quote(sample.key)}")
+        try:
+            captions = stored_captions(sample.meta)
+        except RecordFault as fault:
+            raise BadSample(fault.reason, f"{ref.path}, {quote(ref.key)}.json: {fault.detail}") from fault
+        return RawSample(name=ref.name, jpg=sample.image, captions=captions)
 
     def close(self) -> None:
         """Close every file."""
@@ -122,7 +126,7 @@ class ShardReader:
             return self._files[path]
         if len(self._files) >= self._max_open:
             os.close(self._files.popitem(last=False)[1])
-        self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is an error, not a wait
         return self._files[path]
 
     def _forget(self, path: str) -> None:
@@ -153,26 +157,3 @@ def load_pixels(image: Image.Image, name: str) -> Image.Image:
         return to_rgb(image)
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for cut and damaged files
         raise BadSample("image_undecodable", f"{name}: {error}") from error
-
-
-def _members(data: bytes, ref: SampleRef) -> dict[str, bytes]:
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
-    except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
-        raise BadSample("tar_damaged", f"{ref.path} at {ref.offset}: {error}") from error
-
-
-def _key(name: str) -> str:
-    return name.rsplit(".", 1)[0]
-
-
-def _captions(record_bytes: bytes, ref: SampleRef) -> list[str]:
-    try:
-        record = json.loads(record_bytes)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadSample("json_damaged", f"{ref.path}, {ref.key}.json: {error}") from error
-    captions = record.get("captions") if isinstance(record, dict) else None
-    if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
-        raise BadSample("caption_missing", f"{ref.path}, {ref.key}.json: no list of captions in it")
-    return captions

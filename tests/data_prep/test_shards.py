@@ -18,9 +18,10 @@ from data_prep.image_encoding import ImageSettings
 from data_prep.job import Folder, Job, write_job
 from data_prep.manifest import read_manifest
 from data_prep.row_list import ListedImage
-from data_prep.shard_reader import ShardDamage, read_samples
+from data_prep.shard_reader import read_samples
 from data_prep.shard_writer import Answer, read_record, write_shard
 from data_prep.verify import ShardTask, Verification, check_shard, verify_folder
+from samples.tar import TarDamage
 from tests.support.hostile_images import halves, jpeg
 
 SHARDS, ROWS = 3, 4
@@ -306,7 +307,7 @@ def test_a_size_in_a_header_beyond_the_file_is_a_truncated_tar(tmp_path: Path) -
     member.size = 8 * 2**30 - 1
     path = tmp_path / "x.tar"
     path.write_bytes(member.tobuf(tarfile.USTAR_FORMAT) + bytes(10_240))
-    with pytest.raises(ShardDamage, match=r"ends inside a\.jpg"):
+    with pytest.raises(TarDamage, match=r"ends inside a\.jpg"):
         list(read_samples(path))
 
 

@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from data_prep.manifest import read_manifest
-from data_prep.shard_reader import StoredSample, read_samples
+from data_prep.shard_reader import read_samples
+from samples.shard import StoredSample
 from tests.support.job_processes import family
 
 ROOT = Path(__file__).parents[2]
