@@ -34,3 +34,7 @@ class CheckpointError(UserError):
 
 class TrainingError(UserError):
     """A run that trains into nothing: its numbers are not finite, step after step."""
+
+
+class ProcessKilledError(UserError):
+    """A process of a run was killed from outside: nothing is wrong with what was asked, and it may be run again."""

@@ -15,8 +15,9 @@ import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
-from albef.errors import ConfigError, UserError
-from pipeline import logs
+from albef.errors import ConfigError, ProcessKilledError, UserError
+from pipeline import launcher, logs
+from pipeline.exit_codes import LOST
 from pipeline.nearest import nearest
 from samples.quote import cut_words, printable, quote
 
@@ -39,8 +40,8 @@ TAKES_RECIPE = ("check", "pretrain")
 RANK_VARIABLES = ("RANK", "SLURM_PROCID")
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 a bug (traceback), 2 something to mend (error: and hint:), 69 a rank died or is stuck, "
-    "75 stopped and saved"
+    "exit codes: 0 done, 1 a bug (traceback), 2 something to mend (error: and hint:), 69 a rank, its launcher or a "
+    "data worker was killed, or a rank is stuck, 75 stopped and saved"
 )
 
 
@@ -82,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     rank = next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0")
     logs.setup_console(int(rank) if rank.isdigit() else 0, debug=debug)
+    launcher.watch()
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         front = "" if rank == "0" else f"[rank {rank}] "
         print(f"{front}error: {printable(error.message)}\n{front}hint: {printable(error.hint)}", file=sys.stderr)
-        return 2
+        return LOST if isinstance(error, ProcessKilledError) else 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer must not be written at the end

@@ -23,15 +23,14 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from albef.errors import UserError
+from pipeline import launcher
 from pipeline.distributed import World
+from pipeline.exit_codes import LOST
 from pipeline.heartbeat_wire import Hub, Process, Spoke, Wire
 from samples.quote import printable
 
 log = logging.getLogger(__name__)
 
-LOST = 69
-"""Exit code of every rank when one is gone or stuck (EX_UNAVAILABLE): nothing was saved, the same command goes on from
-the last checkpoint."""
 BEAT_S = 1.0
 CERTAIN_BEATS = 3
 """So long the watcher waits for everyone's say before it calls a rank stuck: the others stand still because of it."""
@@ -207,6 +206,7 @@ class Heart:
 
     def _leave(self, verdict: Verdict) -> NoReturn:
         """Tell all, tell why, and end this process, whatever its main thread is in."""
+        launcher.leave_if_lost()  # then the others leave for that reason, and are not to blame
         # A main thread that is stuck may hold what is needed below: a lock of the log, whose disk does not answer.
         last_resort = threading.Timer(FAREWELL_S, os._exit, (LOST,))
         last_resort.daemon = True

@@ -44,7 +44,12 @@ class Process:
     @classmethod
     def own(cls) -> Process:
         """The calling process."""
-        return cls(host=socket.gethostname(), pid=os.getpid(), started=_start_of(os.getpid()))
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """A process of this machine; one that has ended already is never `is_here`."""
+        return cls(host=socket.gethostname(), pid=pid, started=_start_of(pid))
 
     def is_here(self) -> bool:
         """Whether it still exists, on this machine."""
@@ -178,8 +183,9 @@ def _connect(address: Address) -> socket.socket:
 
 
 def _start_of(pid: int) -> str:
-    """The start time of a process in /proc; empty where there is none."""
+    """The start time of a process in /proc; empty where there is none, and for a dead one its parent has not reaped."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
         return ""
+    return "" if fields[0] in "ZX" else fields[19]

@@ -13,9 +13,6 @@ from pipeline.distributed import World
 
 log = logging.getLogger(__name__)
 
-STOPPED_AND_SAVED = 75
-"""Exit code of a run that was told to stop and saved (EX_TEMPFAIL: call again and it goes on)."""
-
 
 class StopWatch:
     """Hears SIGTERM, SIGUSR1, SIGINT and the stop file; a second SIGINT leaves at once.

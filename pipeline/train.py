@@ -32,6 +32,7 @@ from pipeline.data.manifest import read_manifest
 from pipeline.data_record import hold_to_data
 from pipeline.distributed import World
 from pipeline.ds_config import ResolvedDeepSpeed, resolve_ds_config
+from pipeline.exit_codes import STOPPED_AND_SAVED
 from pipeline.flops import flops_per_sample, peak_flops
 from pipeline.heartbeat import Heart
 from pipeline.metrics import Metrics
@@ -44,7 +45,7 @@ from pipeline.run_lock import alone_in
 from pipeline.saving import CheckpointSaver
 from pipeline.schedule import alpha_at, lr_at
 from pipeline.slow_steps import SlowSteps
-from pipeline.stopping import STOPPED_AND_SAVED, StopWatch
+from pipeline.stopping import StopWatch
 from pipeline.validation import Validator
 
 log = logging.getLogger(__name__)

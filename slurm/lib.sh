@@ -63,6 +63,7 @@ run_ranks() {
   rm -rf "$exits"
   mkdir -p "$exits"
   run_and_forward_signals "${launcher[@]}" "$@" && code=0 || code=$?
+  [ "$code" -ne 137 ] || [ -n "$job" ] || [ "$num_ranks" -eq 1 ] || wait_for_ranks
   code=$(code_of_ranks "$code")
   rm -rf "$exits"
 }
@@ -72,12 +73,25 @@ run_ranks() {
 # exit with says little: torchrun gives 1 after any signal, srun the highest code, which is that of the ranks it killed.
 # The traps keep the shell until its rank has answered; 138 is a rank that SIGUSR1 met before it listened, while starting
 # up: nothing is lost, and STARTS_WITHOUT_PROGRESS bounds how often that may happen.
+# ALBEF_LAUNCHERS lists the processes whose death makes the rank leave (pipeline/launcher.py): `script`, where it runs on
+# the same machine, the launcher and this shell (BASHPID: torchrun makes $ of $$).
 # shellcheck disable=SC2016  # expanded in the rank
-AS_RANK=(bash -c 'trap : USR1 TERM INT; "${@:2}" && code=0 || code=$?
+AS_RANK=(bash -c 'trap : USR1 TERM INT
+  export ALBEF_LAUNCHERS="$(readlink /proc/self/ns/pid) $ALBEF_LAUNCHERS $PPID $BASHPID"
+  "${@:2}" && code=0 || code=$?
   [ "$code" -ne 138 ] || code=75
   echo "$code" > "$1/${RANK:-${SLURM_PROCID:-0}}"
   [ "$code" -ne 75 ] || code=0
   exit "$code"' rank)
+
+# torchrun was killed with -9: its ranks notice, and leave within seconds.
+wait_for_ranks() {
+  local seconds
+  for ((seconds = 0; seconds < 15; seconds++)); do
+    [ "$(find "$exits" -type f | wc -l)" -lt "$num_ranks" ] || return 0
+    sleep 1
+  done
+}
 
 # Prints: 75 if the ranks stopped and saved, the code of the rank that crashed first, else the launcher's own ($1).
 code_of_ranks() {
@@ -117,6 +131,7 @@ launcher_of_slurm() {
   # srun no longer takes this from sbatch by itself (since Slurm 22.05)
   [ -z "${SLURM_CPUS_PER_TASK:-}" ] || launcher+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
   launcher+=("${AS_RANK[@]}" "$exits")
+  export ALBEF_LAUNCHERS=""    # this script is on the first node only, and the job ends with it
 }
 
 # Prints: the first port from $1 on that nobody listens at, here: a batch script runs on the first node of its job.
@@ -138,6 +153,7 @@ launcher_of_workstation() {
   ! command -v nvidia-smi > /dev/null || gpus=$(nvidia-smi --list-gpus 2> /dev/null | grep -c '^GPU') || gpus=0
   num_ranks=${NPROC:-$((gpus > 0 ? gpus : 1))}
   launcher=("${AS_RANK[@]}" "$exits")
+  export ALBEF_LAUNCHERS=$$
   if [ "$num_ranks" -gt 1 ]; then
     # By default torchrun dies of SIGUSR1 and leaves its ranks behind, and kills ranks 30 s after a signal.
     local signals=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1

@@ -25,9 +25,9 @@
 #   PYTHON=.venv/bin/python            of the project, else the first python3 on PATH
 #   slurm/site.sh                      read first if it exists: modules, network interface (site.example.sh)
 #
-# Exit codes: 0 the last step is done; 75 told to stop, and saved (Slurm: requeued); 69 a rank was lost (Slurm: requeued,
-# to go on from the latest checkpoint); 2 a mistake in the recipe or the command, which the error explains; anything else
-# a crash, not requeued.
+# Exit codes: 0 the last step is done; 75 told to stop, and saved (Slurm: requeued); 69 a rank or a data worker was lost
+# (Slurm: requeued, to resume from the latest checkpoint); 2 a mistake in the recipe or the command, which the error
+# explains; anything else a crash, not requeued.
 set -euo pipefail
 
 # Under sbatch this file is a copy in Slurm's spool; Slurm knows where it came from.

@@ -1,0 +1,163 @@
+"""The worker processes of a training loader: how they start, how they end, and what it means when they die.
+
+Workers are started by a fork server. Forking the trainer itself is not safe: it runs threads (CUDA, gloo or NCCL,
+TensorBoard) whose locks a fork copies in whatever state they are. Spawning is, but imports torch once per worker. The
+server imports it once, and its children share the memory. They are started with the signals of a scheduler blocked (see
+`prepare_worker`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import math
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing import connection, forkserver, resource_tracker
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from albef.errors import DataError, ProcessKilledError, UserError
+from pipeline.data.lane_task import STOP_SIGNALS, LaneBuilder, LaneResult, prepare_worker
+from pipeline.data.lanes import LaneTask
+
+POLL_S = 2
+"""How often a waiting trainer looks whether its workers live. The fork server's children do not announce their end to
+it by a signal, so torch by itself would notice only at the end of its time-out."""
+FORK_SERVER_LOST = 255
+"""What multiprocessing calls the exit code of a worker whose fork server no longer answers."""
+HINT_KILLED = (
+    "most often for memory (dmesg, sacct): use fewer data.num_workers or a smaller data.prefetch if it happens again; "
+    "the same command resumes from the last checkpoint"
+)
+
+
+class Workers:
+    """The worker processes of one iteration; `stop` leaves none of them behind."""
+
+    def __init__(self) -> None:
+        self._iterator: Any = None
+
+    def start(
+        self, builder: LaneBuilder, tasks: Iterator[LaneTask], *, num_workers: int, prefetch: int, pin_memory: bool
+    ) -> None:
+        """Start `num_workers` processes on the tasks; 0 does them in this process, when `next` asks.
+
+        Raises: ProcessKilledError when the fork server was killed.
+        """
+        several = num_workers > 0
+        loader: DataLoader = DataLoader(
+            builder,
+            batch_size=None,
+            sampler=tasks,  # any iterable of indices will do, also an endless one
+            num_workers=num_workers,
+            prefetch_factor=prefetch if several else None,
+            timeout=POLL_S if several else 0,
+            pin_memory=pin_memory,
+            collate_fn=_as_it_is,
+            worker_init_fn=prepare_worker,
+            multiprocessing_context=start_fork_server() if several else None,
+            generator=torch.Generator(),  # or it would draw from the trainer's own generator
+        )
+        with _blocked_signals():
+            try:
+                self._iterator = iter(loader)
+            except (ConnectionError, EOFError) as error:
+                raise worker_error(FORK_SERVER_LOST) from error
+        # Registered last, so run first: before multiprocessing joins workers that are deaf to its SIGTERM.
+        atexit.register(self.stop)
+
+    def next(self, timeout_s: float) -> LaneResult:
+        """The result of the next task, in the tasks' order.
+
+        Raises: those of `worker_error` when a worker died; DataError when nothing came in timeout_s (0: for ever).
+        """
+        deadline = time.monotonic() + (timeout_s or math.inf)
+        while True:
+            try:
+                return next(self._iterator)
+            except (RuntimeError, EOFError, OSError) as error:
+                self._raise_if_a_worker_died(error)
+                if "DataLoader timed out" not in str(error):  # torch/utils/data/dataloader.py
+                    raise  # a worker's own traceback: a bug
+                if time.monotonic() > deadline:
+                    raise DataError(
+                        f"no micro-batch arrived in {timeout_s:g} s",
+                        "a mount hangs, or reading is far too slow: look at the disk, or raise data.timeout_s",
+                    ) from error
+
+    def _raise_if_a_worker_died(self, error: Exception) -> None:
+        if not isinstance(error, RuntimeError):  # the connection broke: the end of its worker may take a moment
+            connection.wait([process.sentinel for process in self._processes()], timeout=5.0)
+        exit_codes = [process.exitcode for process in self._processes() if process.exitcode is not None]
+        if exit_codes:
+            raise worker_error(exit_codes[0]) from error
+
+    def stop(self) -> None:
+        atexit.unregister(self.stop)
+        processes = self._processes()
+        if processes:
+            self._iterator._shutdown_workers()
+        self._iterator = None
+        for process in processes:
+            if process.is_alive():  # stuck in a read that does not return
+                process.kill()
+            process.join()
+
+    def _processes(self) -> list[Any]:
+        return getattr(self._iterator, "_workers", [])
+
+
+def worker_error(exit_code: int) -> UserError:
+    """The error for a data worker that ended by itself.
+
+    Args:
+        exit_code: as multiprocessing has it: -N after signal N.
+
+    Returns: ProcessKilledError where another try may succeed, DataError where it would end the same way.
+    """
+    if exit_code in (FORK_SERVER_LOST, -signal.SIGKILL):
+        lost = "a data worker" if exit_code < 0 else "the server that data workers are forked from"
+        return ProcessKilledError(f"{lost} was killed", HINT_KILLED)
+    if exit_code == -signal.SIGBUS:
+        return DataError(
+            "a data worker was ended by SIGBUS: most likely /dev/shm is full",
+            "give /dev/shm more room, or use fewer data.num_workers or a smaller data.prefetch",
+        )
+    if exit_code < 0:
+        return DataError(
+            f"a data worker was ended by {signal.Signals(-exit_code).name}",
+            "a crash in native code: with data.num_workers 0 it happens in the trainer, which shows where",
+        )
+    return DataError(
+        f"a data worker ended with exit code {exit_code}", "what it wrote to the log or the terminal before shows why"
+    )
+
+
+def start_fork_server() -> Any:
+    """The fork server's context; the server is started, without waiting for it, unless it runs already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.data.lane_task"])
+    with _blocked_signals():
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Start processes deaf to the signals of a scheduler; for this process they wait until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # starting the tracker unblocks some
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
