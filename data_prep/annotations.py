@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from data_prep.errors import InputError
 from data_prep.json_stream import stream_json_list
-from data_prep.row_list import ListedImage, keep_captions
+from data_prep.list_columns import ListColumns
+from data_prep.published_file import check_is_file
+from data_prep.row_list import ListedImage
+from data_prep.url_list import read_records
+
+NO_FLAGS = ListColumns(url="path", local=True)
 
 
-def read_annotations(path: Path) -> Iterator[ListedImage]:
+def read_annotations(path: Path, columns: ListColumns = NO_FLAGS) -> Iterator[ListedImage]:
     """Entries in the file's order, one image each; the image's path stays as written.
 
-    Raises: InputError for a file that is missing or is not a JSON list.
+    Args:
+        columns: names of an entry's fields; the path is in `image` unless `--path-col` says otherwise.
+    Raises: InputError for a file that is missing or is not a JSON list; UsageError for a field that no entry has.
     """
-    if not path.is_file():
-        raise InputError(f"annotations not found: {path}", "give existing files with --annotations")
-    for entry in stream_json_list(path):
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
-            yield ListedImage("", [], f"bad_row: no image in {str(entry)[:100]}")
-            continue
-        captions = entry.get("caption")
-        texts: list[Any] = captions if isinstance(captions, list) else [captions]
-        if not all(isinstance(text, str) for text in texts):
-            yield ListedImage(entry["image"], [], f"bad_row: caption is {str(captions)[:100]}")
-            continue
-        yield keep_captions(entry["image"], texts)
+    check_is_file(path, "give existing files with --annotations")
+    if columns.url == NO_FLAGS.url:
+        columns = dataclasses.replace(columns, url="image")
+    return read_records(path, ((None, entry) for entry in stream_json_list(path)), columns)

@@ -16,8 +16,11 @@ from urllib.parse import urlsplit
 
 from data_prep.errors import InputError
 from data_prep.places import is_remote, publish, unpublished
-from data_prep.row_list import ListedImage
+from data_prep.published_file import lines
+from data_prep.row_list import SHOWN, ListedImage
+from samples.quote import quote
 
+ONE_A_LINE = "give a UTF-8 text file, one entry a line"
 HEX_DIGITS = {32: "md5", 64: "sha256"}
 
 
@@ -103,13 +106,13 @@ def _mark(images: Iterable[ListedImage], domains: frozenset[str]) -> Iterator[Li
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number, text) of lines with something on them."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if text := line.partition("#")[0].strip():
-                    yield number, text
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}", "give a text file, one entry a line") from error
+    for number, line in enumerate(lines(path), start=1):
+        try:
+            text = line.decode("utf-8").partition("#")[0].strip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}, line {number} is not UTF-8: {quote(line, SHOWN)}", ONE_A_LINE) from error
+        if text:
+            yield number, text
 
 
 def _domain(path: Path, number: int, text: str) -> str:
@@ -119,7 +122,7 @@ def _domain(path: Path, number: int, text: str) -> str:
     except UnicodeError:
         name = ""
     if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]+", name):
-        raise InputError(f"{path}, line {number}: {text[:80]!r} is not a domain", "one a line, as in: example.com")
+        raise InputError(f"{path}, line {number}: {quote(text, SHOWN)!r} is not a domain", "one a line: example.com")
     return name
 
 
@@ -127,7 +130,7 @@ def _hash(path: Path, number: int, text: str) -> str:
     digest = text.split()[0].lower()
     if len(digest) not in HEX_DIGITS or not re.fullmatch("[0-9a-f]+", digest):
         raise InputError(
-            f"{path}, line {number}: {text[:80]!r} does not begin with a SHA-256 or MD5",
+            f"{path}, line {number}: {quote(text, SHOWN)!r} does not begin with a SHA-256 or MD5",
             "one a line, 64 or 32 hex digits, of the image's bytes as the server sends them",
         )
     return digest

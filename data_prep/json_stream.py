@@ -24,9 +24,13 @@ def stream_json_list(path: Path) -> Iterator[Any]:
     """
     with open_text(path) as file:
         reader = _Reader(path, file)
-        if reader.peek() != "[":
-            raise InputError(f"{path} is not a JSON list", 'it should be [{"image": "a.jpg", "caption": "..."}, ...]')
+        if (first := reader.peek()) != "[":
+            hint = "; a file with an object a line is named .jsonl" if first == "{" else ""
+            raise InputError(
+                f"{path} is not a JSON list", f'it should be [{{"image": "a.jpg", "caption": "..."}}, ...]{hint}'
+            )
         yield from reader.elements()
+        reader.check_end()
 
 
 def stream_json_object(path: Path) -> Iterator[tuple[str, Any]]:
@@ -46,6 +50,8 @@ def stream_json_object(path: Path) -> Iterator[tuple[str, Any]]:
                     yield name, element
             else:
                 yield name, reader.value()
+        reader.skip()
+        reader.check_end()
 
 
 class _Reader:
@@ -61,13 +67,26 @@ class _Reader:
 
     def peek(self) -> str:
         """The next character that is no separator; raises InputError at the end of the file."""
+        character = self._next()
+        if character is None:
+            raise InputError(f"{self._path}: broken JSON after {self._done} entries: it ends too early", REPAIR)
+        return character
+
+    def check_end(self) -> None:
+        """Raises: InputError for anything after the whole value, such as a second list: it would not be read."""
+        if self._next() is not None:
+            raise InputError(
+                f"{self._path} does not end after its {self._done} entries", "give each list as a file of its own"
+            )
+
+    def _next(self) -> str | None:
         while True:
             while self._position < len(self._buffer):
                 if self._buffer[self._position] not in _BETWEEN:
                     return self._buffer[self._position]
                 self._position += 1
             if not self._more():
-                raise InputError(f"{self._path}: broken JSON after {self._done} entries: it ends too early", REPAIR)
+                return None
 
     def skip(self) -> None:
         """Pass over the character that `peek` returned."""
@@ -87,6 +106,8 @@ class _Reader:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._position)
+            except RecursionError as error:
+                raise InputError(f"{self._path}: entry {self._done + 1} is nested too deep", REPAIR) from error
             except ValueError as error:
                 if len(self._buffer) - self._position > MAX_VALUE_CHARACTERS or not self._more():
                     raise InputError(

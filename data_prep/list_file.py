@@ -6,6 +6,7 @@ and keeps its place. What was left out by choice is counted in the file's metada
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -19,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import InputError
-from data_prep.row_list import ListedImage
+from data_prep.parquet_rows import parquet_rows
+from data_prep.row_list import ListedImage, keep_captions, read_note
 from data_prep.sources.source import ListedRow
+from samples.quote import quote
 
 MADE_KEY = "data_prep_list"
 BATCH_ROWS = 10_000
@@ -111,7 +114,7 @@ def list_source(path: Path) -> str:
             names.update(batch.column("source").unique().to_pylist())
     if len(names) != 1:
         raise InputError(
-            f"{path.name} has rows of {len(names)} sources: {', '.join(sorted(map(str, names)))[:200]}",
+            f"{path.name} has rows of {len(names)} sources: {quote(', '.join(sorted(map(str, names))))}",
             "make a list, and a folder of shards, of each; or name them as one with --source",
         )
     return str(names.pop())
@@ -127,16 +130,13 @@ def read_list(path: Path, where: Literal["url", "path"]) -> Iterator[ListedImage
         if missing == file.metadata.num_rows:
             raise InputError(f"no row of {path.name} has {'an address' if where == 'url' else 'a path'}", _OTHER[where])
         columns = [where, "captions", "id", "licence", *({"rejected"} & set(file.schema_arrow.names))]
-        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            for row in batch.to_pylist():
-                yield _image(row.pop(where), row)
+    for row in parquet_rows(path, columns):
+        yield _image(row[where], row)
 
 
-def _image(place: str | None, row: dict[str, Any]) -> ListedImage:
-    captions = [caption for caption in row["captions"] or [] if caption and caption.strip()]
-    rejected = row.get("rejected")
-    if rejected is None and not place:
+def _image(place: object, row: dict[str, Any]) -> ListedImage:
+    image = keep_captions(place, [row["captions"]], row["id"], row["licence"])
+    rejected = read_note(row.get("rejected"))
+    if rejected is None and not image.url and image.rejected is None:
         rejected = "empty_url: the list has none for this row"
-    if rejected is None and not captions:
-        rejected = "empty_caption: no caption with a character in it"
-    return ListedImage(place or "", captions, rejected, row["id"], row["licence"])
+    return image if rejected is None else dataclasses.replace(image, rejected=rejected)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.parts import WHOLE, Part, parse_part
+from samples.json_text import is_unicode
+from samples.quote import quote
+from samples.record import usable_captions
 
+SHOWN = 60
+"""Characters of a cell that a reason shows."""
+_DIGITS = re.compile("[0-9]{1,20}")
+_WRITTEN_OUT = re.compile(r"""\[\s*(['"]).*\1\s*,?\s*\]|\{\s*(['"])[^'"]*\2\s*:.*\}""", re.DOTALL)
 PART_KEY = b"data_prep_part"
 SCHEMA = pa.schema(
     [
@@ -54,29 +63,79 @@ class ListedImage:
     """`user:password` that stood in the URL. It goes to that server and into this list, and nowhere else."""
 
 
-def keep_captions(url: str, captions: Iterable[str], id: str | None = None, licence: str | None = None) -> ListedImage:
-    """A row with its captions stripped and the empty ones dropped; rejected when none is left."""
-    kept = [stripped for caption in captions if (stripped := caption.strip())]
-    if not _is_unicode(url):
-        return ListedImage("", [], f"bad_row: the image's name is not UTF-8: {ascii(url)[:100]}")
-    if not all(_is_unicode(caption) for caption in kept):
-        return ListedImage(url, [], "caption_not_utf8: a surrogate without its pair")
-    rejected = None if kept else "empty_caption: no caption with a character in it"
-    return ListedImage(url, kept, rejected, _note(id), _note(licence))
+class NotText(ValueError):
+    """`str()` says why: `not_text: ...`, or `not_utf8: ...`."""
 
 
-def _note(text: str | None) -> str | None:
-    """What goes into a sample's record beside its captions: stripped, and nothing rather than an empty text."""
-    return (text.strip() or None) if text is not None and _is_unicode(text) else None
+def keep_captions(url: object, cells: Iterable[object], id: object = None, licence: object = None) -> ListedImage:
+    """A row with its captions stripped, without those that training cannot use.
 
+    It is rejected when none is left, or when one is no text. The one rule for every reader:
+    nothing becomes a caption, or a path, by `str()`.
 
-def _is_unicode(text: str) -> bool:
-    """False for text with lone surrogates, which JSON escapes and undecodable bytes leave behind."""
+    Args:
+        url: the image's address or path.
+        cells: each a text, UTF-8 bytes, a list of these, or nothing (None or NaN, as pandas writes it).
+        id: the source's own name for the image, a text or a whole number; anything else is none.
+        licence: the same.
+    """
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        name = read_text(url)
+    except NotText as error:
+        return ListedImage("", [], f"bad_row: the image's name: {error}")
+    try:
+        texts = [read_text(caption) for cell in cells for caption in (cell if isinstance(cell, list) else [cell])]
+        for text in texts:
+            _refuse_written_out(text.strip())
+    except NotText as error:
+        return ListedImage(name, [], f"caption_{error}")
+    kept = usable_captions(text.strip() for text in texts)
+    rejected = None if kept else "empty_caption: no caption of which training's cleaning leaves a word"
+    return ListedImage(name, kept, rejected, read_note(id), read_note(licence))
+
+
+def read_text(cell: object) -> str:
+    """A cell as text; an empty one for None and NaN. Raises: NotText."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, bytes):
+        try:
+            cell = cell.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise NotText(f"not_utf8: {error.reason} at byte {error.start}") from error
+    if not isinstance(cell, str):
+        raise NotText(f"not_text: {type(cell).__name__} {quote(cell, SHOWN)}")
+    if not is_unicode(cell):
+        raise NotText("not_utf8: a surrogate without its pair")
+    if "\0" in cell:
+        raise NotText("not_text: a NUL character in it")
+    return cell
+
+
+def read_note(cell: object) -> str | None:
+    """What goes into a sample's record beside its captions: a text or a whole number; None for anything else."""
+    if not isinstance(cell, str | bytes):
+        number = whole_number(cell)
+        return None if number is None else str(number)
+    try:
+        return read_text(cell).strip() or None
+    except NotText:
+        return None
+
+
+def whole_number(cell: object) -> int | None:
+    """7 of 7, of "7" and of 7.0 (pandas makes that of 7 where another row has none); None for anything else."""
+    if isinstance(cell, str):
+        return int(cell) if _DIGITS.fullmatch(cell.strip()) else None
+    if isinstance(cell, float):
+        return int(cell) if cell.is_integer() and abs(cell) < 2**53 else None
+    return cell if isinstance(cell, int) and not isinstance(cell, bool) else None
+
+
+def _refuse_written_out(caption: str) -> None:
+    """A list or mapping that some tool wrote out as text is no caption of an image: `['a dog', 'a cat']`."""
+    if _WRITTEN_OUT.fullmatch(caption):
+        raise NotText(f"not_text: a list or mapping written out as text: {quote(caption, SHOWN)}")
 
 
 def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part: Part = WHOLE) -> int:

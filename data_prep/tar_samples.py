@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from data_prep.places import open_regular
-from data_prep.row_list import ListedImage, keep_captions
+from data_prep.row_list import ListedImage, keep_captions, read_note
 from data_prep.system_files import is_apple_double, is_system_file
 from samples.json_text import decode_text, parse_json
 from samples.quote import quote
@@ -38,7 +38,7 @@ class TarSample:
 class _Text:
     """What a .txt or .json says, or why it says nothing."""
 
-    captions: list[str] = field(default_factory=list)
+    captions: list[object] = field(default_factory=list)
     url: str | None = None
     id: str | None = None
     licence: str | None = None
@@ -133,7 +133,7 @@ def _sample(tar: str, parts: list[_Part]) -> TarSample:
     fault = _fault(parts, images)
     if fault is not None:
         return TarSample(ListedImage(url, [], fault))
-    captions = fields.captions or texts.get("txt", _Text()).captions
+    captions = fields.captions if keep_captions("", fields.captions).captions else texts.get("txt", fields).captions
     unread = [text.fault for text in texts.values() if text.fault is not None]
     if not captions and unread:
         return TarSample(ListedImage(url, [], unread[0]))
@@ -179,19 +179,17 @@ def _read_text(file: IO[bytes], member: Member, extension: str) -> _Text | None:
     return _Text(
         _captions(fields),
         url if isinstance(url, str) and url else None,
-        str(number) if isinstance(number, str | int) and not isinstance(number, bool) else None,
+        read_note(number),
         next((fields[name] for name in ("licence", "license") if isinstance(fields.get(name), str)), None),
     )
 
 
-def _captions(fields: dict[str, object]) -> list[str]:
-    """`captions`, else `caption`: a text or a list of texts."""
+def _captions(fields: dict[str, object]) -> list[object]:
+    """The cell of `captions`, else of `caption`, where it holds any; else both, for their reason."""
     for name in ("captions", "caption"):
-        value = fields.get(name)
-        found = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one.strip()]
-        if found:
-            return found
-    return []
+        if keep_captions("", [fields.get(name)]).captions:
+            return [fields[name]]
+    return [fields.get("captions"), fields.get("caption")]
 
 
 def _shown(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Literal
 
-from data_prep.url_list import ListColumns
+from data_prep.list_columns import ListColumns
 
 
 def add_column_flags(parser: argparse.ArgumentParser, where: Literal["url", "path"]) -> None:

@@ -15,17 +15,20 @@ from data_prep.commands.making import make
 from data_prep.download import download_arguments, download_shards
 from data_prep.exclusion import Exclusions, without_excluded
 from data_prep.job import Job
+from data_prep.list_columns import ListColumns
 from data_prep.list_file import how_listed, is_list, read_list
 from data_prep.part_progress import PartProgress
 from data_prep.parts import parse_part
 from data_prep.places import is_remote
 from data_prep.shard_writer import ShardRecord
-from data_prep.url_list import ListColumns, read_url_list
+from data_prep.url_list import read_url_list
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("--urls", required=True, metavar="FILE", help="list: .tsv, .csv, .jsonl, .parquet")
+    parser.add_argument(
+        "--urls", required=True, metavar="FILE", help="list: .tsv, .csv, .jsonl, .json, .parquet, or .gz of one"
+    )
     add_out(parser)
     add_column_flags(parser, "url")
     parser.add_argument("--exclude-domains", metavar="FILE", help="do not ask these domains, nor what lies under them")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from data_prep.commands.job_flags import add_out, add_processes, add_shard_flags, job_of, num_processes, output_folder
 from data_prep.commands.making import make
-from data_prep.errors import InputError
 from data_prep.image_encoding import keep_or_encode
 from data_prep.import_tars import TarRows, hash_tars, list_tars, tars_source
 from data_prep.job import Job
 from data_prep.pack import pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
+from data_prep.published_file import check_is_file
 from data_prep.shard_writer import ShardRecord
 
 
@@ -34,8 +34,7 @@ def run(flags: argparse.Namespace) -> int:
     """Exit code: 0 all is whole, 1 a shard is wrong."""
     tars = [Path(name) for name in flags.tars]
     for path in tars:
-        if not path.is_file():
-            raise InputError(f"tar not found: {path}", "give existing files")
+        check_is_file(path)
     folder = output_folder(flags)
     members = folder.work / "members.parquet"
     reading = {"keep_going": flags.keep_going}

@@ -11,9 +11,12 @@ from data_prep import flag_types
 from data_prep.errors import InputError, UsageError
 from data_prep.list_file import ListSummary, write_list
 from data_prep.progress import Progress
+from data_prep.published_file import check_is_file, lines
+from data_prep.row_list import SHOWN, whole_number
 from data_prep.sources.catalogue import SOURCES
 from data_prep.sources.coco import SPLITS, karpathy_images
 from data_prep.sources.source import ListedRow, ListOptions, Source
+from samples.quote import quote
 
 FLAG_OF = {"split": "--split", "min_region_area": "--min-region-area", "excluded_coco_ids": "--exclude-coco"}
 ROWS_BETWEEN_UPDATES = 1000
@@ -49,8 +52,7 @@ def run(flags: argparse.Namespace) -> int:
     if out.suffix != ".parquet":
         raise UsageError(f"--out {out} is no .parquet", "give it that ending: `download` and `pack` know a list by it")
     for path in files:
-        if not path.is_file():
-            raise InputError(f"file not found: {path}", "`data_prep sources` names the files of each source")
+        check_is_file(path, "`data_prep sources` names the files of each source")
     chosen = {
         "split": flags.split,
         "min_region_area": flags.min_region_area,
@@ -79,16 +81,24 @@ def run(flags: argparse.Namespace) -> int:
 
 def _coco_ids(paths: Iterable[Path]) -> Iterator[int]:
     for path in paths:
-        if not path.is_file():
-            raise InputError(f"file not found: {path}", "give existing files with --exclude-coco")
-        if path.suffix == ".json":
+        check_is_file(path, "give existing files with --exclude-coco")
+        if ".json" in path.suffixes:
             kept_out = SPLITS["val"] + SPLITS["test"]
-            yield from (image["cocoid"] for image in karpathy_images(path) if image.get("split") in kept_out)
+            for image in karpathy_images(path):
+                if image.get("split") in kept_out:
+                    yield _coco_id(path, image.get("cocoid"), "an image of another split")
             continue
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split(), start=1):
-            if not line.isdigit():
-                raise InputError(f"{path}: word {number} is {line[:40]!r}, not a COCO id", "give one number a line")
-            yield int(line)
+        for number, line in enumerate(lines(path), start=1):
+            for word in line.decode("utf-8", "replace").split():
+                yield _coco_id(path, word, f"line {number}")
+
+
+def _coco_id(path: Path, value: object, where: str) -> int:
+    """Raises: InputError for what is no number: an image that is not left out would be trained on."""
+    number = whole_number(value)
+    if number is None:
+        raise InputError(f"{path}, {where}: {quote(value, SHOWN)!r} is not a COCO id", "give one number a line")
+    return number
 
 
 def _shown(rows: Iterable[ListedRow], source: Source) -> Iterator[ListedRow]:

@@ -19,16 +19,17 @@ from data_prep.commands.job_flags import (
     wanted_job,
 )
 from data_prep.commands.making import make
-from data_prep.errors import InputError
 from data_prep.job import Folder, Job
+from data_prep.list_columns import ListColumns
 from data_prep.list_file import how_listed, is_list, read_list
 from data_prep.local_images import LocalImages, open_local_images, refuse_when_none_exists, without_prefix
 from data_prep.merge_captions import merge_captions
 from data_prep.pack import LocalRows, pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
+from data_prep.published_file import check_is_file
 from data_prep.row_list import ListedImage
 from data_prep.shard_writer import ShardRecord
-from data_prep.url_list import FORMATS, ListColumns, read_url_list
+from data_prep.url_list import list_format, read_url_list
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="FILE",
-        help="JSON lists of {image, caption}; lists that `data_prep list` wrote; or .tsv, .csv, .jsonl, .parquet",
+        help="JSON lists of {image, caption}; lists that `data_prep list` wrote; or .tsv, .csv, .jsonl, .parquet; "
+        "also compressed, as in .tsv.gz",
     )
     add_column_flags(parser, "path")
     parser.add_argument(
@@ -65,8 +67,7 @@ def run(flags: argparse.Namespace) -> int:
     annotations = [Path(name) for name in flags.annotations]
     local = open_local_images(flags.images)
     for path in annotations:
-        if not path.is_file():
-            raise InputError(f"annotations not found: {path}", "give existing files with --annotations")
+        check_is_file(path, "give existing files with --annotations")
     folder = output_folder(flags)
     columns = list_columns(flags, "path")
     images = _images(annotations, columns, flags.strip_prefix, local, folder)
@@ -91,4 +92,4 @@ def _images(
 def _entries(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
     if is_list(path):
         return read_list(path, "path")
-    return read_url_list(path, columns) if path.suffix in FORMATS else read_annotations(path)
+    return read_annotations(path, columns) if list_format(path) in ("json", None) else read_url_list(path, columns)

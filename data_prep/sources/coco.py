@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from data_prep.errors import InputError, UsageError
 from data_prep.json_stream import stream_json_object
+from data_prep.row_list import read_note, whole_number
 from data_prep.sources.source import ListedRow, ListOptions, Source, distinct, local_row
+from samples.quote import quote
 
 SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
@@ -70,16 +72,16 @@ def _kind(path: Path) -> str:
 
 
 def _photos(path: Path) -> dict[int, _Photo]:
-    licences: dict[Any, str] = {}
-    listed: dict[int, tuple[str | None, Any]] = {}
+    licences: dict[str | None, str | None] = {}
+    listed: dict[int, tuple[str | None, str | None]] = {}
     for name, value in stream_json_object(path):
         if not isinstance(value, dict):
             continue
-        if name == "images" and isinstance(value.get("id"), int):
+        if name == "images" and (number := whole_number(value.get("id"))) is not None:
             url = value.get("coco_url") or value.get("url")
-            listed[value["id"]] = (url if isinstance(url, str) else None, value.get("license"))
+            listed[number] = (url if isinstance(url, str) else None, read_note(value.get("license")))
         elif name == "licenses":
-            licences[value.get("id")] = str(value.get("url") or value.get("name"))
+            licences[read_note(value.get("id"))] = read_note(value.get("url") or value.get("name"))
     return {number: _Photo(url, licences.get(licence)) for number, (url, licence) in listed.items()}
 
 
@@ -90,9 +92,9 @@ def _row(
     left_out: Counter[str],
     seen: set[int],
 ) -> ListedRow | None:
-    number, folder, name = image.get("cocoid"), image.get("filepath"), image.get("filename")
-    if not isinstance(number, int) or not isinstance(folder, str) or not isinstance(name, str):
-        return ListedRow(captions=[], rejected=f"bad_row: no cocoid, filepath or filename in {str(image)[:100]}")
+    number, folder, name = whole_number(image.get("cocoid")), image.get("filepath"), image.get("filename")
+    if number is None or not isinstance(folder, str) or not isinstance(name, str):
+        return ListedRow(captions=[], rejected=f"bad_row: no cocoid, filepath or filename in {quote(image)}")
     if number in options.excluded_coco_ids:
         left_out["excluded_coco_image"] += 1
         return None
@@ -100,8 +102,7 @@ def _row(
         return ListedRow(captions=[], id=str(number), rejected=f"duplicate_image: {number} is listed twice")
     seen.add(number)
     sentences = image.get("sentences") or []
-    raw = (sentence.get("raw") for sentence in sentences if isinstance(sentence, dict))
-    captions = [text for text in raw if isinstance(text, str)]
+    captions = [sentence.get("raw") for sentence in sentences if isinstance(sentence, dict)]
     photo = photos.get(number, _Photo(None, None))
     return local_row(
         f"{folder}/{name}" if folder else name,

@@ -14,8 +14,10 @@ from typing import Any
 
 from data_prep.errors import InputError, UsageError
 from data_prep.json_stream import stream_json_object
-from data_prep.published_file import open_bytes
+from data_prep.published_file import lines
+from data_prep.row_list import SHOWN
 from data_prep.sources.source import ListedRow, ListOptions, Source, web_row
+from samples.quote import quote
 
 JSON, URLS, CAPTIONS = (
     "sbu-captions-all.json",
@@ -44,7 +46,7 @@ def read(files: Sequence[Path], options: ListOptions, left_out: Counter[str]) ->
                 "download the files again",
             )
         if not isinstance(url, str) or not isinstance(caption, str):
-            yield ListedRow(captions=[], rejected=f"bad_row: {url!r:.80}, {caption!r:.80}")
+            yield ListedRow(captions=[], rejected=f"bad_row: {quote(url, SHOWN)}, {quote(caption, SHOWN)}")
             continue
         yield web_row(url, [html.unescape(html.unescape(caption))])
 
@@ -55,10 +57,7 @@ def _json_list(path: Path, name: str) -> Iterator[Any]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with open_bytes(path) as file:
-        for number, line in enumerate(file):
-            text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-            yield text.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+    return (line.decode("utf-8", "surrogateescape") for line in lines(path))
 
 
 def _first_line_is_no_address(path: Path) -> bool:

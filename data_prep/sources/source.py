@@ -65,7 +65,7 @@ class Source:
     licence_from: str
 
 
-def web_row(url: str, captions: Iterable[str], **notes: str | None) -> ListedRow:
+def web_row(url: str, captions: Iterable[object], **notes: str | None) -> ListedRow:
     """A row whose image is fetched: rejected without a usable address or caption."""
     try:
         address = normalise_url(url.encode("utf-8").decode("utf-8"))
@@ -77,7 +77,7 @@ def web_row(url: str, captions: Iterable[str], **notes: str | None) -> ListedRow
     return ListedRow(url=address, captions=kept.captions, rejected=kept.rejected, **notes)
 
 
-def local_row(path: str, url: str | None, captions: Iterable[str], **notes: str | None) -> ListedRow:
+def local_row(path: str, url: str | None, captions: Iterable[object], **notes: str | None) -> ListedRow:
     """A row whose image comes in an archive; an address that cannot be asked is none."""
     try:
         address = normalise_url(url) if url else None
@@ -87,11 +87,14 @@ def local_row(path: str, url: str | None, captions: Iterable[str], **notes: str 
     return ListedRow(url=address, path=kept.url or None, captions=kept.captions, rejected=kept.rejected, **notes)
 
 
-def distinct(captions: Iterable[str], left_out: Counter[str]) -> list[str]:
-    """Without those that an earlier one equals but for case and blanks; counts them as `duplicate_caption`."""
-    seen: dict[str, str] = {}
-    for caption in captions:
-        wording = " ".join(caption.split()).casefold()
+def distinct(captions: Iterable[object], left_out: Counter[str]) -> list[object]:
+    """Without those that an earlier one equals but for case and blanks; counts them as `duplicate_caption`.
+
+    What is no text stays, for `keep_captions` to refuse.
+    """
+    seen: dict[object, object] = {}
+    for place, caption in enumerate(captions):
+        wording = " ".join(caption.split()).casefold() if isinstance(caption, str) else place
         if wording and wording in seen:
             left_out["duplicate_caption"] += 1
         seen.setdefault(wording, caption)

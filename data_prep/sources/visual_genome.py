@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 
 from data_prep.errors import UsageError
 from data_prep.json_stream import stream_json_list
+from data_prep.row_list import whole_number
 from data_prep.sources.source import ListedRow, ListOptions, Source, distinct, local_row
+from samples.quote import quote
 
 
 class _Image(NamedTuple):
@@ -52,9 +54,9 @@ def _kind(path: Path) -> str:
 def _images(path: Path) -> dict[int, _Image]:
     found = {}
     for entry in stream_json_list(path):
-        number = entry.get("image_id", entry.get("id")) if isinstance(entry, dict) else None
-        if isinstance(number, int):
-            found[number] = _Image(entry.get("url"), entry.get("coco_id"))
+        number = whole_number(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else None
+        if number is not None:
+            found[number] = _Image(entry.get("url"), whole_number(entry.get("coco_id")))
     return found
 
 
@@ -62,12 +64,12 @@ def _row(
     entry: Any, where: Mapping[int, _Image], seen: set[int], options: ListOptions, left_out: Counter[str]
 ) -> ListedRow | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("regions"), list):
-        return ListedRow(captions=[], rejected=f"bad_row: no regions in {str(entry)[:100]}")
+        return ListedRow(captions=[], rejected=f"bad_row: no regions in {quote(entry)}")
     regions = [region for region in entry["regions"] if isinstance(region, dict)]
-    number = next((region["image_id"] for region in regions if "image_id" in region), None)
-    number = entry.get("image_id", entry.get("id")) if number is None else number
-    if not isinstance(number, int):
-        return ListedRow(captions=[], rejected=f"bad_row: no image_id in {str(entry)[:100]}")
+    named = next((region["image_id"] for region in regions if "image_id" in region), None)
+    number = whole_number(entry.get("image_id", entry.get("id")) if named is None else named)
+    if number is None:
+        return ListedRow(captions=[], rejected=f"bad_row: no image_id in {quote(entry)}")
     image = where.get(number)
     listed_before = number in seen
     seen.add(number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ from pipeline.data.lanes import SampleRef
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import BadSample, ShardReader, load_pixels, open_image
 from samples.captions import clean_caption
+from samples.json_text import parse_json
+from samples.quote import quote
+from samples.text_files import HEAD_BYTES, conversion_hint, wide_encoding
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class EvaluationPairs:
         missing = [name for name in names if not (root / name).is_file()]
         if missing:
             raise DataError(
-                f"{file}: {len(missing)} of {len(names)} images are not below {root}, {missing[0]} first",
+                f"{file}: {len(missing)} of {len(names)} images are not below {root}, {quote(missing[0])} first",
                 "give the folder that the paths in the file start from (--images ROOT)",
             )
         kept = _Collected(str(file), captions, max_words)
@@ -160,11 +162,15 @@ class _Collected:
 def _read_annotations(file: Path) -> Iterable[tuple[str, list[str]]]:
     layout = 'a list of {"image": path, "caption": text or list of texts} is expected'
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
     except OSError as error:
         raise DataError(f"annotation file {file}: {error.strerror}", "check the path (--annotations)") from error
-    except ValueError as error:  # a JSON or a UTF-8 error
-        raise DataError(f"annotation file {file} is not JSON: {error}", layout) from error
+    if (encoding := wide_encoding(data[:HEAD_BYTES])) is not None:
+        raise DataError(f"annotation file {file} is {encoding}, not UTF-8", conversion_hint(encoding))
+    try:
+        entries = parse_json(data)
+    except ValueError as error:
+        raise DataError(f"annotation file {file} is not JSON: {quote(error)}", layout) from error
     if not isinstance(entries, list):
         raise DataError(f"annotation file {file} holds a {type(entries).__name__}, not a list", layout)
     for number, entry in enumerate(entries):

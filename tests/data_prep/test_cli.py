@@ -128,8 +128,8 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     "missing flag": (["pack", "--out", "x"], "required: --annotations, --images", "see data_prep pack --help"),
     "no number": (["verify", "x", "--sample", "half"], "'half' is not a number", "see data_prep verify --help"),
     "out of range": (["verify", "x", "--sample", "2"], "2 is not between 0 and 1", "--help"),
-    "missing list": (["download", "--urls", "{dir}/no.tsv", "--out", "{dir}/o"], "list not found", "--urls"),
-    "unknown format": (["download", "--urls", "{dir}/list.txt", "--out", "{dir}/o"], "a list ends in .tsv", "rename"),
+    "missing list": (["download", "--urls", "{dir}/no.tsv", "--out", "{dir}/o"], "file not found", "--urls"),
+    "unknown format": (["download", "--urls", "{dir}/list.doc", "--out", "{dir}/o"], "a list ends in .tsv", "rename"),
     "unknown column": (
         ["download", "--urls", "{dir}/list.tsv", "--out", "{dir}/o", "--caption-col", "captoin"],
         "has no column 'captoin'",
@@ -157,11 +157,11 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "missing annotations": (
         ["pack", "--annotations", "{dir}/no.json", "--images", "{dir}", "--out", "{dir}/o"],
-        "annotations not found",
+        "file not found",
         "--annotations",
     ),
     "not annotations": (
-        ["pack", "--annotations", "{dir}/list.txt", "--images", "{dir}", "--out", "{dir}/o"],
+        ["pack", "--annotations", "{dir}/list.doc", "--images", "{dir}", "--out", "{dir}/o"],
         "is not a JSON list",
         "it should be",
     ),
@@ -180,7 +180,7 @@ def test_a_mistake_ends_in_error_and_hint(name: str, tmp_path: Path, capsys: pyt
     """Exit 2, one error line, one hint line, no traceback, and nothing left behind."""
     (tmp_path / "list.tsv").write_text("url\tcaption\nhttp://127.0.0.1/x.jpg\ty\n")
     (tmp_path / "none.tsv").write_text("url\tcaption\n")
-    (tmp_path / "list.txt").write_text("http://127.0.0.1/x.jpg\n")
+    (tmp_path / "list.doc").write_text("http://127.0.0.1/x.jpg\n")
     flags, message, hint = MISTAKES[name]
     assert main([flag.replace("{dir}", str(tmp_path)) for flag in flags]) == 2
     error = capsys.readouterr().err

@@ -14,8 +14,9 @@ from data_prep import json_stream, published_file
 from data_prep.annotations import read_annotations
 from data_prep.errors import InputError, UsageError
 from data_prep.json_stream import CHUNK_CHARACTERS
+from data_prep.list_columns import ListColumns
 from data_prep.row_list import ListedImage, read_shard_rows, write_rows
-from data_prep.url_list import ListColumns, read_url_list
+from data_prep.url_list import read_url_list
 from data_prep.web_url import BadUrl, normalise_url
 
 
@@ -91,8 +92,76 @@ def test_csv_reads_quoted_fields_and_refuses_broken_ones(tmp_path: Path) -> None
     path.write_text('caption,url\n"one, two\nthree",http://a/1.jpg\n', encoding="utf-8-sig")
     assert list(read_url_list(path, ListColumns())) == [ListedImage("http://a/1.jpg", ["one, two\nthree"])]
     path.write_text('caption,url\n"never closed,http://a/1.jpg\nx,http://a/2.jpg\n')
-    with pytest.raises(InputError, match=r"list\.csv, line 3"):
+    with pytest.raises(InputError, match=r"list\.csv, line 2"):
         list(read_url_list(path, ListColumns()))
+
+
+def test_a_quote_that_is_never_closed_swallows_nothing_in_silence(tmp_path: Path) -> None:
+    """A hundred lines in one cell are an error that names the first; an address in a cell of several is a bad row."""
+    path = tmp_path / "list.csv"
+    rows = [f"a dog,http://a/{i}.jpg\n" for i in range(200)]
+    path.write_text("".join(["caption,url\n", *rows[:3], '"not closed,http://a/3.jpg\n', *rows[4:]]))
+    with pytest.raises(InputError, match=r"list\.csv, line 5: a quoted cell of more than 100 lines"):
+        list(read_url_list(path, ListColumns()))
+    path.write_text(
+        "".join(["caption,url\n", rows[0], '"not closed,http://a/1.jpg\n', '27",http://a/2.jpg\n', rows[3]])
+    )
+    images = list(read_url_list(path, ListColumns()))
+    assert reasons(images) == [None, "bad_row", None] and "line 3" in (images[1].rejected or "")
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+def test_first_rows_that_are_not_like_the_others(tmp_path: Path, kind: str) -> None:
+    """A first row that lacks a column is that row's fault; blank lines are no rows; a header may repeat --columns."""
+    path = tmp_path / f"list.{kind.upper()}"
+    good = ["a dog\thttp://a/1.jpg", "a cat\thttp://a/2.jpg"]
+
+    def listed(lines: list[str], columns: ListColumns) -> list[str | None]:
+        path.write_text("\n".join(lines).replace("\t", "\t" if kind == "tsv" else ","))
+        return reasons(list(read_url_list(path, columns)))
+
+    named = ListColumns(names=("caption", "url"))
+    assert listed(["only a caption", "", *good, "", ""], ListColumns()) == ["bad_row", None, None]
+    assert listed(["only a caption", *good], named) == ["bad_row", None, None]
+    assert listed(["caption\turl", "short", *good], ListColumns()) == ["bad_row", None, None]
+    assert listed(["caption\turl", *good], named) == [None, None]
+    with pytest.raises(InputError, match="is empty"):
+        listed([], ListColumns())
+    assert listed(["caption\turl"], ListColumns()) == []
+    with pytest.raises(UsageError, match="has 2 columns named url"):
+        listed(["url\turl\tcaption", "a\tb\tc"], ListColumns())
+    with pytest.raises(UsageError, match=r"--columns names 2 columns, .* has 1"):
+        listed(["a", "b"], named)
+
+
+def test_rows_of_json_may_lack_a_column_and_say_in_which_line_they_are(tmp_path: Path) -> None:
+    """The first one too; a column that no row has is a mistake in the command. What is shown of a line is short."""
+    path = tmp_path / "list.ndjson"
+    rows = [{"url": "http://a/1.jpg"}, {"url": "http://a/2.jpg", "caption": "x", "n": "7"}, {"caption": "y" * 1000}]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n" + '"' + "z" * 1000 + '"\n' + "[" * 100_000)
+    images = list(read_url_list(path, ListColumns(id="n")))
+    assert reasons(images) == ["empty_caption", None, "empty_url", "bad_row", "bad_row"]
+    assert [(image.rejected or "").partition(": ")[2][:7] for image in images if image.rejected] == [
+        *("line 1:", "line 3:", "line 5:", "line 6:"),
+    ]
+    assert all(len(image.rejected or "") < 200 for image in images)
+    with pytest.raises(UsageError, match="has no column 'title'"):
+        list(read_url_list(path, ListColumns(captions=("title",))))
+
+
+@pytest.mark.parametrize("name", ["list.tsv", "list.csv", "list.jsonl", "list.json"])
+def test_a_message_shows_little_of_a_list(tmp_path: Path, name: str) -> None:
+    """A list with a thousand columns, or a megabyte in one: the error is a line, without control characters."""
+    path = tmp_path / name
+    many = [f"column{i}\x1b[2J" for i in range(1000)] + ["x" * 1_000_000]
+    if "json" in name:
+        row = json.dumps(dict.fromkeys(many, "x"))
+        path.write_text(row if name.endswith("jsonl") else f"[{row}]")
+    else:
+        path.write_text(("\t" if name.endswith("tsv") else ",").join(many) + "\n")
+    with pytest.raises(UsageError) as raised:
+        list(read_url_list(path, ListColumns()))
+    assert len(raised.value.message) < 200 and len(raised.value.hint) < 400 and "\x1b" not in str(raised.value)
 
 
 def test_jsonl_and_parquet_take_lists_and_survive_bad_text(tmp_path: Path) -> None:
@@ -194,7 +263,7 @@ def test_annotations_stream_across_chunks_and_name_bad_entries(tmp_path: Path) -
         {"image": "a.jpg"},
     ]
     path.write_text(json.dumps(odd))
-    assert reasons(list(read_annotations(path))) == [None, "bad_row", "bad_row", "bad_row", "bad_row"]
+    assert reasons(list(read_annotations(path))) == [None, "bad_row", "bad_row", "caption_not_text", "empty_caption"]
 
 
 def test_a_broken_entry_is_not_read_for_to_the_end_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,15 @@ def test_an_image_without_words_is_left_out_and_said(tmp_path, caplog):
     assert "1 images have no caption" in caplog.text
 
 
+def test_a_byte_order_mark_is_no_part_of_the_annotations(tmp_path):
+    """As Windows' editors write it: the same pairs."""
+    file = write_annotations(tmp_path, ENTRIES)
+    before = EvaluationPairs.from_annotations(file, tmp_path / "images")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    after = EvaluationPairs.from_annotations(file, tmp_path / "images")
+    assert (after.names, after.texts) == (before.names, before.texts)
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -93,9 +102,10 @@ def test_a_missing_or_broken_annotation_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: No such file"):
         EvaluationPairs.from_annotations(tmp_path / "none.json", tmp_path)
     broken = tmp_path / "broken.json"
-    for content in (b"[{", b"\xff\xfe\x00"):
+    faults = [(b"[{", "is not JSON"), (b'["caf\xe9"]', "is not JSON"), (b"[" * 100_000, "is not JSON")]
+    for content, fault in (*faults, ("[{}]".encode("utf-16"), "is UTF-16, not UTF-8")):
         broken.write_bytes(content)
-        with pytest.raises(DataError, match="is not JSON"):
+        with pytest.raises(DataError, match=fault):
             EvaluationPairs.from_annotations(broken, tmp_path)
     file = write_annotations(tmp_path, ENTRIES)
     pairs = EvaluationPairs.from_annotations(file, tmp_path / "images")

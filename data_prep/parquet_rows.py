@@ -1,0 +1,62 @@
+"""Rows of a user's parquet file as plain values, texts as bytes.
+
+Parquet does not promise that its strings are UTF-8, and one that is not must cost its row only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.errors import InputError
+from samples.quote import quote
+
+BATCH_ROWS = 10_000
+
+
+def parquet_names(path: Path) -> list[str]:
+    """Names of a file's columns. Raises: InputError when it is no parquet file."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Row by row the cells of these columns: bytes for a text, a list for a list, None for nothing.
+
+    Memory: 10,000 rows. Raises: InputError when the file cannot be read, or not to its end.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
+                cells = [_as_binary(batch.column(name)).to_pylist() for name in names]
+                for row in zip(*cells, strict=True):
+                    yield dict(zip(names, row, strict=True))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _as_binary(column: Any) -> Any:
+    """The column with its texts, also those in lists, as bytes; others as they are."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if _is_text(kind):
+        return column.cast(pa.large_binary())
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if listed and _is_text(kind.value_type):
+        return column.cast(pa.large_list(pa.large_binary()))
+    return column
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _unreadable(path: Path, error: BaseException) -> InputError:
+    return InputError(f"{path} cannot be read as parquet: {quote(error)}", "give a readable list")
