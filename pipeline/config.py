@@ -27,6 +27,7 @@ from pipeline.metrics import LogConfig
 from pipeline.nearest import did_you_mean, nearest
 from pipeline.optim import OptimConfig
 from pipeline.recipe import (
+    MAX_PROBLEMS,
     Key,
     Problem,
     build,
@@ -42,6 +43,10 @@ from pipeline.recipe import (
 from pipeline.schedule import ScheduleConfig
 from pipeline.validation import ValidationConfig
 from pipeline.watch_config import WatchConfig
+from samples.quote import quote
+
+MAX_NAME = 100
+"""Letters of a run's name, which becomes a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +168,8 @@ def resolve(
 
     def take(dotted: str, value: Any, shown: str) -> None:
         if dotted not in keys:
-            problems.append(_unknown(dotted, shown, keys, other_flags))
+            more = len(problems) >= MAX_PROBLEMS  # only counted: looking for the nearest name takes its time
+            problems.append(Problem(what=dotted) if more else _unknown(dotted, shown, keys, other_flags))
             return
         checked, problem = check_value(keys[dotted], value)
         if problem is None:
@@ -188,7 +194,9 @@ def resolve(
     run = build(RunConfig, {"name": name} | floats | sized | preset | given, problems)
     if run is not None:
         problems += _across_sections(run)
-    refuse(f"recipe {name}", problems, more="`python -m pipeline pretrain --help` lists every key with its meaning")
+    refuse(
+        f"recipe {quote(name)}", problems, more="`python -m pipeline pretrain --help` lists every key with its meaning"
+    )
     return run
 
 
@@ -211,6 +219,7 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 def _unknown(dotted: str, shown: str, keys: dict[str, Key], other_flags: Iterable[str]) -> Problem:
     """A name that is not a key: with the nearest key, or the nearest flag of the command when it was a flag."""
+    dotted, shown = quote(dotted), quote(shown)
     inside = [name for name in keys if name.startswith(f"{dotted}.")]
     if inside:
         return Problem(what=f"{shown} is a section, not a value", hint=f"set what is in it, as {inside[0]}")
@@ -234,6 +243,7 @@ def _across_sections(run: RunConfig) -> list[Problem]:
         )
     if not (run.objective.itc or run.objective.itm or run.objective.mlm):
         problems.append(Problem(what="objective.itc, itm and mlm are all false", hint="train at least one loss"))
-    if "/" in run.name or run.name in ("", ".", ".."):
-        problems.append(Problem(what=f"name {run.name!r} cannot name a folder", hint="use letters, digits, - and _"))
+    if "/" in run.name or run.name in ("", ".", "..") or not run.name.isprintable() or len(run.name) > MAX_NAME:
+        what = f"name '{quote(run.name)}' cannot name a folder"
+        problems.append(Problem(what=what, hint="use letters, digits, - and _"))
     return problems

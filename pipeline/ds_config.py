@@ -10,18 +10,27 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from albef.errors import ConfigError
+from pipeline.data.lanes import divisors
 from pipeline.nearest import did_you_mean
+from pipeline.text_file import is_file, read_text
+from samples.quote import quote
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.config import RunConfig
 
+BatchSize = Annotated[int, Field(gt=0, le=2**31 - 1)]
+MAX_UNKNOWN = 20
+"""Unknown keys that one message lists."""
+MAX_DEPTH = 32
+"""Of objects within objects in DeepSpeed's JSON, which needs four."""
+EXAMPLE = "see ds_configs/zero1_bf16.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "ds_configs"
 
 
@@ -29,16 +38,17 @@ SHIPPED = Path(__file__).resolve().parent.parent / "ds_configs"
 class BatchConfig:
     """The batch of one optimizer step. It does not depend on how many ranks there are."""
 
-    global_batch_size: PositiveInt = 512
+    global_batch_size: BatchSize = 512
     """Pairs an optimizer step sees, over all ranks and accumulation steps."""
-    micro_batch_size: PositiveInt = 64
+    micro_batch_size: BatchSize = 64
     """Pairs in one lane: the in-batch candidates of the contrastive loss and the pool of hard negatives."""
 
     def __post_init__(self) -> None:
         whole, part = self.global_batch_size, self.micro_batch_size
         if whole % part:
-            below = max(size for size in range(1, part) if whole % size == 0)
-            above = min((size for size in range(part + 1, whole + 1) if whole % size == 0), default=below)
+            sizes = divisors(whole)
+            below = max(size for size in sizes if size < part)
+            above = min((size for size in sizes if size > part), default=below)
             lanes = whole // part
             raise ConfigError(
                 f"batch.global_batch_size {whole} is not batch.micro_batch_size {part} x a whole number of lanes",
@@ -104,13 +114,13 @@ def resolve_ds_config(run: RunConfig, world_size: int) -> ResolvedDeepSpeed:
             values[key] = value
         elif values[key] != value:
             raise ConfigError(
-                f"{path}: {key} {values[key]} contradicts {source} {value} of recipe {run.name}",
-                f'write "{key}": "auto" there, and change the recipe if {values[key]} is what you want'
+                f"{path}: {key} {quote(values[key])} contradicts {source} {value} of recipe {run.name}",
+                f'write "{key}": "auto" there, and change the recipe if {quote(values[key])} is what you want'
                 + (" (optim.clip_grad_norm)" if key == "gradient_clipping" else ""),
             )
     if left := _autos(values):
         raise ConfigError(
-            f'{path}: "auto" at {", ".join(left)} cannot be resolved',
+            f'{path}: "auto" at {quote(", ".join(left), 200)} cannot be resolved',
             f"write a value; auto is for {', '.join(ours)} only",
         )
     return ResolvedDeepSpeed(
@@ -124,10 +134,10 @@ def find_ds_config(name: str) -> Path:
     Raises: ConfigError that names the nearest one there is.
     """
     for path in (Path(name), SHIPPED / name, SHIPPED / f"{name}.json"):
-        if path.is_file():
+        if is_file(path):
             return path
     raise ConfigError(
-        f"deepspeed.config {name} is neither a file nor a name in ds_configs/",
+        f"deepspeed.config {quote(name)} is neither a file nor a name in ds_configs/",
         f"{did_you_mean(name, shipped_ds_configs())}there are {', '.join(shipped_ds_configs())}",
     )
 
@@ -195,33 +205,63 @@ OURS = {
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Raises: ConfigError for what is no JSON object, a key written twice, NaN, and more depth than a config has."""
+    text = read_text(path, "DeepSpeed's JSON", EXAMPLE)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}", "see ds_configs/zero1_bf16.json") from None
+        values = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+        deep = _depth(values) > MAX_DEPTH
+    except RecursionError:
+        deep = True
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {quote(error, 150)}", EXAMPLE) from None
+    if deep:
+        raise ConfigError(f"{path} is nested more than {MAX_DEPTH} deep", EXAMPLE)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold a JSON object", "see ds_configs/zero1_bf16.json")
+        raise ConfigError(f"{path} does not hold a JSON object", EXAMPLE)
+    for name in ("zero_optimization", "bf16", "fp16"):
+        if not isinstance(values.get(name, {}), dict):
+            raise ConfigError(f"{path}: {name} is not an object", f'write "{name}": {{...}}; {EXAMPLE}')
     return values
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{quote(name)} is written twice")
+        values[name] = value
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _depth(values: Any) -> int:
+    inside = list(values.values()) if isinstance(values, dict) else values if isinstance(values, list) else []
+    return 1 + max(map(_depth, inside), default=0)
 
 
 def _check_keys(path: Path, values: dict[str, Any]) -> None:
     problems, hints = [], []
     zero = values.get("zero_optimization", {})
-    if not isinstance(zero, dict):
-        raise ConfigError(f"{path}: zero_optimization is not an object", 'write {"stage": 1}')
     found = [(key, "", KNOWN_KEYS) for key in values] + [(key, "zero_optimization.", KNOWN_ZERO_KEYS) for key in zero]
     for key, prefix, known in found:
         if key in known:
             continue
         problems.append(prefix + key)
+        if len(problems) > MAX_UNKNOWN:
+            break
         if not prefix and key in OURS:
             hints.append(f"{key}: {OURS[key]}")
         elif prefix and key.startswith("stage3_"):
             hints.append(f"{prefix}{key} is for ZeRO 3")
         else:
-            hints.append(did_you_mean(key, known, prefix=prefix) or f"{prefix}{key} is not used here: remove it")
+            near = did_you_mean(quote(key), known, prefix=prefix)
+            hints.append(near or f"{prefix}{quote(key)} is not used here: remove it")
     if problems:
-        raise ConfigError(f"{path}: cannot use {', '.join(problems)}", "; ".join(hint.rstrip("; ") for hint in hints))
+        hint = "; ".join(hint.rstrip("; ") for hint in hints[:MAX_UNKNOWN])
+        raise ConfigError(f"{path}: cannot use {', '.join(map(quote, problems[:MAX_UNKNOWN]))}", hint)
 
 
 def _accumulation(run: RunConfig, world_size: int) -> int:
@@ -229,7 +269,7 @@ def _accumulation(run: RunConfig, world_size: int) -> int:
     batch = run.batch
     if batch.num_lanes % world_size:
         steps = max(1, batch.num_lanes // world_size)
-        ranks = [number for number in range(1, batch.num_lanes + 1) if batch.num_lanes % number == 0]
+        ranks = divisors(batch.num_lanes)
         raise ConfigError(
             f"recipe {run.name}: global_batch_size {batch.global_batch_size} is not micro_batch_size "
             f"{batch.micro_batch_size} x grad_accum_steps {steps} x world_size {world_size} "
@@ -247,8 +287,8 @@ def _stage(path: Path, values: dict[str, Any]) -> int:
             f"{path}: ZeRO stage 3 is not supported",
             "the momentum teacher reads every whole weight each step, and ALBEF's fit one GPU: use stage 1 or 2",
         )
-    if isinstance(stage, bool) or stage not in (0, 1, 2):
-        raise ConfigError(f"{path}: zero_optimization.stage {stage!r} is not 0, 1 or 2", "use 0, 1 or 2")
+    if type(stage) is not int or stage not in (0, 1, 2):
+        raise ConfigError(f"{path}: zero_optimization.stage {quote(repr(stage))} is not 0, 1 or 2", "use 0, 1 or 2")
     if stage > 0 and values.get("zero_allow_untested_optimizer") is not True:
         raise ConfigError(
             f"{path}: ZeRO stage {stage} needs zero_allow_untested_optimizer true",

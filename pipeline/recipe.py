@@ -9,7 +9,6 @@ import ast
 import dataclasses
 import inspect
 import math
-import re
 import textwrap
 import types
 import typing
@@ -23,7 +22,12 @@ import yaml
 
 from albef.errors import ConfigError
 from pipeline.nearest import did_you_mean
+from pipeline.recipe_yaml import Plain, load_yaml, why_not_yaml
+from pipeline.text_file import is_file, read_text
+from samples.quote import quote
 
+MAX_PROBLEMS = 30
+"""Mistakes that one message lists."""
 RECIPES = Path(__file__).resolve().parent / "configs"
 
 
@@ -64,13 +68,11 @@ def find_recipe(recipe: str | Path) -> Path:
     Raises: ConfigError that lists the recipes there are, nearest first.
     """
     text = str(recipe)
-    for path in (Path(text), RECIPES / f"{text}.yaml", RECIPES / text):
-        if path.is_file():
+    for path in (Path(text), RECIPES / f"{text}.yaml", RECIPES / text, Path(text) / "config.yaml"):
+        if is_file(path):
             return path
-    if Path(text).is_dir() and (Path(text) / "config.yaml").is_file():
-        return Path(text) / "config.yaml"
     raise ConfigError(
-        f"there is no recipe {text}",
+        f"there is no recipe {quote(text)}",
         f"{did_you_mean(Path(text).stem, shipped_recipes())}give the path of a YAML file, or one of "
         + ", ".join(shipped_recipes()),
     )
@@ -82,20 +84,19 @@ def shipped_recipes() -> list[str]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. `1e-4` is a number here; a key written twice is an error.
+    """The mapping in a YAML file, its values as `load_yaml` has them: `check_value` reads them by their keys' types.
 
     Raises: ConfigError naming line and column.
     """
+    text = read_text(path, "a recipe", "give the path of a YAML recipe")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", "give the path of a YAML recipe") from None
+        values = load_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}", "mend that line") from None
-    if values is None:
+        raise ConfigError(f"{quote(path)} is not valid YAML: {why_not_yaml(error)}", "fix that line") from None
+    if values is None or (isinstance(values, Plain) and values.value is None):
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold `key: value` lines", "see pipeline/configs/demo.yaml")
+        raise ConfigError(f"{quote(path)} does not hold `key: value` lines", "see pipeline/configs/demo.yaml")
     return values
 
 
@@ -116,7 +117,7 @@ def parse_overrides(flags: Iterable[str]) -> dict[str, str | None]:
             found[waiting] = token
             waiting = ""
         else:
-            raise ConfigError(f"unexpected argument {token}", "recipe keys are set as `--optim.lr 1e-4`")
+            raise ConfigError(f"unexpected argument {quote(token)}", "recipe keys are set as `--optim.lr 1e-4`")
     return found
 
 
@@ -161,18 +162,21 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def flatten(values: Mapping[str, Any], names: Iterable[str], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted names; a mapping is opened only where it is a section, not where it is a value."""
+    """Nested mappings to dotted names; a mapping is opened only where it is a section, not where it is a value.
+
+    Raises: ConfigError for a key that is set in its section and by its dotted name.
+    """
     names = list(names)
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
         is_section = any(valid.startswith(f"{name}.") for valid in names)
-        if is_section and isinstance(value, Mapping):
-            flat |= flatten(value, names, f"{name}.")
-        elif is_section and value is None:
+        if is_section and (value is None or (isinstance(value, Plain) and value.value is None)):
             continue  # `optim:` with nothing under it
-        else:
-            flat[name] = value
+        found = flatten(value, names, f"{name}.") if is_section and isinstance(value, Mapping) else {name: value}
+        if twice := sorted(flat.keys() & found.keys()):
+            raise ConfigError(f"{quote(twice[0])} is written twice, under two spellings", "remove one of them")
+        flat |= found
     return flat
 
 
@@ -183,33 +187,33 @@ def read_flag(key: Key, text: str) -> Any:
         return None
     if str in kinds or any(typing.get_origin(kind) is typing.Literal for kind in kinds):
         return text
-    if any(typing.get_origin(kind) in (tuple, list) for kind in kinds) and not text.startswith("["):
-        return [yaml.load(part, _Loader) for part in text.split(",") if part]
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        return text
+    inner = _element(kinds)
+    if inner is not None and not text.startswith("["):
+        return [part if str in _members(inner) else _read_yaml(part) for part in text.split(",") if part]
+    return _read_yaml(text)
 
 
 def check_value(key: Key, value: Any) -> tuple[Any, Problem | None]:
     """The value as the key's type has it, or what is wrong with it."""
     kinds = _members(key.kind)
-    if isinstance(value, bool) and bool not in kinds:
-        return None, Problem(what=f"{key.name} should be {key.kind_text}, is {value}")
-    if isinstance(value, float) and not math.isfinite(value):
-        return None, Problem(what=f"{key.name} should be a finite number, is {value}")
+    shown = quote(repr(value))
     try:
         adapter = pydantic.TypeAdapter(key.kind, config=pydantic.ConfigDict(coerce_numbers_to_str=True))
-        return adapter.validate_python(value), None
+        settled = _settle(key.kind, value)
+        # Before limits, of which NaN fits none, and after texts became numbers.
+        problem = _out_of_range(settled) or _out_of_range(checked := adapter.validate_python(settled))
+        return (None, Problem(what=f"{key.name} should be {problem}, is {shown}")) if problem else (checked, None)
+    except TypeError:
+        return None, Problem(what=f"{key.name} should be {key.kind_text}, is {shown}")
     except pydantic.ValidationError as error:
         detail = error.errors()[0]
         hint = ""
         if detail["type"] == "literal_error":
             choices = [str(choice) for kind in kinds for choice in typing.get_args(kind)]
-            hint = did_you_mean(str(value), choices).strip()
+            hint = did_you_mean(quote(value), choices).strip()
         limit = detail["msg"].removeprefix("Input should be ")
         wanted = limit if detail["type"].startswith(("greater", "less")) else key.kind_text
-        return None, Problem(what=f"{key.name} should be {wanted}, is {value!r}", hint=hint)
+        return None, Problem(what=f"{key.name} should be {wanted}, is {shown}", hint=hint)
 
 
 def build(cls: type, values: Mapping[str, Any], problems: list[Problem], prefix: str = "") -> Any:
@@ -240,26 +244,52 @@ def refuse(where: str, problems: list[Problem], *, more: str) -> None:
         return
     if len(problems) == 1:
         raise ConfigError(f"{where}: {problems[0].what}", problems[0].hint or more)
-    lines = [f"  {problem.what}" + (f" ({problem.hint})" if problem.hint else "") for problem in problems]
+    shown = problems[:MAX_PROBLEMS]
+    lines = [f"  {problem.what}" + (f" ({problem.hint})" if problem.hint else "") for problem in shown]
+    lines += [f"  and {len(problems) - len(shown)} more"] if len(problems) > len(shown) else []
     raise ConfigError("\n".join([f"{where} has {len(problems)} mistakes:", *lines]), more)
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-4` as a number (YAML 1.1 does not) and refuses a key written twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} is written twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+def _read_yaml(text: str) -> Any:
+    """A flag's value; as a text where it is no YAML."""
+    try:
+        return load_yaml(text)
+    except yaml.YAMLError:
+        return text
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+def _settle(kind: Any, value: Any) -> Any:
+    """A value of a recipe as its type means it: what is written where that is a text, else what YAML makes of it.
+
+    Raises: TypeError for a boolean where none is expected, which would pass for 0 or 1.
+    """
+    kinds = _members(kind)
+    if isinstance(value, Plain):
+        if value.value is None:
+            return None
+        if str in kinds or value.text in [choice for member in kinds for choice in typing.get_args(member)]:
+            return value.text
+        value = value.value
+    if isinstance(value, bool) and not {bool, object} & set(kinds):
+        raise TypeError(value)
+    if isinstance(value, list | tuple):
+        inner = _element(kinds)
+        return [_settle(object if inner is None else inner, part) for part in value]
+    return value
+
+
+def _element(kinds: Iterable[Any]) -> Any:
+    """The type of a list's entries; None where no list is expected."""
+    return next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) in (tuple, list)), None)
+
+
+def _out_of_range(value: Any) -> str:
+    """What a number should be that arithmetic would stumble over; an empty text when all is well."""
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_out_of_range, value)), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    return "a whole number of 64 bits" if type(value) is int and not -(2**63) <= value < 2**63 else ""
 
 
 def _members(kind: Any) -> list[Any]:

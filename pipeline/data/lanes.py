@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,4 +98,5 @@ def lanes_of_rank(rank: int, world_size: int, num_lanes: int) -> range:
 
 def divisors(number: int) -> list[int]:
     """All divisors, ascending."""
-    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+    lower = [candidate for candidate in range(1, math.isqrt(number) + 1) if number % candidate == 0]
+    return sorted({*lower, *(number // candidate for candidate in lower)})

@@ -77,6 +77,13 @@ def test_a_misspelt_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
         ({"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}}, "zero_optimization.reduce_bucket_size"),
         ({"zero_optimization": 1}, "zero_optimization is not an object"),
         ({"zero_allow_untested_optimizer": False}, "needs zero_allow_untested_optimizer true"),
+        ({"zero_optimization": {"stage": True}}, "stage True is not 0, 1 or 2"),
+        ({"zero_optimization": {"stage": ["x" * 5000]}}, r"stage \['x+\.\.\. is not 0, 1 or 2"),
+        ({"bf16": True}, "bf16 is not an object"),
+        ({"fp16": "yes"}, "fp16 is not an object"),
+        ({"x" * 5000: 1}, r"cannot use x{97}\.\.\."),
+        ({f"key{n}": 1 for n in range(5000)}, "cannot use key0, key1"),
+        ({"train_batch_size": "y" * 5000}, r"train_batch_size y{97}\.\.\. contradicts"),
         ({"fp16": {"enabled": True}}, "fp16 is not supported"),
         ({"bf16": {"enabled": "auto"}}, '"auto" at bf16.enabled'),
     ],
@@ -89,15 +96,36 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], m
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    """Broken JSON, a list, a name that is near one."""
+    """Broken JSON, a list, keys written twice, depth, no number, no text, too much; a name that is near one."""
     path = tmp_path / "mine.json"
-    for text in ("{", "[]"):
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=r"mine.json"):
+    for text, why in {
+        "{": "cannot be read as JSON",
+        "[]": "does not hold a JSON object",
+        '{"bf16": {}, "bf16": {}}': "bf16 is written twice",
+        '{"gradient_clipping": NaN}': "NaN is no number",
+        '{"aio": ' + "[" * 100 + "]" * 100 + "}": "nested more than 32 deep",
+        '{"aio": ' * 100_000: "nested more than 32 deep",
+        '{"steps_per_print": ' + "9" * 5000 + "}": "cannot be read as JSON",
+        '{"x": "' + "x" * 2_000_000 + '"}': "more than 1,048,576 bytes",
+        "\ud800": "no text in UTF-8",
+    }.items():
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        with pytest.raises(ConfigError, match=r"mine.json") as refusal:
             resolve_ds_config(recipe(path), 1)
+        assert why in refusal.value.message and len(refusal.value.message) < 400
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match="is neither a file nor a name"):
+        resolve_ds_config(recipe(path), 1)
     with pytest.raises(ConfigError, match="zero1_bf61 is neither") as refusal:
         resolve_ds_config(recipe("zero1_bf61"), 1)
     assert "did you mean zero1_bf16?" in refusal.value.hint
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert resolve_ds_config(recipe(path), 1).stage == 1
 
 
 def test_ranks_that_do_not_divide_the_lanes_are_told_all_four_numbers() -> None:
