@@ -1,38 +1,65 @@
-"""Checkpoints: publish, find, verify, load, prune. What writes the files is `pipeline.saving`.
+"""Checkpoints: publish, find, verify, prune. `pipeline.saving` writes them, `pipeline.checkpoint_loading` loads them.
 
 A checkpoint is DeepSpeed's own folder `checkpoints/step_00001000/` with our files beside its own: the teacher, the
 queue, each rank's random state, the model's shape, and `meta.json`, written last, with the size and SHA-256 of every
 file. A folder without a `meta.json` was never finished and is never read. `checkpoints/latest` names the newest one and
-is replaced by an atomic rename, so that at any instant there is a good checkpoint to go on from.
+is replaced by an atomic rename, so that at any instant there is a good checkpoint to resume from.
+
+Only folders whose name is exactly a step's are checkpoints. What is called otherwise, such as a person's copy
+`step_00001000_good`, is not looked at; what is removed is in `pipeline.checkpoint_removal`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import logging
-import shutil
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from albef.config import AlbefConfig
 from albef.errors import CheckpointError
-from albef.objective import ObjectiveConfig
 from pipeline import atomic_file
+from pipeline.checkpoint_meta import (
+    META,
+    USE_ANOTHER,
+    CheckpointMeta,
+    new_meta,
+    read_meta,
+    step_of,
+    step_tag,
+    write_meta,
+)
+from pipeline.checkpoint_removal import is_leftover, set_aside, unpublish
+from pipeline.plain_file import read_plain
+from samples.quote import quote
 
-if TYPE_CHECKING:  # the configuration imports this file, and must not wait for the model's libraries
-    from albef.momentum import MomentumTeacher
-    from albef.queue import FeatureQueue
-    from pipeline.distributed import World
+__all__ = [
+    "META",
+    "CheckpointConfig",
+    "CheckpointMeta",
+    "digest",
+    "find_checkpoint",
+    "has_checkpoints",
+    "latest_name",
+    "new_meta",
+    "prune_checkpoints",
+    "publish",
+    "read_meta",
+    "resolve_checkpoint",
+    "saved_steps",
+    "step_of",
+    "step_tag",
+    "survey_checkpoints",
+    "unpublish",
+    "verify_checkpoint",
+]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-META = "meta.json"
 LATEST = "latest"
+MAX_LATEST_BYTES = 100
+WHERE = "give a run folder, its checkpoints folder, or one of the step_* folders in it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,32 +78,18 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointMeta:
-    """What `meta.json` says of a checkpoint."""
+class Survey:
+    """Which checkpoint of a folder is taken, and what was looked at before it."""
 
-    format: int
-    run_name: str
-    step: int
-    """Optimizer steps taken."""
-    epoch: int
-    samples_seen: int
-    world_size: int
-    zero_stage: int
-    precision: str
-    config_hash: str
-    created: str
-    """UTC, ISO 8601."""
-    files: dict[str, dict[str, Any]]
-    """name -> {"bytes": int, "sha256": str}, every file of the folder but meta.json itself."""
-
-
-def step_tag(step: int) -> str:
-    """The folder name of a step's checkpoint: `step_00001000`."""
-    return f"step_{step:08d}"
+    taken: tuple[Path, CheckpointMeta] | None
+    passed_over: dict[str, str]
+    """Name (a checkpoint's, or `latest`) -> why it cannot be used."""
+    num_published: int
+    """How many of those were finished once."""
 
 
 def publish(target: Path, meta: CheckpointMeta) -> None:
-    """Make a fully written checkpoint one to go on from: `meta.json`, then `latest`, each by an atomic rename.
+    """Make a fully written checkpoint one to resume from: `meta.json`, then `latest`, each by an atomic rename.
 
     Args:
         target: the checkpoint's folder, every file of it on the disk.
@@ -84,180 +97,181 @@ def publish(target: Path, meta: CheckpointMeta) -> None:
 
     Raises: OSError when they cannot be written; `latest` then names what it named.
     """
-    atomic_file.write_json(target / META, dataclasses.asdict(meta))
-    atomic_file.write_text(target.parent / LATEST, target.name)
-
-
-def unpublish(target: Path) -> None:
-    """Remove a checkpoint's folder, if there is one; `meta.json` first, so that half of it is never taken for one."""
-    (target / META).unlink(missing_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
+    write_meta(target, meta)
+    latest = target.parent / LATEST
+    if os.path.lexists(latest) and (latest.is_symlink() or not latest.is_file()):
+        set_aside(latest)  # not written by us; a rename cannot replace a folder
+    atomic_file.write_text(latest, target.name)
 
 
 def latest_name(folder: Path) -> str | None:
-    """The checkpoint that `latest` names."""
-    pointer = folder / LATEST
-    return pointer.read_text().strip() if pointer.is_file() else None
+    """The checkpoint that `latest` names; None when there is no such file, or it names no step, or it is damaged."""
+    step = _step_of_latest(folder)[0]
+    return None if step is None else step_tag(step)
 
 
-def new_meta(**facts: Any) -> CheckpointMeta:
-    """A CheckpointMeta of now, whose files are filled in when they are written."""
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return CheckpointMeta(format=FORMAT, created=created, files={}, **facts)
+def _step_of_latest(folder: Path) -> tuple[int | None, str]:
+    """The step that `latest` names, or None and why there is none; no reason when there is no such file."""
+    try:
+        text = read_plain(folder / LATEST, MAX_LATEST_BYTES)
+        step = step_of(text.decode("ascii").strip())
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, f"it cannot be read: {error.strerror or error}"
+    except ValueError:
+        step = None
+    return (step, "") if step is not None else (None, f"it holds {quote(text)}, the name of no checkpoint")
 
 
-def find_checkpoint(folder: Path) -> tuple[Path, CheckpointMeta] | None:
-    """The checkpoint to go on from: the one `latest` names, else the newest that is whole; None when there is none.
+def saved_steps(folder: Path) -> dict[int, Path]:
+    """Step -> its folder, finished or not, the newest first. A link to a folder counts: checkpoints may be moved.
 
-    A checkpoint that is incomplete or whose files do not match their checksums is passed over with a warning.
-
-    Raises: CheckpointError when checkpoints were published but none is whole: beginning anew would bury them.
-    """
-    names = [path.name for path in sorted(folder.glob("step_*"), reverse=True) if path.is_dir()]
-    if (named := latest_name(folder)) in names:
-        names.remove(named)
-        names.insert(0, named)
-    faults: list[str] = []
-    for name in names:
-        try:
-            meta = verify_checkpoint(folder / name)
-        except CheckpointError as error:
-            log.warning("checkpoint %s cannot be used: %s", name, error.message)
-            faults.append(error.message)
-            continue
-        if faults:
-            log.warning("going on from %s, the newest whole checkpoint", name)
-        return folder / name, meta
-    if published := [name for name in names if (folder / name / META).exists()]:
-        raise CheckpointError(
-            f"none of the {len(published)} checkpoints in {folder} can be used: {faults[-1]}",
-            "restore the files, or begin again with another --run-dir",
-        )
-    return None
-
-
-def read_meta(path: Path) -> CheckpointMeta:
-    """The `meta.json` of a checkpoint folder.
-
-    Raises: CheckpointError when it is missing (the save was never finished), unreadable or of a newer format.
+    Raises: CheckpointError when the folder cannot be read.
     """
     try:
-        values = json.loads((path / META).read_text())
+        with os.scandir(folder) as entries:
+            found = {step: Path(entry.path) for entry in entries if (step := step_of(entry.name)) is not None}
+        return {step: found[step] for step in sorted(found, reverse=True) if found[step].is_dir()}
     except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {quote(error)}", "make it readable") from None
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether any checkpoint was ever finished in the folder, damaged or not.
+
+    Raises: CheckpointError when the folder cannot be read.
+    """
+    return any(os.path.lexists(path / META) for path in saved_steps(folder).values())
+
+
+def find_checkpoint(folder: Path, steps: Iterable[int] | None = None) -> tuple[Path, CheckpointMeta] | None:
+    """The checkpoint to take, which every command that takes "the" checkpoint of a run asks for; None if none is there.
+
+    One that is incomplete or whose files do not match their checksums is passed over with a warning.
+
+    Args:
+        steps: see `survey_checkpoints`.
+
+    Raises: CheckpointError when checkpoints were published but none is whole: starting again would bury them.
+    """
+    survey = survey_checkpoints(folder, steps)
+    for name, fault in survey.passed_over.items():
+        log.warning("%s cannot be used: %s", folder / name, fault)
+    if survey.taken is not None:
+        if survey.passed_over:
+            log.warning("going on from %s, the newest whole checkpoint", survey.taken[0].name)
+    elif survey.num_published:
         raise CheckpointError(
-            f"{path} is not a finished checkpoint: it has no {META}",
-            "name a step_* folder that has one, or the run folder to take the newest whole checkpoint",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path / META} cannot be read: {error}", "use another checkpoint of the run") from None
-    fields = {field.name for field in dataclasses.fields(CheckpointMeta)}
-    if not isinstance(values, dict) or set(values) != fields or values["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path / META} is not a meta.json of format {FORMAT}",
-            "it was written by another version of this pipeline; use that version, or another checkpoint",
+            f"none of the {survey.num_published} checkpoints in {folder} can be used: "
+            + list(survey.passed_over.values())[-1],
+            "restore the files, or start again with another --run-dir",
         )
-    return CheckpointMeta(**values)
+    return survey.taken
 
 
-def verify_checkpoint(path: Path) -> CheckpointMeta:
-    """Check size and SHA-256 of every file against `meta.json`.
+def survey_checkpoints(folder: Path, steps: Iterable[int] | None = None, *, checksums: bool = True) -> Survey:
+    """Look at one checkpoint after another until one is whole.
 
-    Raises: CheckpointError naming the first file that is missing, truncated or changed.
+    Args:
+        folder: a run's `checkpoints` folder.
+        steps: those to look at, in this order; the one `latest` names, then from the newest, if not given.
+        checksums: False looks at sizes only, which takes no time.
+
+    Raises: CheckpointError when the folder cannot be read.
+    """
+    there = saved_steps(folder)
+    named, fault = _step_of_latest(folder)
+    passed_over = {LATEST: fault} if fault else {}
+    if steps is None:
+        if named is not None and named not in there:
+            passed_over[LATEST] = f"it names {step_tag(named)}, which does not exist"
+        steps = sorted(there, key=lambda step: (step != named, -step))
+    num_published = 0
+    for step in steps:
+        path = there[step]
+        try:
+            meta = verify_checkpoint(path, checksums=checksums)
+        except CheckpointError as error:
+            passed_over[path.name] = error.message
+            num_published += step == named or os.path.lexists(path / META)
+        else:
+            return Survey(taken=(path, meta), passed_over=passed_over, num_published=num_published)
+    return Survey(taken=None, passed_over=passed_over, num_published=num_published)
+
+
+def resolve_checkpoint(path: Path) -> tuple[Path, CheckpointMeta]:
+    """The checkpoint that `path` means, verified: itself, or what `find_checkpoint` takes of a run or its checkpoints.
+
+    Raises: CheckpointError when there is none, or the one that is named cannot be used.
+    """
+    if os.path.lexists(path / META) or step_of(path.name) is not None:
+        if not path.is_dir():
+            there = [other.name for other in saved_steps(path.parent).values()]
+            hint = f"there are {', '.join(there[:5])}" if there else USE_ANOTHER
+            raise CheckpointError(f"checkpoint {path} does not exist", hint)
+        return path, verify_checkpoint(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist" if not path.exists() else f"{path} is not a folder", WHERE)
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    found = find_checkpoint(folder)
+    if found is None:
+        raise CheckpointError(f"{path} holds no finished checkpoint", WHERE)
+    return found
+
+
+def verify_checkpoint(path: Path, *, checksums: bool = True) -> CheckpointMeta:
+    """Check `meta.json`, and size and SHA-256 of every file against it.
+
+    Args:
+        checksums: False checks sizes only.
+
+    Raises: CheckpointError naming the first file that is missing, truncated, changed or cannot be read.
     """
     meta = read_meta(path)
     for name, facts in meta.files.items():
         file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing", "use another checkpoint of the run")
-        if (size := file.stat().st_size) != facts["bytes"]:
-            raise CheckpointError(
-                f"{file} has {size} bytes, {facts['bytes']} were saved", "use another checkpoint of the run"
-            )
-        if digest(file) != facts["sha256"]:
-            raise CheckpointError(f"{file} has changed since it was saved", "use another checkpoint of the run")
+        try:
+            if not file.is_file():
+                raise CheckpointError(f"{file} is missing", USE_ANOTHER)
+            if (size := file.stat().st_size) != facts["bytes"]:
+                raise CheckpointError(f"{file} has {size} bytes, {facts['bytes']} were saved", USE_ANOTHER)
+            if checksums and digest(file) != facts["sha256"]:
+                raise CheckpointError(f"{file} has changed since it was saved", USE_ANOTHER)
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error.strerror or error}", USE_ANOTHER) from None
     return meta
-
-
-def load_checkpoint(
-    path: Path,
-    meta: CheckpointMeta,
-    engine: Any,
-    teacher: MomentumTeacher,
-    queue: FeatureQueue,
-    *,
-    world: World,
-    zero_stage: int,
-    precision: str,
-) -> None:
-    """Bring engine, teacher, queue and random state to where the save left them, on every rank.
-
-    The layout that saved is loaded by DeepSpeed itself. Any other number of ranks, ZeRO stage or precision takes the
-    same weights and moments piece by piece (`pipeline.elastic`).
-
-    Raises: CheckpointError when the files cannot be loaded.
-    """
-    from safetensors.torch import load_file
-
-    now = {"world_size": world.size, "zero_stage": zero_stage, "precision": precision}
-    changed = [f"{name} {old} -> {value}" for name, value in now.items() if (old := getattr(meta, name)) != value]
-    if changed:
-        from pipeline.elastic import load_into_engine
-
-        log.info("%s was saved under another layout: %s", path, ", ".join(changed))
-        load_into_engine(engine, path, meta)
-    else:
-        loaded, _ = engine.load_checkpoint(str(path.parent), tag=path.name)
-        if loaded is None:
-            raise CheckpointError(f"DeepSpeed cannot load {path}", "use another checkpoint of the run")
-    teacher.load_state_dict(load_file(path / "teacher.safetensors"))
-    queue.load_state_dict(dict(load_file(path / "queue.safetensors")))
-    _load_random_state(path, world.rank)
-
-
-def read_model_config(path: Path) -> tuple[AlbefConfig, ObjectiveConfig]:
-    """The model's shape and objective, as saved beside the weights."""
-    try:
-        values = json.loads((path / "model_config.json").read_text())
-        return AlbefConfig.from_dict(values["model"]), ObjectiveConfig(**values["objective"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path / 'model_config.json'} cannot be read: {error}", "use another checkpoint of the run"
-        ) from None
 
 
 def prune_checkpoints(folder: Path, config: CheckpointConfig) -> list[str]:
     """Remove what retention does not keep; never the one `latest` names. Rank 0 only. Returns the removed names.
 
-    Checkpoints of later steps than `latest` names were passed over as damaged when the run went on from an older one.
-    They neither count nor go: the run replaces each when it comes to its step.
+    Checkpoints of later steps than `latest` names were passed over as damaged when the run resumed from an older one.
+    They neither count nor go: the run replaces each when it comes to its step. Nor does one that is not whole, so that
+    a damaged one never pushes out a good one. What a killed save left behind goes.
+
+    Raises: CheckpointError when the folder cannot be read.
     """
-    pointed = latest_name(folder)
+    pointed = step_of(latest_name(folder) or "")
     if pointed is None:
         return []
-    finished = sorted(path for path in folder.glob("step_*") if (path / META).is_file() and path.name <= pointed)
-    keep = {path.name for path in finished[-max(1, config.keep_last) :]} | {pointed}
-    removed = []
-    for path in finished:
-        step = int(path.name.removeprefix("step_"))
-        if path.name in keep or (config.keep_every and step % config.keep_every == 0):
-            continue
-        unpublish(path)
-        removed.append(path.name)
-    return removed
+    earlier = {step: path for step, path in saved_steps(folder).items() if step <= pointed}
+    whole = [step for step, path in earlier.items() if _is_whole(path)]
+    keep = {*whole[: max(1, config.keep_last)], pointed}
+    keep |= {step for step in whole if config.keep_every and step % config.keep_every == 0}
+    gone = [step for step in whole if step not in keep]
+    gone += [step for step, path in earlier.items() if step != pointed and is_leftover(path)]
+    return [earlier[step].name for step in sorted(gone) if unpublish(earlier[step])]
 
 
-def _load_random_state(path: Path, rank: int) -> None:
-    """Nothing in a step draws from it (the draws are named by seed, epoch, step and lane); a new rank keeps its own."""
-    import torch
-    from safetensors.torch import load_file
-
-    file = path / f"random_rank_{rank:05d}.safetensors"
-    if not file.is_file():
-        return
-    state = load_file(file)
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def _is_whole(path: Path) -> bool:
+    try:
+        verify_checkpoint(path, checksums=False)
+    except CheckpointError:
+        return False
+    return True
 
 
 def digest(file: Path) -> str:

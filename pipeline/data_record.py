@@ -6,8 +6,9 @@ import json
 import logging
 from typing import Any
 
-from albef.errors import ConfigError, DataError, UserError
+from albef.errors import CheckpointError, ConfigError, DataError, UserError
 from pipeline import atomic_file
+from pipeline.checkpoint import has_checkpoints
 from pipeline.data.manifest import Manifest
 from pipeline.distributed import World
 from pipeline.run_folder import RunFolder
@@ -47,8 +48,8 @@ def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
         "num_shards": len(manifest.shards),
         "manifests": list(manifest.paths),
     }
-    has_checkpoint = any(folder.checkpoints.glob("step_*/meta.json"))
     try:
+        has_checkpoint = has_checkpoints(folder.checkpoints)
         before = json.loads(path.read_text()) if path.is_file() else None
         if has_checkpoint and before is not None and before["fingerprint"] != now["fingerprint"]:
             return ConfigError(
@@ -59,6 +60,8 @@ def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
         if before is not None and before["manifests"] != now["manifests"]:
             log.info("the data lies at %s now; the same data", ", ".join(manifest.paths))
         atomic_file.write_json(path, now)
+    except CheckpointError as error:
+        return error
     except OSError as error:
         return ConfigError(f"{path} cannot be read or written: {error}", "give another --run-dir")
     except (ValueError, KeyError, TypeError):

@@ -5,6 +5,7 @@ Read without DeepSpeed and without a process group, for export and for resuming 
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from albef.errors import CheckpointError
-from pipeline.checkpoint import CheckpointMeta
+from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
+from samples.quote import quote
 
 MODEL_STATES = "mp_rank_00_model_states.pt"
 """DeepSpeed's file of what is not partitioned: at stages 0 to 2 every weight, in the compute precision."""
@@ -25,7 +28,19 @@ PARTITION = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.p
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, by torch's names."""
-ANOTHER = "use another checkpoint of the run"
+UNREADABLE = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
+"""What torch, safetensors and DeepSpeed raise for files that are not what they should be."""
 
 
 @dataclass(kw_only=True)
@@ -59,13 +74,13 @@ def read_parameters(
             it only weights are read. Stage 0 needs it because DeepSpeed's file numbers the moments there.
 
     Raises: CheckpointError for a stage that is not known, a partition that is missing, or files that contradict
-        themselves; what torch raises for files that are not what they should be (`checkpoint_weights.UNREADABLE`).
+        themselves; UNREADABLE for files that are not what they should be.
     """
     if meta.zero_stage not in (0, 1, 2):
         raise CheckpointError(f"{folder} is of ZeRO stage {meta.zero_stage}", "stages 0, 1 and 2 can be read")
     if meta.zero_stage:
-        return _partitioned(folder, meta.world_size, moments=optimizer_names is not None)
-    return _whole(folder, optimizer_names)
+        return _partitioned(folder, meta, moments=optimizer_names is not None)
+    return _whole(folder, meta, optimizer_names)
 
 
 class _Fragment:
@@ -86,25 +101,49 @@ STAND_INS: list[Any] = [
 ]
 """What DeepSpeed pickles beside tensors. With these torch's safe loader reads its files: without importing DeepSpeed,
 and without running code from a checkpoint."""
+FORBIDDEN = re.compile(r"GLOBAL (\S+)")
+"""How torch names what its restricted unpickler refused."""
 
 
-def _load(file: Path) -> dict[str, Any]:
-    with torch.serialization.safe_globals(STAND_INS):
-        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+def load_restricted(file: Path, classes: list[Any], *, mmap: bool = False) -> dict[str, Any]:
+    """One of DeepSpeed's files on the CPU, by torch's restricted unpickler: tensors, plain values and `classes`.
+
+    Args:
+        classes: those that may occur, as `torch.serialization.safe_globals` takes them.
+
+    Raises: CheckpointError when the file holds anything else, none of which is run, or no dictionary; UNREADABLE when
+        it is no such file.
+    """
+    try:
+        with torch.serialization.safe_globals(classes):
+            states = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = FORBIDDEN.search(str(error))
+        what = f"holds an object that no checkpoint has: {quote(found[1])}" if found else "cannot be read: no pickle"
+        raise CheckpointError(f"{file} {what}; nothing of it was run", USE_ANOTHER) from None
+    if not isinstance(states, dict):
+        raise CheckpointError(f"{file} cannot be read: it holds no dictionary", USE_ANOTHER)
+    return states
 
 
-def _partitioned(folder: Path, world_size: int, *, moments: bool) -> SavedParameters:
+def _load(folder: Path, meta: CheckpointMeta, name: str) -> dict[str, Any]:
+    if name not in meta.files:
+        raise CheckpointError(f"{folder / name} is not among the checkpoint's files", USE_ANOTHER)
+    return load_restricted(folder / name, STAND_INS, mmap=True)
+
+
+def _partitioned(folder: Path, meta: CheckpointMeta, *, moments: bool) -> SavedParameters:
     """Stages 1 and 2: a rank's file holds one flat partition per parameter group, and says which piece of which weight
     lies where. Unlike DeepSpeed's own zero_to_fp32 this also reads stage 1 in bf16 with fp32 accumulation, whose
     optimizer it refuses."""
-    files = {int(match[1]): path for path in folder.iterdir() if (match := PARTITION.fullmatch(path.name))}
-    if sorted(files) != list(range(world_size)):
+    files = {int(match[1]): name for name in meta.files if (match := PARTITION.fullmatch(name))}
+    if sorted(files) != list(range(meta.world_size)):
         raise CheckpointError(
-            f"{folder} holds the partitions of ranks {sorted(files)}, it was saved by {world_size}", ANOTHER
+            f"{folder} holds the partitions of {len(files)} ranks, it was saved by {meta.world_size}", USE_ANOTHER
         )
-    found = SavedParameters(skipped_steps=_load(folder / MODEL_STATES)["skipped_steps"])
-    for rank in range(world_size):
-        state = _load(files[rank])["optimizer_state_dict"]
+    found = SavedParameters(skipped_steps=_load(folder, meta, MODEL_STATES)["skipped_steps"])
+    for rank in range(meta.world_size):
+        state = _load(folder, meta, files[rank])["optimizer_state_dict"]
         base = state["base_optimizer_state"]
         groups = base["state"] if isinstance(base, dict) else dict(enumerate(base))  # a list if elastic_checkpoint
         for number, places in enumerate(state["param_slice_mappings"]):
@@ -119,9 +158,9 @@ def _partitioned(folder: Path, world_size: int, *, moments: bool) -> SavedParame
     return found
 
 
-def _whole(folder: Path, optimizer_names: Sequence[Sequence[str]] | None) -> SavedParameters:
+def _whole(folder: Path, meta: CheckpointMeta, optimizer_names: Sequence[Sequence[str]] | None) -> SavedParameters:
     """Stage 0: every weight is in one file; in bf16 the exact ones are the optimizer's, which have no names."""
-    states = _load(folder / MODEL_STATES)
+    states = _load(folder, meta, MODEL_STATES)
     module: dict[str, Tensor] = states["module"]
     optimizer: dict[str, Any] = states.get("optimizer") or {}
     exact = module
@@ -158,6 +197,6 @@ def _named(groups: list[list[Tensor]], module: dict[str, Tensor], folder: Path) 
         else:
             raise CheckpointError(
                 f"{folder / MODEL_STATES}: {name} is not the rounding of any of the optimizer's fp32 weights",
-                f"the file is inconsistent; {ANOTHER}",
+                f"the file is inconsistent; {USE_ANOTHER}",
             )
     return named

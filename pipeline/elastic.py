@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint import CheckpointMeta
+from pipeline.checkpoint_meta import CheckpointMeta
 from pipeline.deepspeed_files import MOMENTS, WEIGHT, SavedParameters, read_parameters
 
 

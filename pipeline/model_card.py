@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from albef.config import AlbefConfig
 from pipeline.checkpoint_weights import CheckpointWeights
+from samples.quote import quote
+
+log = logging.getLogger(__name__)
 
 USE = """\
 ## Use
@@ -93,18 +97,26 @@ def _count(number: int, thing: str) -> str:
 
 def _validation(weights: CheckpointWeights) -> str:
     """The validation recalls that the run's metrics.jsonl has for this very step, if it lies where a run puts it."""
-    values: dict[str, Any] = {}
+    values: dict[str, float] = {}
     metrics = weights.path.parent.parent / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+    try:
+        lines = metrics.read_bytes().splitlines() if metrics.is_file() else []
+    except OSError as error:
+        log.warning("the card has no validation results: %s", error)
+        lines = []
     for line in lines:
         try:
             entry = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
+        except (ValueError, RecursionError):  # the last line of a run that was killed, or damage
             continue
         if isinstance(entry, dict) and entry.get("step") == weights.meta.step:
-            values |= {name: value for name, value in entry.items() if name.startswith("val/")}
-    rows = {name.removeprefix("val/"): f"{value:.2f}" for name, value in values.items()}
+            values |= {name: value for name, value in entry.items() if name.startswith("val/") and _is_number(value)}
+    rows = {quote(name.removeprefix("val/")): f"{value:.2f}" for name, value in values.items()}
     if not rows:
         return ""
     told = "Zero-shot retrieval of the student on the run's validation pairs at this step, percent"
     return f"## Validation\n\n{told} (`itc_`: before re-ranking).\n\n{_table(rows)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

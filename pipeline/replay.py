@@ -53,21 +53,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def nearest_checkpoint(dump: Dump) -> Path:
-    """The checkpoint whose weights are those of the refused step, else the newest before it.
+    """The whole checkpoint whose weights are those of the refused step, else the newest before it.
 
     Raises: CheckpointError when the run has neither.
     """
-    from pipeline.checkpoint import META, step_tag
+    from pipeline.checkpoint import find_checkpoint, saved_steps
 
     folder = dump.path.resolve().parent.parent / "checkpoints"
-    steps = sorted(int(path.parent.name.removeprefix("step_")) for path in folder.glob(f"step_*/{META}"))
-    usable = [step for step in steps if steps_away(dump, step) >= 0]
-    if not usable:
+    usable = [step for step in saved_steps(folder) if steps_away(dump, step) >= 0]
+    found = find_checkpoint(folder, sorted(usable, key=lambda step: steps_away(dump, step)))
+    if found is None:
         raise CheckpointError(
             f"{folder} holds no checkpoint of step {dump.step - 1} or before it",
             "give one with --checkpoint; weights that are only similar may still show which samples are to blame",
         )
-    return folder / step_tag(min(usable, key=lambda step: steps_away(dump, step)))
+    return found[0]
 
 
 def steps_away(dump: Dump, step: int) -> int:

@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albef.errors import CheckpointError, ConfigError
+from albef.errors import CheckpointError, ConfigError, UserError
 from pipeline import atomic_file, logs
+from pipeline.checkpoint import has_checkpoints
 from pipeline.config import RunConfig, differences, load_config, to_yaml
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class RunFolder:
         """
         folder = cls(path=run_dir)
         problem = world.broadcast_object(_prepare(folder, run, ds_config, world) if world.is_main else None)
-        if isinstance(problem, ConfigError):
+        if isinstance(problem, UserError):
             raise problem
         logs.add_file(folder.log_file(logs.job_name(os.environ), world.rank))
         log.info("run folder %s, rank %d of %d on %s", run_dir, world.rank, world.size, world.device)
@@ -118,7 +119,7 @@ class RunFolder:
             )
 
 
-def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world: World) -> list[str] | ConfigError:
+def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world: World) -> list[str] | UserError:
     """Rank 0: check what is there, then write. Returns lines to log, or the error for every rank to raise."""
     try:
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -131,7 +132,7 @@ def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world
         atomic_file.write_json(folder.path / "env.json", environment(world))
     except OSError as error:
         return ConfigError(f"run folder {folder.path} cannot be written: {error}", "give another --run-dir")
-    except ConfigError as error:
+    except UserError as error:
         return error
     return lines
 
@@ -144,7 +145,7 @@ def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:
     if not folder.config.is_file():
         return []
     changed = differences(load_config(folder.config), run)
-    has_checkpoint = any(folder.checkpoints.glob("step_*/meta.json"))
+    has_checkpoint = has_checkpoints(folder.checkpoints)
     refused = {name: pair for name, pair in changed.items() if name.startswith(FIXED)} if has_checkpoint else {}
     if refused:
         listed = "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in refused.items())

@@ -40,6 +40,7 @@ from pipeline.checkpoint import (
     step_tag,
     unpublish,
 )
+from pipeline.checkpoint_removal import claim
 from pipeline.distributed import World
 
 log = logging.getLogger(__name__)
@@ -99,9 +100,11 @@ class CheckpointSaver:
         self.finish()
         began = time.monotonic()
         target = self.folder / step_tag(meta.step)
-        if self.world.is_main:
-            unpublish(target)  # left by a killed save of this very step, or being taken again
-        self.world.barrier()
+        # The others wait for rank 0 here: the folder may hold a killed save of this very step, or an earlier one of it.
+        problem = self.world.broadcast_object(_claim(target) if self.world.is_main else "")
+        if problem:
+            self._give_up(target, f"rank 0: {problem}")
+            return
         files = self._snapshot(target.name)
         save = Save(meta=meta, target=target, files=files, began=began, pause_s=time.monotonic() - began)
         save.thread = threading.Thread(target=write, args=(save,), name=f"save-{target.name}", daemon=True)
@@ -133,7 +136,7 @@ class CheckpointSaver:
             problem = self.world.broadcast_object(self._publish(save, files) if self.world.is_main else "")
             problems = [problem] if problem else []
         if problems:
-            self._give_up(save, "; ".join(problems))
+            self._give_up(save.target, "; ".join(problems))
             return None
         now = time.monotonic()
         pause_s = save.pause_s + now - waited
@@ -185,19 +188,29 @@ class CheckpointSaver:
             publish(save.target, dataclasses.replace(save.meta, files=dict(sorted(files.items()))))
         except OSError as error:
             return f"{type(error).__name__}: {error}"
-        prune_checkpoints(self.folder, self.config)
+        try:
+            prune_checkpoints(self.folder, self.config)
+        except CheckpointError as error:
+            log.warning("no checkpoint is pruned: %s", error.message)
         return ""
 
-    def _give_up(self, save: Save, problems: str) -> None:
+    def _give_up(self, target: Path, problems: str) -> None:
         self.failed += 1
         if self.world.is_main:
-            unpublish(save.target)
+            unpublish(target)
             log.warning(
                 "%s could not be saved and is removed (%s); going on, the latest checkpoint is still %s",
-                save.target,
-                problems,
-                latest_name(self.folder) or "none",
+                *(target, problems, latest_name(self.folder) or "none"),
             )
+
+
+def _claim(target: Path) -> str:
+    """Rank 0: an empty folder for the checkpoint. Returns what went wrong."""
+    try:
+        claim(target)
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 class HeldFiles(CheckpointEngine):
@@ -216,8 +229,8 @@ class HeldFiles(CheckpointEngine):
         self.files[Path(path).name] = host_copy(state_dict)
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """As DeepSpeed's own engine does."""
-        return torch.load(path, map_location=map_location, weights_only=False)
+        """Nothing is read (`deepspeed_engine_files.RestrictedFiles` reads)."""
+        raise NotImplementedError("HeldFiles only saves")
 
     def commit(self, info: Any) -> bool:
         """Nothing is written yet."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from typing import Any
 
 import yaml
 
-from albef.errors import ConfigError
-from pipeline.checkpoint import META, latest_name
+from albef.errors import CheckpointError, ConfigError
+from pipeline.checkpoint import step_of, survey_checkpoints
+from pipeline.plain_file import read_plain
 from pipeline.progress import duration
 
 QUIET_FOR_S = 600.0
@@ -29,11 +29,12 @@ QUIET_FOR_S = 600.0
 QUIET_FOR_LINES = 20
 """Nor are those of fewer times the pause between two lines."""
 BLOCK = 1 << 16
+MAX_JSON_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointStatus:
-    """The checkpoint that `latest` names."""
+    """The checkpoint that resuming takes, if checksums agree as well; if none is whole, the first that it looks at."""
 
     name: str
     step: int | None
@@ -42,6 +43,8 @@ class CheckpointStatus:
     problem: str | None
     saved: str | None
     """UTC, ISO 8601."""
+    passed_over: dict[str, str]
+    """Others that are looked at before it, and `latest` itself, if they cannot be used: name -> why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +112,14 @@ def read_status(run_dir: Path, *, now: float | None = None) -> RunStatus:
     last, line_s = _last_training_line(run_dir / "metrics.jsonl")
     checkpoint = _checkpoint(run_dir / "checkpoints")
 
-    total = config.get("max_steps") or last.get("total_steps")
-    step = int(last.get("step", 0))
+    total = _count(config.get("max_steps")) or _count(last.get("total_steps"))
+    step = _count(last.get("step")) or 0
     if checkpoint is not None:
         step = max(step, checkpoint.step or 0)
     began = [_seconds(text) for text in (starts[-1]["time"] if starts else None, environment.get("started")) if text]
     started = max((second for second in began if second is not None), default=None)
-    ended = next((int(end["code"]) for end in ends if end.get("start") == str(len(starts)) and "code" in end), None)
+    codes = [end.get("code", "") for end in ends if end.get("start") == str(len(starts))]
+    ended = next((int(code) for code in codes if code.isdecimal()), None)
     stage = _stage(step, total, checkpoint, ended, started, last)
     step_s = last.get("speed/step_s")
     signs = [second for second in (started, last.get("time")) if second is not None]
@@ -165,8 +169,10 @@ def describe(status: RunStatus) -> str:
     if (checkpoint := status.checkpoint) is not None:
         rows["checkpoint"] = f"{checkpoint.name}, saved {checkpoint.saved}, whole"
         if not checkpoint.whole:
-            rows["checkpoint"] = f"{checkpoint.name} is NOT whole: {checkpoint.problem}; resuming takes the one before"
+            rows["checkpoint"] = f"{checkpoint.name} is NOT whole: {checkpoint.problem}; there is none before it"
     lines = [f"{name:11}{text}" for name, text in rows.items()]
+    if checkpoint is not None:
+        lines += [f"{'note':11}{name} cannot be used: {why}" for name, why in checkpoint.passed_over.items()]
     if status.overdue and status.silent_s is not None:
         lines.append(f"{'note':11}nothing written for {duration(status.silent_s)}: is its job still running?")
     return "\n".join(lines)
@@ -222,7 +228,7 @@ def _config(run_dir: Path) -> dict[str, Any]:
         return {}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", "start the run again, which writes it") from error
     return config if isinstance(config, dict) else {}
 
@@ -244,8 +250,8 @@ def _fields(line: str) -> dict[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        values = json.loads(read_plain(path, MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -254,16 +260,32 @@ def _last_training_line(path: Path) -> tuple[dict[str, Any], float]:
     """The last line of training scalars, and the seconds between the last two of them (0 with fewer)."""
     last: dict[str, Any] = {}
     for text in _backwards(path):
-        try:
-            values = json.loads(text)
-        except ValueError:
-            continue  # being written, or cut short by a kill
-        if not isinstance(values, dict) or "train/loss" not in values:
+        values = _scalars(text)
+        if "train/loss" not in values or values.get("step") is None or values.get("time") is None:
             continue
         if last:
-            return last, float(last.get("time", 0.0)) - float(values.get("time", 0.0))
+            return last, last["time"] - values["time"]
         last = values
     return last, 0.0
+
+
+def _scalars(line: bytes) -> dict[str, Any]:
+    """The numbers of a line, None for those that are not finite; empty for a line that is cut short or damaged."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {name: _finite(value) for name, value in values.items() if value is None or isinstance(value, int | float)}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and abs(value) < 1e15 else None  # no count, time or loss is as large
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _backwards(path: Path) -> Iterator[bytes]:
@@ -286,40 +308,31 @@ def _backwards(path: Path) -> Iterator[bytes]:
 
 
 def _checkpoint(folder: Path) -> CheckpointStatus | None:
-    """What `latest` names, and whether it is there with all its bytes."""
-    name = latest_name(folder)
-    if name is None:
+    """The checkpoint that pretrain, export and replay would take; None when none was ever finished."""
+    try:
+        survey = survey_checkpoints(folder, checksums=False)
+    except CheckpointError as error:
+        return CheckpointStatus(
+            name=folder.name, step=None, whole=False, problem=error.message, saved=None, passed_over={}
+        )
+    others = dict(survey.passed_over)
+    if survey.taken is not None:
+        path, meta = survey.taken
+        return CheckpointStatus(
+            name=path.name, step=meta.step, whole=True, problem=None, saved=meta.created, passed_over=others
+        )
+    if not survey.num_published:
         return None
-    meta = _json(folder / name / META)
-    files = meta.get("files")
-    number = re.fullmatch(r"step_(\d+)", name)
-    problem = None
-    if not isinstance(files, dict):
-        problem = "it has no readable meta.json"
-    else:
-        for file, facts in files.items():
-            try:
-                size = (folder / name / file).stat().st_size
-            except OSError:
-                problem = f"{file} is missing"
-                break
-            if size != facts.get("bytes"):
-                problem = f"{file} has {size} bytes, {facts.get('bytes')} were saved"
-                break
-    return CheckpointStatus(
-        name=name,
-        step=meta.get("step", int(number[1]) if number else None),
-        whole=problem is None,
-        problem=problem,
-        saved=meta.get("created"),
-    )
+    name = next(name for name in others if step_of(name) is not None)
+    problem = others.pop(name)
+    return CheckpointStatus(name=name, step=step_of(name), whole=False, problem=problem, saved=None, passed_over=others)
 
 
-def _seconds(text: str) -> float | None:
+def _seconds(text: object) -> float | None:
     """ISO 8601 to seconds since the epoch; None for anything else."""
     try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except (ValueError, OverflowError):
         return None
 
 

@@ -26,6 +26,7 @@ from albef.momentum import MomentumTeacher
 from albef.queue import FeatureQueue
 from albef.tokenizer import AlbefTokenizer
 from pipeline import checkpoint, distributed, seeds
+from pipeline.checkpoint_loading import load_checkpoint
 from pipeline.config import RunConfig
 from pipeline.data.loader import PretrainLoader, StepBatches
 from pipeline.data.manifest import read_manifest
@@ -301,7 +302,7 @@ def go_on_from_checkpoint(training: Training, resume: str) -> None:
         training.metrics.begin_at(0)
         return
     path, meta = found
-    checkpoint.load_checkpoint(
+    load_checkpoint(
         path,
         meta,
         training.engine,

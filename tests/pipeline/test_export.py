@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from pipeline.config import load_config
 from pipeline.ds_config import resolve_ds_config
 from pipeline.optim import build_optimizer
 from pipeline.saving import CheckpointSaver
+from tests.support.checkpoints import seal
 from tests.support.ranks import run_ranks
 from tests.support.refusal import refusal
 from tests.support.small_model import small_config
@@ -264,15 +264,6 @@ def step_folder(run_folder: Path) -> Path:
     return run_folder / "checkpoints" / f"step_{STEP:08d}"
 
 
-def seal(run_folder: Path) -> None:
-    """Write meta.json anew, so that the checksums agree with what a test changed."""
-    meta = json.loads((step_folder(run_folder) / "meta.json").read_text())
-    for name, facts in meta["files"].items():
-        data = (step_folder(run_folder) / name).read_bytes()
-        facts |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (step_folder(run_folder) / "meta.json").write_text(json.dumps(meta))
-
-
 @pytest.mark.parametrize("file", ["mp_rank_00_model_states.pt", "teacher.safetensors", "queue.safetensors"])
 def test_a_changed_file_is_named(copy, tmp_path, capsys, file):
     """One flipped byte; nothing is written."""
@@ -287,7 +278,7 @@ def test_a_changed_file_is_named(copy, tmp_path, capsys, file):
 def test_a_file_that_is_no_checkpoint_is_refused_although_its_checksum_agrees(copy, tmp_path, capsys):
     """Rubbish saved as rubbish: torch's exceptions become one sentence."""
     (step_folder(copy) / "zero_pp_rank_1_mp_rank_00_optim_states.pt").write_bytes(b"not a pickle")
-    seal(copy)
+    seal(step_folder(copy))
     assert "cannot be read" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
 
 
@@ -297,7 +288,7 @@ def test_weights_of_another_shape_are_refused(copy, tmp_path, capsys):
     values = json.loads(path.read_text())
     values["model"]["fusion_depth"] = 2
     path.write_text(json.dumps(values))
-    seal(copy)
+    seal(step_folder(copy))
     said = refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
     assert "missing" in said
     assert "multimodal_encoder.layers.1." in said
@@ -310,7 +301,7 @@ def test_masters_that_are_not_the_models_are_refused(saved, tmp_path, capsys):
     states = torch.load(path, weights_only=True)
     states["module"]["itm_head.weight"] += 1
     torch.save(states, path)
-    seal(run_folder)
+    seal(step_folder(run_folder))
     assert "itm_head.weight is not the rounding" in refusal(
         capsys, ["export", str(run_folder), "--out", str(tmp_path / "model")]
     )

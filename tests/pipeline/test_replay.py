@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipeline.cli import main
+from tests.support.checkpoints import published
 from tests.support.poison import around_steps, keep_process_group, nan_pixels
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
@@ -135,8 +136,7 @@ def test_the_checkpoint_with_the_weights_of_the_step(
     from pipeline.replay import nearest_checkpoint
 
     for step in checkpoints:
-        (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
-        (tmp_path / "checkpoints" / f"step_{step:08d}" / "meta.json").touch()
+        published(tmp_path / "checkpoints", step)
     for step in (100, *refused):
         (tmp_path / "refused" / f"step_{step:08d}").mkdir(parents=True)
     dump = Dump(path=tmp_path / "refused" / "step_00000100", facts={"step": 100}, batches={})

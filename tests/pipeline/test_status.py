@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.status import read_status
+from tests.support.checkpoints import published
 from tests.support.training_runs import run as train_to_the_end
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,13 +36,7 @@ def made(
         if text:
             (run_dir / name).write_text(text)
     if checkpoint is not None:
-        tag = f"step_{checkpoint:08d}"
-        target = run_dir / "checkpoints" / tag
-        target.mkdir(parents=True)
-        (target / "weights.pt").write_bytes(b"0123456789")
-        meta = {"step": checkpoint, "created": "2026-11-22T11:59:00+00:00", "files": {"weights.pt": {"bytes": 10}}}
-        (target / "meta.json").write_text(json.dumps(meta))
-        (run_dir / "checkpoints" / "latest").write_text(tag)
+        published(run_dir / "checkpoints", checkpoint, content=b"0123456789", created="2026-11-22T11:59:00+00:00")
     return run_dir
 
 
@@ -136,14 +132,14 @@ def test_a_line_far_from_the_end_is_found(tmp_path: Path) -> None:
     assert read_status(made(tmp_path, metrics=metrics), now=NOON).step == 40
 
 
-def test_a_checkpoint_that_is_not_whole_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file shortened, a file gone, no meta.json."""
+def test_a_checkpoint_that_is_not_whole_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file shortened, a file gone, no meta.json, of the only checkpoint there is."""
     run_dir = made(tmp_path, metrics=line(40, NOON), checkpoint=30)
     folder = run_dir / "checkpoints" / "step_00000030"
     expected = {
-        "weights.pt has 3 bytes, 10 were saved": lambda: (folder / "weights.pt").write_bytes(b"012"),
-        "weights.pt is missing": lambda: (folder / "weights.pt").unlink(),
-        "it has no readable meta.json": lambda: (folder / "meta.json").unlink(),
+        f"{folder}/model.pt has 3 bytes, 10 were saved": lambda: (folder / "model.pt").write_bytes(b"012"),
+        f"{folder}/model.pt is missing": lambda: (folder / "model.pt").unlink(),
+        f"{folder} is not a finished checkpoint: it has no meta.json": lambda: (folder / "meta.json").unlink(),
     }
     for problem, damage in expected.items():
         damage()
@@ -152,6 +148,47 @@ def test_a_checkpoint_that_is_not_whole_is_told(tmp_path: Path, capsys: pytest.C
         assert (status.checkpoint.step, status.checkpoint.whole, status.checkpoint.problem) == (30, False, problem)
         cli.main(["status", str(run_dir)])
         assert f"step_00000030 is NOT whole: {problem}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("latest", ["missing", "empty", "not UTF-8", "a path", "a folder", "a pipe"])
+def test_the_newest_whole_checkpoint_is_shown_whatever_latest_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], latest: str
+) -> None:
+    """After a power cut: the newest checkpoint holds empty files, the one before is what resuming takes."""
+    run_dir = made(tmp_path, metrics=line(40, NOON), checkpoint=30)
+    newer = made(tmp_path / "other", checkpoint=40) / "checkpoints" / "step_00000040"
+    newer.rename(run_dir / "checkpoints" / newer.name)
+    (run_dir / "checkpoints" / newer.name / "model.pt").write_bytes(b"")
+    pointer = run_dir / "checkpoints" / "latest"
+    pointer.unlink()
+    if latest == "a folder":
+        pointer.mkdir()
+    elif latest == "a pipe":
+        os.mkfifo(pointer)
+    elif latest != "missing":
+        pointer.write_bytes({"empty": b"", "not UTF-8": b"\xf3tep_00000040", "a path": b"../step_00000040"}[latest])
+    status = read_status(run_dir)
+    assert status.checkpoint is not None
+    assert (status.checkpoint.name, status.checkpoint.whole, status.checkpoint.problem) == ("step_00000030", True, None)
+    assert ("latest" in status.checkpoint.passed_over) == (latest != "missing")
+    assert cli.main(["status", str(run_dir)]) == 0
+    shown = capsys.readouterr().out
+    assert "checkpoint step_00000030, saved 2026-11-22T11:59:00+00:00, whole\n" in shown
+    assert "step_00000040 cannot be used: " in shown and "model.pt has 0 bytes, 10 were saved" in shown
+
+
+def test_damaged_metrics_lines_are_passed_over(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, texts for numbers, numbers beyond all counts, brackets a thousand deep."""
+    damaged = [
+        line(50, NOON).replace('"train/loss"', '"train/l\udcffss"').encode("utf-8", "surrogateescape"),
+        line(50, NOON).replace('"step": 50', '"step": "fifty"').encode(),
+        line(50, NOON).replace(f'"time": {NOON}', '"time": 1e999').encode(),
+        b"[" * 100_000 + b"\n",
+    ]
+    run_dir = made(tmp_path, metrics=line(20, NOON - 10) + line(40, NOON))
+    with (run_dir / "metrics.jsonl").open("ab") as file:
+        file.writelines(damaged)
+    assert read_status(run_dir, now=NOON).step == 40
 
 
 def test_the_page_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,115 @@
+"""Loading a checkpoint into a run that is about to resume. Nothing that is read can run code, in any layout."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from albef.config import AlbefConfig
+from albef.errors import CheckpointError, ConfigError
+from albef.objective import ObjectiveConfig
+from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
+from pipeline.plain_file import read_plain
+from samples.quote import quote
+
+if TYPE_CHECKING:
+    from albef.momentum import MomentumTeacher
+    from albef.queue import FeatureQueue
+    from pipeline.distributed import World
+
+log = logging.getLogger(__name__)
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+def load_checkpoint(
+    path: Path,
+    meta: CheckpointMeta,
+    engine: Any,
+    teacher: MomentumTeacher,
+    queue: FeatureQueue,
+    *,
+    world: World,
+    zero_stage: int,
+    precision: str,
+) -> None:
+    """Bring engine, teacher, queue and random state to where the save left them, on every rank; a collective.
+
+    The layout that saved is loaded by DeepSpeed's own code, from what torch's restricted unpickler reads. Any other
+    number of ranks, ZeRO stage or precision takes the same weights and moments piece by piece (`pipeline.elastic`).
+
+    Args:
+        path: a checkpoint that is verified, and its `meta`.
+
+    Raises: CheckpointError, the same on every rank, when a file holds something else than it should on any of them.
+    """
+    from safetensors.torch import load_file
+
+    from pipeline.deepspeed_engine_files import RestrictedFiles
+    from pipeline.elastic import load_into_engine
+
+    now = {"world_size": world.size, "zero_stage": zero_stage, "precision": precision}
+    changed = [f"{name} {old} -> {value}" for name, value in now.items() if (old := getattr(meta, name)) != value]
+    if changed:
+        log.info("%s was saved under another layout: %s", path, quote(", ".join(changed)))
+        _on_all_ranks(path, world, lambda: load_into_engine(engine, path, meta))
+    else:
+        files = RestrictedFiles(path, meta, rank=world.rank)
+        # Read on all ranks before DeepSpeed's code runs on any: it communicates, and would wait for a rank that failed.
+        _on_all_ranks(path, world, files.read)
+        _on_all_ranks(path, world, lambda: files.load_into(engine))
+
+    def load_ours() -> None:
+        teacher.load_state_dict(load_file(path / "teacher.safetensors"))
+        queue.load_state_dict(dict(load_file(path / "queue.safetensors")))
+        _load_random_state(path, world.rank)
+
+    _on_all_ranks(path, world, load_ours)
+
+
+def read_model_config(path: Path) -> tuple[AlbefConfig, ObjectiveConfig]:
+    """The model's shape and objective, as saved beside the weights.
+
+    Raises: CheckpointError when the file is missing, damaged or describes no model.
+    """
+    file = path / "model_config.json"
+    try:
+        values = json.loads(read_plain(file, MAX_CONFIG_BYTES))
+        return AlbefConfig.from_dict(values["model"]), ObjectiveConfig(**values["objective"])
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"{file} cannot be read: {quote(error)}", USE_ANOTHER) from None
+
+
+def _on_all_ranks(path: Path, world: World, load: Callable[[], None]) -> None:
+    """Call `load`; if it fails on any rank, every rank raises what the first of them met: none waits for another."""
+    from albef.weight_files import first_line
+    from pipeline.deepspeed_files import UNREADABLE
+
+    problem: CheckpointError | None = None
+    try:
+        load()
+    except CheckpointError as error:
+        named = str(path) in error.message
+        problem = error if named else CheckpointError(f"{path}: {error.message}", USE_ANOTHER)
+    except UNREADABLE as error:
+        problem = CheckpointError(f"{path} cannot be loaded: {quote(first_line(error))}", USE_ANOTHER)
+    for of_rank in world.gather_objects(problem):
+        if of_rank is not None:
+            raise of_rank
+
+
+def _load_random_state(path: Path, rank: int) -> None:
+    """Nothing in a step draws from it (the draws are named by seed, epoch, step and lane); a new rank keeps its own."""
+    import torch
+    from safetensors.torch import load_file
+
+    file = path / f"random_rank_{rank:05d}.safetensors"
+    if not file.is_file():
+        return
+    state = load_file(file)
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,155 @@
+"""What removing a checkpoint removes: what a save wrote, and nothing that a person put there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.checkpoint import CheckpointConfig, prune_checkpoints
+from pipeline.checkpoint_removal import claim, record_of, unpublish
+from tests.support.checkpoints import published
+
+NAME = "step_00000004"
+
+
+def tree(folder: Path) -> set[str]:
+    """Everything below a folder, links not followed."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def killed_save(folder: Path) -> Path:
+    """What a save leaves that is killed while it writes."""
+    claim(folder / NAME)
+    (folder / NAME / "mp_rank_00_model_states.pt").write_bytes(b"half")
+    (folder / NAME / ".meta.json.tmp").write_text("{")
+    return folder / NAME
+
+
+def test_what_a_save_wrote_is_removed_finished_or_not(tmp_path):
+    """Also a finished one of an earlier version, which has no record, and an empty folder, the first thing made."""
+    assert unpublish(killed_save(tmp_path))
+    assert unpublish(published(tmp_path, 4))
+    (tmp_path / NAME).mkdir()
+    assert unpublish(tmp_path / NAME)
+    assert unpublish(tmp_path / NAME)  # nothing there
+    assert tree(tmp_path) == {"latest"}
+
+
+def test_a_damaged_checkpoint_of_ours_is_removed(tmp_path):
+    """Its record shows whose it is when its meta.json cannot."""
+    path = killed_save(tmp_path)
+    (path / "meta.json").write_text("{")
+    assert unpublish(path)
+    assert tree(tmp_path) == set()
+
+
+def test_files_that_a_person_put_into_a_checkpoint_stay(tmp_path):
+    """Notes, a folder, a link to a big file of theirs and a file in the place of one of ours."""
+    path = killed_save(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"big")
+    (path / "README.md").write_text("notes")
+    (path / "plots").mkdir()
+    (path / "teacher.safetensors").symlink_to(tmp_path / "weights.bin")
+    assert not unpublish(path)
+    assert tree(tmp_path) == {
+        "weights.bin",
+        NAME,
+        *(f"{NAME}/{name}" for name in ("README.md", "plots", "teacher.safetensors")),
+    }
+
+
+@pytest.mark.parametrize(
+    "what", ["a file", "a link to nowhere", "a link to a folder", "notes", "a copy of another step"]
+)
+def test_what_is_not_ours_is_renamed_when_a_save_needs_its_name(tmp_path, caplog, what):
+    """Nothing is lost, the save has its folder, and the log says where the thing is now. Twice."""
+    elsewhere = published(tmp_path / "elsewhere", 2)
+    before = tree(elsewhere)
+    for name in (f"{NAME}.kept", f"{NAME}.kept_2"):
+        if what == "a file":
+            (tmp_path / NAME).write_text("mine")
+        elif what == "a link to nowhere":
+            (tmp_path / NAME).symlink_to("nowhere")
+        elif what == "a link to a folder":
+            (tmp_path / NAME).symlink_to(elsewhere)
+        elif what == "notes":
+            (tmp_path / NAME).mkdir()
+            (tmp_path / NAME / "teacher.safetensors").write_text("mine")
+        else:
+            shutil.copytree(elsewhere, tmp_path / NAME)
+        mine = tree(tmp_path / NAME)
+        with caplog.at_level(logging.WARNING):
+            claim(tmp_path / NAME)
+        assert tree(tmp_path / NAME) == {record_of(tmp_path / NAME).name}
+        assert tree(tmp_path / name) == mine and os.path.lexists(tmp_path / name)
+        assert f"renamed to {name}" in caplog.text
+        unpublish(tmp_path / NAME)
+    assert tree(elsewhere) == before
+
+
+def test_a_link_to_a_checkpoint_elsewhere_is_not_pruned(tmp_path):
+    """Moved to a bigger disk and linked: neither the link nor what it leads to goes."""
+    moved = published(tmp_path / "elsewhere", 4)
+    before = tree(tmp_path / "elsewhere")
+    folder = tmp_path / "checkpoints"
+    published(folder, 5)
+    (folder / NAME).symlink_to(moved)
+    published(folder, 6)
+    assert prune_checkpoints(folder, CheckpointConfig(keep_last=1)) == ["step_00000005"]
+    assert (folder / NAME).is_symlink() and tree(tmp_path / "elsewhere") == before
+
+
+def test_what_a_killed_save_left_is_pruned_later(tmp_path):
+    """The run took another step than the killed one saved: nothing would ever remove it."""
+    killed_save(tmp_path)
+    published(tmp_path, 6)
+    assert prune_checkpoints(tmp_path, CheckpointConfig()) == [NAME]
+    assert tree(tmp_path) == {"latest", "step_00000006", "step_00000006/model.pt", "step_00000006/meta.json"}
+
+
+def test_a_file_that_cannot_be_removed_costs_a_warning(tmp_path, caplog, monkeypatch):
+    """A busy file: meta.json goes first, the record last, so that a later save or pruning knows the rest as ours."""
+    path = killed_save(tmp_path)
+    (path / "meta.json").write_text("{}")
+    unlink = Path.unlink
+
+    def busy(self: Path, missing_ok: bool = False) -> None:
+        if self.name.startswith("mp_rank"):
+            raise OSError(16, "Device or resource busy", str(self))
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", busy)
+    with caplog.at_level(logging.WARNING):
+        assert not unpublish(path)
+    assert "Device or resource busy" in caplog.text
+    assert "meta.json" not in tree(path)
+    assert record_of(path).is_file()
+    monkeypatch.undo()
+    published(tmp_path, 6)
+    assert prune_checkpoints(tmp_path, CheckpointConfig()) == [NAME]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root, to become another user")
+def test_a_folder_of_another_user_is_a_warning_in_pruning_and_an_error_of_the_save(caplog):
+    """What may not be written is neither removed nor a traceback."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        published(folder, 2)
+        published(folder, 4)
+        before = tree(folder)
+        os.seteuid(65534)
+        try:
+            with caplog.at_level(logging.WARNING):
+                assert prune_checkpoints(folder, CheckpointConfig(keep_last=1)) == []
+            with pytest.raises(PermissionError):
+                claim(folder / "step_00000006")
+        finally:
+            os.seteuid(0)
+        assert "step_00000002 is not removed, or not all of it: Permission denied" in caplog.text
+        assert tree(folder) == before
