@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         type=Path,
         metavar="CKPT",
-        help="a step_* folder, or a run or checkpoints folder to take the one that pretrain would resume from; any ZeRO "
-        "stage, any number of ranks",
+        help="a step_* folder, or a run or checkpoints folder to take the one that pretrain would resume from; of any "
+        "ZeRO stage and number of ranks",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(

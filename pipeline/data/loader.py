@@ -58,7 +58,8 @@ class DataConfig:
     """For stores that cannot be read by ranges: what webdataset opens to stream a whole shard, with {path} for its path
     or URL and {name} for its last part, as `pipe:ssh store cat {path}`. null: read by ranges."""
     cache_dir: str | None = None
-    """With shard_opener: the folder, on each machine's own disk, that shards are streamed into and read from."""
+    """With shard_opener: the folder, on each machine's own disk, in which a folder for copies of shards is made; other
+    files in it stay."""
     cache_gib: PositiveFloat = 64.0
     """With shard_opener: room for shards in cache_dir; the one used longest ago goes first."""
 

@@ -2,7 +2,7 @@
 
 For stores without byte ranges and for pipes. The stream is opened by webdataset's `gopen`: `pipe:COMMAND`, or any
 address it has an opener for. Workers and ranks of one machine share the folder; a lock a shard lets one of them fetch
-it while the others wait. When the folder is full, the shard that was used longest ago goes.
+it while the others wait. When the folder is full, the shard that was used longest ago goes (`shard_copies`).
 
 The cost: every epoch moves the whole corpus once (and again what was dropped too early), and the first batch waits for
 the shards of its window. A store with ranges moves the samples' bytes only and starts at once.
@@ -10,19 +10,19 @@ the shards of its window. A store with ranges moves the samples' bytes only and 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from albef.errors import ConfigError, DataError
+from pipeline.data.shard_copies import ShardCopies
 from pipeline.data.stores import patiently
 
 GIB = 2**30
@@ -35,7 +35,7 @@ class ShardCache:
 
     Args:
         opener: what gopen opens, with {path} for the shard's path or URL, {name} for its last part.
-        folder: where copies lie; made when needed.
+        folder: copies lie in a folder of ours inside it; made when needed.
         max_bytes: copies take at most this, beside those being fetched.
         cost: what this means for the run, a line for the log.
     """
@@ -53,7 +53,7 @@ class ShardCache:
         while True:
             copy = self._fetched(path, shard_bytes)
             try:
-                handle = os.open(copy, os.O_RDONLY | os.O_CLOEXEC)
+                handle = os.open(copy, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:  # dropped between the two, by another worker: fetch it again
                 continue
             try:
@@ -66,57 +66,34 @@ class ShardCache:
         quote = shlex.quote if self.opener.startswith("pipe:") else str
         return self.opener.replace("{path}", quote(path)).replace("{name}", quote(path.rpartition("/")[2]))
 
+    @property
+    def copies(self) -> ShardCopies:
+        """The folder of the copies."""
+        return ShardCopies(cache_dir=self.folder, max_bytes=self.max_bytes)
+
     def _fetched(self, path: str, shard_bytes: int) -> Path:
-        name = hashlib.sha256(f"{path} {shard_bytes}".encode()).hexdigest()[:32] + ".tar"
-        copy = Path(self.folder, name)
-        if self._touched(copy):
+        copies = self.copies
+        copy = copies.copy(hashlib.sha256(f"{path} {shard_bytes}".encode()).hexdigest()[:32])
+        if copies.use(copy):
             return copy
-        Path(self.folder).mkdir(parents=True, exist_ok=True)
-        with _locked(copy.with_suffix(".lock")):
-            if not self._touched(copy):  # another worker has fetched it meanwhile
-                patiently(lambda: self._stream(path, shard_bytes, copy), path)
+        with copies.fetching(copy) as partial:
+            if not copies.use(copy):  # another worker has fetched it meanwhile
+                patiently(lambda: self._stream(path, shard_bytes, partial), path)
+                copies.publish(partial, copy)
         return copy
 
-    @staticmethod
-    def _touched(copy: Path) -> bool:
-        """Whether the copy is there; if so it counts as used now."""
-        try:
-            os.utime(copy)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _stream(self, path: str, shard_bytes: int, copy: Path) -> None:
+    def _stream(self, path: str, shard_bytes: int, partial: Path) -> None:
         from webdataset.gopen import gopen  # imports torch, which a process that builds batches has
 
-        # One name a shard, under the shard's lock: what a killed worker left is overwritten, and never adds up.
-        partial = copy.with_suffix(".part")
-        try:
-            with commands_hear_signals():
-                stream = gopen(self.address(path))
-            # closing a pipe raises when its command's exit code is not 0
-            with closing(stream), open(partial, "wb") as file:
-                while chunk := stream.read(CHUNK):
-                    file.write(chunk)
-            found = partial.stat().st_size
-            if found != shard_bytes:
-                raise OSError(f"{self.address(path)} gave {found} bytes, the manifest says {shard_bytes}")
-            self._publish(partial, copy)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _publish(self, partial: Path, copy: Path) -> None:
-        """Drop the copies used longest ago until the new one fits, and put it there."""
-        with _locked(Path(self.folder, "room.lock")):
-            wanted = partial.stat().st_size
-            copies = sorted((entry for entry in os.scandir(self.folder) if entry.name.endswith(".tar")), key=_last_used)
-            used = sum(_size(entry) for entry in copies)
-            for entry in copies:
-                if used + wanted <= self.max_bytes:
-                    break
-                used -= _size(entry)
-                Path(entry.path).unlink(missing_ok=True)
-            os.replace(partial, copy)
+        with commands_hear_signals():
+            stream = gopen(self.address(path))
+        # closing a pipe raises when its command's exit code is not 0
+        with closing(stream), open(partial, "wb") as file:
+            while chunk := stream.read(CHUNK):
+                file.write(chunk)
+        found = partial.stat().st_size
+        if found != shard_bytes:
+            raise OSError(f"{self.address(path)} gave {found} bytes, the manifest says {shard_bytes}")
 
 
 def shard_cache(
@@ -142,6 +119,7 @@ def shard_cache(
             "name a folder on this machine's own disk that has room for data.cache_gib",
         )
     _check_scheme(opener, next(iter(shard_bytes)))
+    _check_folder(folder, shard_bytes)
     total, window = sum(shard_bytes.values()), sum(sorted(shard_bytes.values(), reverse=True)[:shards_at_once])
     if window > gib * GIB:
         raise DataError(
@@ -176,6 +154,19 @@ def commands_hear_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
 
 
+def _check_folder(folder: str, shards: Iterable[str]) -> None:
+    """Raises: ConfigError when copies cannot lie there, or the corpus' own shards do."""
+    real = os.path.realpath(folder)
+    for of_shards in {os.path.dirname(path) for path in shards if "://" not in path}:
+        if f"{real}/".startswith(f"{os.path.realpath(of_shards)}/"):
+            raise ConfigError(
+                f"data.cache_dir {folder} is the folder of the corpus' own shards, or lies in it: {of_shards}",
+                "name another folder on this machine's own disk; copies of shards take data.cache_gib there",
+            )
+    if fault := ShardCopies(cache_dir=folder, max_bytes=0).fault():
+        raise ConfigError(f"data.cache_dir {folder}: {fault}", "move that away, or name another folder")
+
+
 def _check_scheme(opener: str, path: str) -> None:
     """Raises: ConfigError when webdataset has no opener for the address. (A pipe's command shows when it runs.)"""
     scheme = urlsplit(opener.replace("{path}", path)).scheme
@@ -189,28 +180,3 @@ def _check_scheme(opener: str, path: str) -> None:
             f"it opens {', '.join(sorted(name for name in gopen_schemes if not name.startswith('_')))}; "
             "`pipe:COMMAND {path}` runs any command",
         )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among this machine's processes. The lock goes with the process that holds it, however that ends."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _last_used(entry: os.DirEntry[str]) -> float:
-    try:
-        return entry.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except FileNotFoundError:
-        return 0

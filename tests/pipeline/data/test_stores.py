@@ -234,7 +234,7 @@ def test_the_cache_keeps_to_its_bound(tmp_path):
     reader = ShardReader(cache=cache)
     for index in [*range(30), 3, 27, 4, 15, 3]:
         assert reader.read(manifest.sample(index)).name == f"{index:09d}"
-        copies = list((tmp_path / "cache").glob("*.tar"))
+        copies = list((tmp_path / "cache" / "albef_shard_copies").glob("*.tar"))
         assert 0 < sum(copy.stat().st_size for copy in copies) <= 2 * max(sizes)
     assert len(copies) == 2
 
@@ -244,12 +244,12 @@ def test_what_a_killed_worker_left_is_neither_read_nor_kept(corpus, tmp_path):
     cache = ShardCache(opener="pipe:cat {path}", folder=str(tmp_path), max_bytes=1 << 30)
     sample = read_manifest(corpus).sample(0)
     ShardReader(cache=cache).read(sample)
-    (copy,) = tmp_path.glob("*.tar")
+    (copy,) = tmp_path.rglob("*.tar")
     copy.rename(copy.with_suffix(".part"))
     with open(copy.with_suffix(".part"), "r+b") as half:
         half.truncate(700)
     assert ShardReader(cache=cache).read(sample).name == "000000000"
-    assert copy.is_file() and not list(tmp_path.glob("*.part"))
+    assert copy.is_file() and not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_a_stream_that_fails_leaves_no_copy(corpus, tmp_path, impatient, opener,
     cache = ShardCache(opener=opener, folder=str(tmp_path), max_bytes=1 << 30)
     with pytest.raises(BadSample, match=rf"shard_unreadable: .*{detail}"):
         ShardReader(cache=cache).read(read_manifest(corpus).sample(0))
-    assert not list(tmp_path.glob("*.tar")) and not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.rglob("*.tar")) and not list(tmp_path.rglob("*.part"))
 
 
 def test_cache_keys_that_do_not_fit_are_refused(corpus, tmp_path):
