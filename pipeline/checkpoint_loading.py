@@ -46,8 +46,7 @@ def load_checkpoint(
 
     Raises: CheckpointError, the same on every rank, when a file holds something else than it should on any of them.
     """
-    from safetensors.torch import load_file
-
+    from albef.tensor_file import read_tensors
     from pipeline.deepspeed_engine_files import RestrictedFiles
     from pipeline.elastic import load_into_engine
 
@@ -63,8 +62,8 @@ def load_checkpoint(
         _on_all_ranks(path, world, lambda: files.load_into(engine))
 
     def load_ours() -> None:
-        teacher.load_state_dict(load_file(path / "teacher.safetensors"))
-        queue.load_state_dict(dict(load_file(path / "queue.safetensors")))
+        teacher.load_state_dict(read_tensors(path / "teacher.safetensors"))
+        queue.load_state_dict(dict(read_tensors(path / "queue.safetensors")))
         _load_random_state(path, world.rank)
 
     _on_all_ranks(path, world, load_ours)
@@ -104,12 +103,13 @@ def _on_all_ranks(path: Path, world: World, load: Callable[[], None]) -> None:
 def _load_random_state(path: Path, rank: int) -> None:
     """Nothing in a step draws from it (the draws are named by seed, epoch, step and lane); a new rank keeps its own."""
     import torch
-    from safetensors.torch import load_file
+
+    from albef.tensor_file import read_tensors
 
     file = path / f"random_rank_{rank:05d}.safetensors"
     if not file.is_file():
         return
-    state = load_file(file)
+    state = read_tensors(file)
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 _RECORD = "pipeline pretrain made this folder, and removes it when it is due. A copy under another name is yours.\n"
 _OUR_FILES = re.compile(
-    r"[a-z0-9_]+_states\.pt|(teacher|queue|random_rank_[0-9]{5})\.safetensors|model_config\.json|\.meta\.json\..*tmp"
+    r"[a-z0-9_]+_states\.pt|(teacher|queue|random_rank_[0-9]{5})\.safetensors|model_config\.json"
+    r"|\.(meta\.json|[a-z0-9_]+\.safetensors)\.([0-9a-f]+\.)?tmp"
 )
 """Files of a checkpoint beside those that its meta.json lists: DeepSpeed's, ours, and what a killed write left."""
 

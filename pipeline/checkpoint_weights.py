@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from albef.objective import ObjectiveConfig
+from albef.tensor_file import read_tensors
 from albef.weight_files import check_names, check_shapes, first_line
 from pipeline.checkpoint import resolve_checkpoint
 from pipeline.checkpoint_loading import read_model_config
@@ -53,8 +53,8 @@ def load_weights(path: Path) -> CheckpointWeights:
         expected = AlbefForPretraining(config, objective).state_dict()
     try:
         student = _read_student(folder, meta, expected)
-        teacher = load_file(folder / "teacher.safetensors")
-        queue = load_file(folder / "queue.safetensors")
+        teacher = read_tensors(folder / "teacher.safetensors")
+        queue = read_tensors(folder / "queue.safetensors")
     except UNREADABLE as error:
         raise CheckpointError(f"{folder} cannot be read: {quote(first_line(error))}", USE_ANOTHER) from error
     shapes = {name: tensor.shape for name, tensor in expected.items()}

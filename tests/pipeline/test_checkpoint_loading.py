@@ -75,7 +75,7 @@ def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str,
         parts = build(run_config, Path(run_dir), world, heart)
         for checkpoint in checkpoints:
             path, meta = resolve_checkpoint(Path(checkpoint))
-            layout = {"world": world, "zero_stage": parts.ds.stage, "precision": parts.ds.precision}
+            layout: dict[str, Any] = {"world": world, "zero_stage": parts.ds.stage, "precision": parts.ds.precision}
             try:
                 load_checkpoint(path, meta, parts.engine, parts.teacher, parts.queue, **layout)
                 errors.append("")
