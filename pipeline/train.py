@@ -8,6 +8,7 @@ losses, the teacher's features join the queue, the teacher follows the student. 
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from albef.tokenizer import AlbefTokenizer
 from pipeline import checkpoint, distributed, seeds
 from pipeline.checkpoint_loading import load_checkpoint
 from pipeline.config import RunConfig
+from pipeline.data import shared_memory
 from pipeline.data.loader import PretrainLoader, StepBatches
 from pipeline.data.manifest import read_manifest
 from pipeline.data_record import hold_to_data
@@ -125,6 +127,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         lanes=world.lanes(num_lanes),
         pin_memory=world.device.type == "cuda",
     )
+    warn_of_shared_memory(loader, world)
     heart.at("building the model")
     torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
     student = AlbefForPretraining(run.model, run.objective)
@@ -168,6 +171,14 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         tokenizer=tokenizer,
         total_steps=total_steps,
     )
+
+
+def warn_of_shared_memory(loader: PretrainLoader, world: World) -> None:
+    """Log when the workers of this machine's ranks may find too little of /dev/shm; a collective."""
+    ranks_here = world.gather_objects(socket.gethostname()).count(socket.gethostname())
+    short = shared_memory.shortage(loader.shared_memory_bytes * ranks_here)
+    if short and world.local_rank == 0:
+        log.warning("%s: %s", short, shared_memory.HINT)
 
 
 def build_metrics(

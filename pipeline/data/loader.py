@@ -15,6 +15,7 @@ from albef.batch import PretrainBatch
 from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
+from pipeline.data import shared_memory
 from pipeline.data.bad_samples import BadSamples
 from pipeline.data.lane_plan import lane_order, lane_tasks
 from pipeline.data.lane_task import LaneBuilder
@@ -138,6 +139,7 @@ class PretrainLoader:
             seed=seed,
             reader=ShardReader(cache=cache),
         )
+        self._micro_batch_size = micro_batch_size
         self._pin_memory = pin_memory and torch.cuda.is_available()
         self._bad_samples = BadSamples(data.max_failures_in_a_row)
         self._running: Generator[StepBatches, None, None] | None = None
@@ -150,6 +152,17 @@ class PretrainLoader:
     def steps_per_epoch(self) -> int:
         """Global steps in an epoch; `order.remainder` samples of each epoch are left out."""
         return self.order.steps_per_epoch
+
+    @property
+    def shared_memory_bytes(self) -> int:
+        """What this rank's workers take of /dev/shm at most."""
+        return shared_memory.needed_bytes(
+            num_workers=self.data.num_workers,
+            prefetch=self.data.prefetch,
+            lanes=len(self.lanes),
+            micro_batch_size=self._micro_batch_size,
+            image_size=self._builder.model.image_size,
+        )
 
     def steps(self, start_step: int = 0) -> Iterator[StepBatches]:
         """Global steps from `start_step` on, for ever. One such iteration at a time: a new one ends the one before.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import math
 import multiprocessing
 import signal
@@ -22,6 +23,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from albef.errors import DataError, ProcessKilledError, UserError
+from pipeline.data import shared_memory, socket_folder
 from pipeline.data.lane_task import STOP_SIGNALS, LaneBuilder, LaneResult, prepare_worker
 from pipeline.data.lanes import LaneTask
 
@@ -47,7 +49,7 @@ class Workers:
     ) -> None:
         """Start `num_workers` processes on the tasks; 0 does them in this process, when `next` asks.
 
-        Raises: ProcessKilledError when the fork server was killed.
+        Raises: ProcessKilledError when the fork server was killed, DataError when there is no room for workers.
         """
         several = num_workers > 0
         loader: DataLoader = DataLoader(
@@ -68,13 +70,17 @@ class Workers:
                 self._iterator = iter(loader)
             except (ConnectionError, EOFError) as error:
                 raise worker_error(FORK_SERVER_LOST) from error
+            except OSError as error:  # of the semaphores, which lie in shared memory
+                full = error.errno == errno.EMFILE
+                raise shared_memory.too_many_files() if full else shared_memory.no_room(str(error)) from error
         # Registered last, so run first: before multiprocessing joins workers that are deaf to its SIGTERM.
         atexit.register(self.stop)
 
     def next(self, timeout_s: float) -> LaneResult:
         """The result of the next task, in the tasks' order.
 
-        Raises: those of `worker_error` when a worker died; DataError when nothing came in timeout_s (0: for ever).
+        Raises: those of `worker_error` when a worker died; DataError when one finds no shared memory, or nothing came
+            in timeout_s (0: for ever).
         """
         deadline = time.monotonic() + (timeout_s or math.inf)
         while True:
@@ -82,6 +88,8 @@ class Workers:
                 return next(self._iterator)
             except (RuntimeError, EOFError, OSError) as error:
                 self._raise_if_a_worker_died(error)
+                if (explained := shared_memory.error_of(str(error))) is not None:
+                    raise explained from error
                 if "DataLoader timed out" not in str(error):  # torch/utils/data/dataloader.py
                     raise  # a worker's own traceback: a bug
                 if time.monotonic() > deadline:
@@ -124,10 +132,7 @@ def worker_error(exit_code: int) -> UserError:
         lost = "a data worker" if exit_code < 0 else "the server that data workers are forked from"
         return ProcessKilledError(f"{lost} was killed", HINT_KILLED)
     if exit_code == -signal.SIGBUS:
-        return DataError(
-            "a data worker was ended by SIGBUS: most likely /dev/shm is full",
-            "give /dev/shm more room, or use fewer data.num_workers or a smaller data.prefetch",
-        )
+        return shared_memory.no_room("SIGBUS ended it")
     if exit_code < 0:
         return DataError(
             f"a data worker was ended by {signal.Signals(-exit_code).name}",
@@ -139,9 +144,13 @@ def worker_error(exit_code: int) -> UserError:
 
 
 def start_fork_server() -> Any:
-    """The fork server's context; the server is started, without waiting for it, unless it runs already."""
+    """The fork server's context; the server is started, without waiting for it, unless it runs already.
+
+    Raises: ConfigError when no folder can hold its socket.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.data.lane_task"])
+    socket_folder.settle()
     with _blocked_signals():
         forkserver.ensure_running()
     return context

@@ -280,7 +280,7 @@ def test_a_killed_worker_is_an_error_that_says_so(corpus):
     meets again, is not."""
     for number, error, message in (
         (signal.SIGKILL, ProcessKilledError, "a data worker was killed"),
-        (signal.SIGBUS, DataError, "ended by SIGBUS: most likely /dev/shm is full"),
+        (signal.SIGBUS, DataError, "found no shared memory in /dev/shm: SIGBUS ended it"),
         (signal.SIGSEGV, DataError, "ended by SIGSEGV"),
     ):
         steps = make_loader(corpus, num_workers=1).steps(0)
