@@ -19,10 +19,16 @@ from typing import IO, Any
 
 from data_prep.image_encoding import EncodedImage, ImageRefused, ImageSettings, encode_image
 from data_prep.job import Folder, Job, write_json
-from data_prep.places import publish, unpublished
+from data_prep.places import open_regular, publish, unpublished
 from data_prep.row_list import ListedImage
+from samples.json_text import is_unicode, parse_json
+from samples.quote import quote
+from samples.record import MAX_PIXELS, usable_captions
+from samples.shard import MAX_IMAGE_BYTES, MAX_RECORD_BYTES
 
 RECORD_VERSION = 1
+MAX_SHARD_RECORD_BYTES = 1 << 26
+"""Of a shard's record; the arguments of a job hold the names of its lists."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +73,29 @@ def write_shard(
     Memory: one image; encoded images wait in an unnamed temporary file for their turn.
     """
     name = job.shard_name(index)
-    metas: dict[int, tuple[int, int, dict[str, Any]]] = {}
+    stored: dict[int, tuple[int, int, bytes]] = {}
     failures: dict[int, tuple[str, str]] = {}
     with tempfile.TemporaryFile(dir=folder.work) as spool:
         for answer in answers:
             image = listed[answer.row]
             try:
                 encoded = encode(_bytes(answer, image), job.images)
+                meta = _meta(job, answer.row, image, encoded)
             except ImageRefused as refused:
                 failures[answer.row] = (refused.reason, refused.detail)
                 continue
-            metas[answer.row] = (spool.tell(), len(encoded.jpeg), _meta(job, answer.row, image, encoded))
+            stored[answer.row] = (spool.tell(), len(encoded.jpeg), meta)
             spool.write(encoded.jpeg)
-        if len(metas) + len(failures) != len(listed):
-            raise ValueError(f"{name}: {len(metas)} + {len(failures)} answers for {len(listed)} rows")
+        if len(stored) + len(failures) != len(listed):
+            raise ValueError(f"{name}: {len(stored)} + {len(failures)} answers for {len(listed)} rows")
         _write_failures(folder, name, listed, failures)
-        size, sha256 = _write_tar(folder, folder.shards / f"{name}.tar", spool, metas)
+        in_order = ((job.key(row), *stored[row]) for row in sorted(stored))
+        size, sha256 = _write_tar(folder, folder.shards / f"{name}.tar", spool, in_order)
     record = ShardRecord(
         name=name,
         source=job.source,
         listed=len(listed),
-        kept=len(metas),
+        kept=len(stored),
         failed=dict(sorted(Counter(reason for reason, _ in failures.values()).items())),
         bytes=size,
         sha256=sha256,
@@ -105,14 +113,30 @@ def record_path(folder: Folder, name: str) -> Path:
 
 
 def read_record(path: Path) -> ShardRecord:
-    """Raises: ValueError when the file is not a record this code wrote."""
+    """Raises: ValueError when the file is not a record this code wrote, OSError when it cannot be read."""
+    with open_regular(path) as file:
+        data = file.read(MAX_SHARD_RECORD_BYTES)
     try:
-        fields = json.loads(path.read_bytes())
+        fields = parse_json(data)
         if fields.pop("version") != RECORD_VERSION:
             raise ValueError("another version")
-        return ShardRecord(**fields)
+        record = ShardRecord(**fields)
+        _check_types(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.name} is not a shard record: {error}") from error
+        raise ValueError(f"{path.name} is not a shard record: {quote(error)}") from error
+    return record
+
+
+def _check_types(record: ShardRecord) -> None:
+    """Raises: ValueError naming the field."""
+    counts = (*record.failed.values(), *record.supersedes.values(), record.listed, record.kept, record.bytes)
+    if any(type(count) is not int or not 0 <= count < 2**63 for count in counts):
+        raise ValueError("a count that is none")
+    texts = (record.name, record.source, record.sha256, record.created)
+    if not all(isinstance(text, str) and is_unicode(text) for text in texts):
+        raise ValueError("a text that is none")
+    if not isinstance(record.tools, dict) or not isinstance(record.arguments, dict):
+        raise ValueError("tools or arguments that are no object")
 
 
 def tool_versions() -> dict[str, str]:
@@ -133,12 +157,19 @@ def _bytes(answer: Answer, image: ListedImage) -> bytes:
         raise ImageRefused(reason, detail)
     if answer.data is None:
         raise ImageRefused("empty_body", "no bytes were stored")
+    if not usable_captions(image.captions):  # of a list that was read before this was looked at
+        raise ImageRefused("empty_caption", f"cleaning leaves nothing of {quote(image.captions)}")
     return answer.data
 
 
-def _meta(job: Job, row: int, image: ListedImage, encoded: EncodedImage) -> dict[str, Any]:
+def _meta(job: Job, row: int, image: ListedImage, encoded: EncodedImage) -> bytes:
+    """The sample's JSON. Raises: ImageRefused when `verify` would refuse the sample for its size."""
+    if encoded.width * encoded.height > MAX_PIXELS:
+        raise ImageRefused("too_many_pixels", f"{encoded.width} x {encoded.height} to store, more than {MAX_PIXELS}")
+    if len(encoded.jpeg) > MAX_IMAGE_BYTES:
+        raise ImageRefused("sample_too_large", f"a JPEG of {len(encoded.jpeg)} bytes, more than {MAX_IMAGE_BYTES}")
     notes = {name: note for name, note in (("id", image.id), ("licence", image.licence)) if note is not None}
-    return {
+    fields = {
         "key": job.key(row),
         **notes,
         "captions": image.captions,
@@ -150,6 +181,10 @@ def _meta(job: Job, row: int, image: ListedImage, encoded: EncodedImage) -> dict
         "height": encoded.height,
         "sha256": hashlib.sha256(encoded.jpeg).hexdigest(),
     }
+    meta = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()
+    if len(meta) > MAX_RECORD_BYTES:
+        raise ImageRefused("sample_too_large", f"{len(meta)} bytes of captions and notes, more than {MAX_RECORD_BYTES}")
+    return meta
 
 
 def _write_failures(
@@ -165,17 +200,21 @@ def _write_failures(
 
 
 def _write_tar(
-    folder: Folder, path: Path, spool: IO[bytes], metas: dict[int, tuple[int, int, dict[str, Any]]]
+    folder: Folder, path: Path, spool: IO[bytes], samples: Iterable[tuple[str, int, int, bytes]]
 ) -> tuple[int, str]:
-    """Write the tar under a temporary name, then publish it; returns its size and sha256."""
+    """Write the tar under a temporary name, then publish it; returns its size and sha256.
+
+    Args:
+        samples: key, place and size of the image in `spool`, and JSON of each, in the shard's order.
+    """
     temporary = unpublished(path, folder.work)
     with open(temporary, "wb") as file:
         hashing = _HashingFile(file)
         with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
-            for _, (start, size, meta) in sorted(metas.items()):
+            for key, start, size, meta in samples:
                 spool.seek(start)
-                _add(tar, f"{meta['key']}.jpg", spool.read(size))
-                _add(tar, f"{meta['key']}.json", json.dumps(meta, ensure_ascii=False, sort_keys=True).encode())
+                _add(tar, f"{key}.jpg", spool.read(size))
+                _add(tar, f"{key}.json", meta)
         file.flush()
         os.fsync(file.fileno())
         written = file.tell()

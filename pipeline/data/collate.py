@@ -22,6 +22,8 @@ from pipeline.data.reader import BadSample, RawSample
 from pipeline.data.transforms import AugmentConfig, training_image
 from pipeline.seeds import Draws, derive, generator, uniforms
 from samples.captions import clean_caption
+from samples.quote import quote
+from samples.record import usable_captions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,14 @@ def training_example(
 ) -> Example:
     """Draw a caption and augment the image: a pure function of the sample, the seed and the epoch.
 
-    The caption is drawn uniformly among those that cleaning leaves something of.
+    The caption is drawn uniformly among the usable ones.
 
-    Raises: BadSample `caption_empty` when it leaves none, or the image's reasons.
+    Raises: BadSample `caption_empty` when there is none, or the image's reasons.
     """
-    usable = [text for caption in raw.captions if (text := clean_caption(caption, max_words=max_words)).strip()]
+    usable = usable_captions(raw.captions)
     if not usable:
-        raise BadSample("caption_empty", f"{raw.name}: nothing is left of {raw.captions[0][:80]!r} after cleaning")
-    caption = usable[derive(seed, "caption", epoch, raw.name) % len(usable)]
+        raise BadSample("caption_empty", f"{raw.name}: nothing is left of {quote(raw.captions[0])} after cleaning")
+    caption = clean_caption(usable[derive(seed, "caption", epoch, raw.name) % len(usable)], max_words=max_words)
     draws = Draws(seed, "augment", epoch, raw.name)
     image = training_image(raw.jpg, raw.name, size=image_size, config=augment, draws=draws)
     return Example(name=raw.name, image=image, caption=caption)

@@ -19,6 +19,7 @@ from pipeline.data.reader import BadSample, ShardReader, load_pixels, open_image
 from samples.captions import clean_caption
 from samples.json_text import parse_json
 from samples.quote import quote
+from samples.record import usable_captions
 from samples.text_files import HEAD_BYTES, conversion_hint, wide_encoding
 
 log = logging.getLogger(__name__)
@@ -131,8 +132,8 @@ class _Collected:
         self.num_without_text = 0
 
     def add(self, name: str, captions: Iterable[str]) -> bool:
-        """Add an image; False when cleaning leaves none of its captions."""
-        texts = [text for caption in captions if (text := clean_caption(caption, max_words=self.max_words))]
+        """Add an image; False when none of its captions is usable."""
+        texts = [clean_caption(caption, max_words=self.max_words) for caption in usable_captions(captions)]
         if not texts:
             self.num_without_text += 1
             return False

@@ -48,9 +48,9 @@ def test_captions_are_drawn_evenly_among_the_usable_ones():
 
 
 def test_a_sample_without_a_usable_caption_is_bad():
-    """Nothing but punctuation and blanks is an empty caption."""
+    """Nothing but punctuation, blanks and what nobody sees is an empty caption."""
     with pytest.raises(BadSample) as error:
-        example(["", " \t ", "?!"])
+        example(["", " \t ", "?!", "\u200b", "\ud800"])
     assert error.value.reason == "caption_empty"
 
 
