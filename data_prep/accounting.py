@@ -73,7 +73,7 @@ def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
 def _record(path: Path) -> ShardRecord | None:
     try:
         return read_record(path)
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
 
 

@@ -121,6 +121,11 @@ def open_regular(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
+def is_gone(error: OSError) -> bool:
+    """Whether there is no such file (or something that is none), and not only no permission or no disk to read it."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+
+
 def file_sha256(path: Path) -> str:
     """In hexadecimal. Raises: OSError."""
     with open_regular(path) as file:

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from data_prep.places import open_regular
+from data_prep.places import is_gone, open_regular
 from samples.shard import StoredSample, shard_samples
 from samples.tar import TarDamage
+
+
+class TarUnread(TarDamage):
+    """A tar that is there and cannot be read: a permission, or a disk. What it holds is not known."""
 
 
 def read_samples(path: Path, digest: Any = None) -> Iterator[StoredSample]:
@@ -16,14 +20,14 @@ def read_samples(path: Path, digest: Any = None) -> Iterator[StoredSample]:
 
     Args:
         digest: a hashlib object that is fed every byte; that of the whole tar when the last sample has been taken.
-    Raises: TarDamage on anything that a shard does not have, and where the file cannot be read.
+    Raises: TarDamage on anything that a shard does not have, and where there is no regular file; TarUnread.
     """
     try:
         with open_regular(path) as file:
             size = path.stat().st_size
             yield from shard_samples(file if digest is None else cast(IO[bytes], _HashedFile(file, digest)), size)
     except OSError as error:
-        raise TarDamage(f"cannot be read: {error.strerror or error}") from error
+        raise (TarDamage if is_gone(error) else TarUnread)(f"cannot be read: {error.strerror or error}") from error
 
 
 class _HashedFile:

@@ -16,11 +16,12 @@ from PIL import Image
 
 from data_prep.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import AccountingError, InputError
-from data_prep.job import Folder, Job, read_job, retry_rounds
+from data_prep.job import Folder
 from data_prep.key_hashes import key_hash, repeated_keys
-from data_prep.manifest import ManifestWriter
-from data_prep.places import file_sha256, move
-from data_prep.shard_reader import read_samples
+from data_prep.manifest import ManifestWriter, stream_manifest
+from data_prep.places import file_sha256, is_gone, move
+from data_prep.shard_reader import TarUnread, read_samples
+from data_prep.shard_survey import Problem, ShardTask, Weight, survey
 from data_prep.shard_writer import ShardRecord, read_record
 from data_prep.worker_pool import in_order
 from samples.quote import quote
@@ -29,18 +30,6 @@ from samples.shard import StoredSample
 from samples.tar import TarDamage
 
 MAX_PROBLEMS_PER_SHARD = 20
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong, and where: `sample` is a key or member name, empty for the shard as a whole."""
-
-    shard: str
-    sample: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.shard}: {self.sample}: {self.reason}" if self.sample else f"{self.shard}: {self.reason}"
 
 
 @dataclass
@@ -57,11 +46,15 @@ class ShardCheck:
 @dataclass
 class Verification:
     problems: list[Problem] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    """Files in shards/ that are no shards; no problem."""
     num_shards: int = 0
     num_samples: int = 0
     num_decoded: int = 0
     manifest: Path | None = None
     """None when none was written."""
+    stands: Path | None = None
+    """An earlier manifest that nothing is known against: all it names is whole, or could not be read now."""
     withdrawn: Path | None = None
     """Where an earlier manifest went that named a shard which is no longer whole, or not there."""
 
@@ -69,24 +62,6 @@ class Verification:
         self.problems += check.problems
         self.num_samples += check.num_samples
         self.num_decoded += check.num_decoded
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard to check; `listed` is the number of rows it must account for, when that is known."""
-
-    root: Path
-    tar: str
-    listed: int | None
-    fraction: float
-    seed: int
-    inside: str = ""
-    """From the manifest's folder to `root`: `retry-01/` for a retry."""
-
-    @property
-    def path(self) -> str:
-        """As the manifest has it."""
-        return f"{self.inside}shards/{self.tar}"
 
 
 def verify_folder(
@@ -97,25 +72,26 @@ def verify_folder(
     fraction: float = 1.0,
     seed: int = 0,
     keep_going: bool = False,
-    complete: bool = True,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
-    """Check every shard of a folder, those of its retry rounds too, and write one manifest when nothing is wrong.
+    """Check every shard of a folder, those of its retry rounds too, and write one manifest when all of them are whole.
 
-    Every tar is read whole: structure, pairs, fields, sha256 of every image. A seeded `fraction` of the images is
-    decoded as well. Memory: a few shards' keys and 8 bytes a sample.
+    Every tar is read whole: structure, pairs, fields, captions, sha256 of every image. A seeded `fraction` of the
+    images is decoded as well. What lies in shards/ beside the shards has no say: neither foreign shards, which are
+    problems, nor other files. Memory: a few shards' keys and 8 bytes a sample.
 
     Args:
         keep_going: write a manifest of the good shards even when others are bad or missing.
-        complete: a shard of the job that is not there is a problem.
     Raises: InputError when there is no folder of shards.
     """
     folder = Folder(root)
     if not folder.shards.is_dir():
         raise InputError(f"{root} holds no shards/", "give the --out folder of a download or pack")
-    tasks, problems = _survey_all(folder, fraction, seed, complete)
-    result = Verification(problems=problems, num_shards=len(tasks))
+    found = survey(folder, fraction, seed)
+    tasks = found.tasks
+    result = Verification(problems=found.problems, strays=found.strays, num_shards=len(tasks))
     hashes: dict[str, bytes] = {}
+    known: dict[str, str | None] = {}  # sha256 of the whole shards by path, None of those that could not be read
     writer = ManifestWriter(root)
     try:
         checks = in_order(pool, check_shard, tasks, ahead=2 * processes + 2)
@@ -124,6 +100,9 @@ def verify_folder(
             if check.row is not None:
                 writer.add(check.row)
                 hashes[task.path] = check.key_hashes
+                known[task.path] = check.row["sha256"]
+            elif all(problem.weight is Weight.UNREAD for problem in check.problems):
+                known[task.path] = None
             on_shard(number, len(tasks))
         duplicates = [
             (path, Problem(Path(path).name, key, f"duplicate key: also in {Path(first).name}"))
@@ -133,18 +112,37 @@ def verify_folder(
         writer.discard()
         raise
     result.problems += [problem for _, problem in duplicates]
-    if result.problems and not keep_going:
-        writer.discard()
-        result.withdrawn = withdraw(writer.path)
-    else:
-        writer.publish(leave_out={path for path, _ in duplicates})
+    repeated = {path for path, _ in duplicates}
+    if all(problem.weight is Weight.FOREIGN for problem in result.problems) or (keep_going and hashes):
+        writer.publish(leave_out=repeated)
         try:
             write_datasheet(root)
         except AccountingError:
             withdraw(writer.path)
             raise
         result.manifest = writer.path
+    else:
+        writer.discard()
+        if _is_untrue(writer.path, {path: sha256 for path, sha256 in known.items() if path not in repeated}):
+            result.withdrawn = withdraw(writer.path)
+        elif writer.path.exists():
+            result.stands = writer.path
     return result
+
+
+def _is_untrue(manifest: Path, known: dict[str, str | None]) -> bool:
+    """Whether an earlier manifest names a shard that is not whole any more, or another one than is there.
+
+    Args:
+        known: sha256 of the whole shards by their path, None of those of which nothing is known.
+    """
+    if not manifest.exists():
+        return False
+    try:
+        rows = [(row["path"], row["sha256"]) for row in stream_manifest(manifest, ("path", "sha256"))]
+    except (InputError, KeyError):
+        return True
+    return any(path not in known or known[path] not in (None, sha256) for path, sha256 in rows)
 
 
 def withdraw(manifest: Path) -> Path | None:
@@ -181,7 +179,8 @@ def check_shard(task: ShardTask) -> ShardCheck:
             check.problems += [Problem(task.tar, sample.key, reason) for reason in reasons]
         sha256 = digest.hexdigest()
     except TarDamage as damage:
-        check.problems.append(Problem(task.tar, damage.member, damage.reason))
+        weight = Weight.UNREAD if isinstance(damage, TarUnread) else Weight.BROKEN
+        check.problems.append(Problem(task.tar, damage.member, damage.reason, weight))
         sha256 = _sha256_of_damaged(path)
     check.num_samples = len(samples)
     if record is not None:
@@ -196,59 +195,17 @@ def check_shard(task: ShardTask) -> ShardCheck:
     return check
 
 
-def _survey_all(folder: Folder, fraction: float, seed: int, complete: bool) -> tuple[list[ShardTask], list[Problem]]:
-    """Every shard to check, the first job's and then round by round, and what the surveys found wrong."""
-    tasks, problems = [], []
-    for place in (folder, *retry_rounds(folder)):
-        job = read_job(place)
-        tars, wrong = _survey(place, job, complete)
-        inside = "" if place is folder else f"{place.root.name}/"
-        listed = _listed_by_name(job)
-        tasks += [ShardTask(place.root, tar, listed(tar), fraction, seed, inside) for tar in tars]
-        problems += wrong
-    return tasks, problems
-
-
-def _survey(folder: Folder, job: Job | None, complete: bool) -> tuple[list[str], list[Problem]]:
-    """Names of the tars, and what does not belong in the folder or is missing from it."""
-    present = sorted(path.name for path in folder.shards.iterdir()) if folder.shards.is_dir() else []
-    tars = [name for name in present if name.endswith(".tar") and not name.startswith(".")]
-    records = {f"{tar[:-4]}.json" for tar in tars}
-    problems = []
-    for name in present:
-        if name.startswith(".") and name.endswith(".tmp"):
-            problems.append(Problem(name, "", "left by an interrupted write: run the same command again"))
-        elif name not in records and not (name.endswith(".tar") and name in tars):
-            reason = "record without its tar" if name.endswith(".json") else "foreign file: not written by data_prep"
-            problems.append(Problem(name, "", reason))
-    if job is not None:
-        expected = {f"{job.shard_name(index)}.tar" for index in range(job.num_shards)}
-        problems += [Problem(tar, "", "foreign shard: not of this job") for tar in tars if tar not in expected]
-        if complete:
-            problems += [
-                Problem(tar, "", f"missing: run {'`data_prep retry`' if job.round else 'the same command'} again")
-                for tar in sorted(expected - set(tars))
-            ]
-    return tars, problems
-
-
-def _listed_by_name(job: Job | None) -> Callable[[str], int | None]:
-    def listed(tar: str) -> int | None:
-        number = tar[:-4].rpartition("-")[2]
-        if job is None or not number.isdigit() or int(number) >= job.num_shards:
-            return None
-        return job.rows_in_shard(int(number))
-
-    return listed
-
-
 def _read_record(path: Path, problems: list[Problem]) -> ShardRecord | None:
     record = path.with_suffix(".json")
-    if not record.exists():
-        problems.append(Problem(path.name, "", f"foreign or unfinished tar: no record {record.name} beside it"))
-        return None
     try:
         return read_record(record)
+    except FileNotFoundError:
+        problems.append(Problem(path.name, "", f"foreign or unfinished tar: no record {record.name} beside it"))
+        return None
+    except OSError as error:
+        reason = f"its record {record.name} cannot be read: {error.strerror or error}"
+        problems.append(Problem(path.name, "", reason, Weight.BROKEN if is_gone(error) else Weight.UNREAD))
+        return None
     except ValueError as error:
         problems.append(Problem(path.name, "", str(error)))
         return None

@@ -76,8 +76,14 @@ def tell(result: Verification) -> int:
         print(f"wrong: {problem}")
     if len(result.problems) > MAX_PROBLEMS_SHOWN:
         print(f"wrong: and {len(result.problems) - MAX_PROBLEMS_SHOWN} more")
+    for stray in result.strays[:MAX_PROBLEMS_SHOWN]:
+        print(f"note: {stray}")
+    if len(result.strays) > MAX_PROBLEMS_SHOWN:
+        print(f"note: and {len(result.strays) - MAX_PROBLEMS_SHOWN} more")
     if result.withdrawn:
         print(f"the earlier manifest is no longer true: moved to {result.withdrawn}")
+    if result.stands:
+        print(f"the earlier manifest stays: nothing is known against what it names ({result.stands})")
     written = f"wrote {result.manifest}" if result.manifest else "no manifest was written"
     print(f"{result.num_shards} shards, {result.num_samples} samples, {len(result.problems)} problems; {written}")
     return 1 if result.problems else 0

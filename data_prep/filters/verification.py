@@ -17,9 +17,10 @@ from data_prep.errors import InputError
 from data_prep.filters.corpus import Corpus
 from data_prep.key_hashes import key_hash
 from data_prep.manifest import ManifestWriter, keys_digest, stream_manifest
-from data_prep.places import file_sha256
+from data_prep.places import file_sha256, is_gone
 from data_prep.shard_reader import read_samples
-from data_prep.verify import MAX_PROBLEMS_PER_SHARD, Problem, ShardCheck, Verification, check_sample, withdraw
+from data_prep.shard_survey import Problem, Weight
+from data_prep.verify import MAX_PROBLEMS_PER_SHARD, ShardCheck, Verification, check_sample, withdraw
 from data_prep.worker_pool import in_order
 from samples.tar import TarDamage
 
@@ -75,6 +76,9 @@ def verify_corpus(
             good.publish()
             write_datasheet(corpus.root)
             result.manifest = corpus.manifest
+        elif all(problem.weight is Weight.UNREAD for problem in result.problems):
+            good.discard()
+            result.stands = corpus.manifest
         else:
             good.discard()
             result.withdrawn = withdraw(corpus.manifest)
@@ -95,7 +99,8 @@ def check_row(task: _RowTask) -> ShardCheck:
         check.problems.append(Problem(tar.name, "", f"missing: {tar}"))
         return check
     except OSError as error:
-        check.problems.append(Problem(tar.name, "", f"cannot be read: {error.strerror or error}"))
+        weight = Weight.BROKEN if is_gone(error) else Weight.UNREAD
+        check.problems.append(Problem(tar.name, "", f"cannot be read: {error.strerror or error}", weight))
         return check
     if sha256 != row["sha256"]:
         reason = f"sha256 of the tar is {sha256[:12]}, filtered when it was {row['sha256'][:12]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -14,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.cli import main
 from data_prep.image_encoding import ImageSettings
 from data_prep.job import Folder, Job, write_job
 from data_prep.manifest import read_manifest
 from data_prep.row_list import ListedImage
-from data_prep.shard_reader import read_samples
+from data_prep.shard_reader import TarUnread, read_samples
 from data_prep.shard_writer import Answer, read_record, write_shard
 from data_prep.verify import ShardTask, Verification, check_shard, verify_folder
 from samples.tar import TarDamage
 from tests.support.hostile_images import halves, jpeg
+from tests.support.unprivileged import as_ordinary_user
 
 SHARDS, ROWS = 3, 4
 JOB = Job(
@@ -208,6 +211,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "an id that is no text": (_edit_meta(id=7), FIRST, "JSON field id is 7, not str"),
     "another image's size": (_edit_meta(width=83), FIRST, "image is 82 x 64, its JSON says 83 x 64"),
     "another sample's json": (_edit_meta(key=SECOND), FIRST, f"JSON is of key {SECOND}"),
+    "captions of punctuation": (
+        _edit_meta(captions=["...", "?!"]),
+        FIRST,
+        "no usable caption: cleaning leaves nothing",
+    ),
+    "an image beyond all bounds": (_edit_meta(width=10**5, height=10**5), FIRST, "more than 178956970 pixels"),
+    "a size of nothing": (_edit_meta(original_height=0), FIRST, "JSON field original_height is 0"),
     "an empty caption": (_edit_meta(captions=["a", " "]), FIRST, "an empty caption, or none"),
     "no record": (lambda tar: tar.with_suffix(".json").unlink(), "", "no record made-00001.json beside it"),
     "a broken record": (lambda tar: tar.with_suffix(".json").write_text("{"), "", "is not a shard record"),
@@ -261,16 +271,118 @@ def test_files_that_do_not_belong_are_named(copy: Path) -> None:
     shutil.copy(shards / "made-00000.tar", shards / "other-00000.tar")
     shutil.copy(shards / "made-00000.json", shards / "stray.json")
     (shards / "made-00002.tar").unlink()
-    wrong = {(problem.shard, problem.reason.partition(":")[0]) for problem in verify(copy).problems}
-    assert wrong == {
-        ("notes.txt", "foreign file"),
-        (".made-00003.tar.77.tmp", "left by an interrupted write"),
+    result = verify(copy)
+    assert {(problem.shard, problem.reason.partition(":")[0]) for problem in result.problems} == {
         ("other-00000.tar", "foreign shard"),
-        ("other-00000.tar", "foreign or unfinished tar"),
-        ("stray.json", "record without its tar"),
         ("made-00002.json", "record without its tar"),
         ("made-00002.tar", "missing"),
     }
+    assert result.strays == [
+        "shards/.made-00003.tar.77.tmp: left by an interrupted write",
+        "shards/notes.txt: no shard, and not written by data_prep",
+        "shards/stray.json: no shard, and not written by data_prep",
+    ]
+
+
+STRAYS = [".DS_Store", ".nfs0000000001", "Thumbs.db", "desktop.ini", "._made-00000.tar", "README", "made-00000.tar.md5"]
+
+
+def test_files_of_the_system_and_of_persons_leave_the_manifest_alone(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are named, and all is well: exit 0, the same manifest as without them. Folders, pipes and dead links too."""
+    assert main(["verify", str(copy), "--processes", "1"]) == 0
+    manifest = read_manifest(copy / "manifest.parquet")
+    for name in STRAYS:
+        (copy / "shards" / name).write_text("x")
+    (copy / "shards" / "lost+found").mkdir()
+    os.mkfifo(copy / "shards" / "pipe")
+    (copy / "shards" / "link").symlink_to("nowhere")
+    assert main(["verify", str(copy), "--processes", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"note: shards/{name}: no shard" in printed for name in (*STRAYS, "lost+found", "pipe", "link"))
+    assert read_manifest(copy / "manifest.parquet") == manifest
+
+
+def test_a_foreign_shard_is_loud_and_leaves_the_manifest_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 1, since somebody may take it for data; what the manifest names is whole, so it is written."""
+    shutil.copy(copy / "shards" / "made-00000.tar", copy / "shards" / "backup.tar")
+    assert main(["verify", str(copy), "--processes", "1"]) == 1
+    assert "wrong: backup.tar: foreign shard: not of this job" in capsys.readouterr().out
+    assert [row["path"] for row in read_manifest(copy / "manifest.parquet")] == [
+        f"shards/made-0000{index}.tar" for index in range(SHARDS)
+    ]
+    (copy / "shards" / "made-00001.tar").unlink()
+    assert verify(copy).withdrawn, "a shard that it names is gone"
+
+
+def test_a_manifest_of_the_good_shards_stays_while_what_it_names_is_whole(copy: Path) -> None:
+    """Written with --keep-going beside a broken shard; the broken one, still there, says nothing against it."""
+    _flip_in_image(copy / "shards" / "made-00001.tar")
+    verify(copy, keep_going=True)
+    result = verify(copy)
+    assert result.problems and (result.stands, result.withdrawn) == (copy / "manifest.parquet", None)
+    _flip_in_image(copy / "shards" / "made-00002.tar")
+    assert verify(copy).withdrawn
+
+
+def test_without_any_shard_nothing_is_published(tmp_path: Path) -> None:
+    """No job, no shard, at most something foreign: a manifest of nothing would be success that is none."""
+    (tmp_path / "shards").mkdir()
+    for expected in (1, 2):
+        result = verify(tmp_path, keep_going=True)
+        assert len(result.problems) == expected and result.manifest is None
+        (tmp_path / "shards" / "a.tar").write_bytes(b"")
+
+
+def _a_folder(tar: Path) -> None:
+    tar.unlink()
+    tar.mkdir()
+
+
+def _a_pipe(tar: Path) -> None:
+    tar.unlink()
+    os.mkfifo(tar)
+
+
+def _a_link(target: str) -> Callable[[Path], None]:
+    def link(tar: Path) -> None:
+        tar.unlink()
+        tar.symlink_to(target)
+
+    return link
+
+
+@pytest.mark.parametrize(
+    ("what", "reason", "manifest_stays"),
+    [
+        (_a_folder, "is a folder", False),
+        (_a_pipe, "is no regular file", False),
+        (_a_link("nowhere"), "No such file", False),
+        (lambda file: _a_link(file.name)(file), "symbolic links", False),
+        (_a_link("/proc/self/mem"), "Input/output error", True),  # reading at 0 is EIO, as of a failing disk
+    ],
+)
+@pytest.mark.parametrize("of", ["tar", "json"])
+def test_what_is_no_readable_file_is_named_and_waited_for_by_nobody(
+    copy: Path, of: str, what: Callable[[Path], None], reason: str, manifest_stays: bool
+) -> None:
+    """In the place of a tar or of its record. What cannot be read now says nothing against the manifest."""
+    verify(copy)
+    what(copy / "shards" / f"made-00001.{of}")
+    result = verify(copy)
+    (problem,) = result.problems
+    assert problem.shard == "made-00001.tar" and ("cannot be read" in problem.reason or "no record" in problem.reason)
+    assert reason in problem.reason or (of, reason) == ("json", "No such file")
+    assert (copy / "manifest.parquet").exists() == manifest_stays == (result.stands is not None)
+
+
+def test_a_missing_permission_is_no_damage(copy: Path) -> None:
+    """What the shard holds is not known; the manifest that names it is not withdrawn for it (the test above)."""
+    tar = copy / "shards" / "made-00001.tar"
+    tar.chmod(0)
+    with as_ordinary_user(), pytest.raises(TarUnread, match="cannot be read: Permission denied"):
+        list(read_samples(tar))
 
 
 def test_a_sample_of_the_images_is_decoded_and_all_are_hashed(copy: Path) -> None:
@@ -316,3 +428,43 @@ def test_records_of_another_version_are_refused(whole: Path, tmp_path: Path) -> 
     path.write_text((whole / "shards" / "made-00000.json").read_text().replace('"version": 1', '"version": 2'))
     with pytest.raises(ValueError, match="another version"):
         read_record(path)
+
+
+def test_the_writer_stores_nothing_that_verify_refuses(tmp_path: Path) -> None:
+    """Captions that cleaning empties, as an older list may hold them, and more text than a record takes: counted."""
+    folder = Folder(tmp_path)
+    for path in (folder.shards, folder.failures, folder.work):
+        path.mkdir()
+    job = replace(JOB, shard_size=3, num_rows=3)
+    captions = [["...", "?!"], ["a", "b" * (1 << 20)], ["a", "?!"]]
+    rows = {row: ListedImage(f"{row}.jpg", texts) for row, texts in enumerate(captions)}
+    record = write_shard(folder, job, 0, rows, [Answer(row, jpeg(), None) for row in rows], {})
+    assert (record.kept, record.failed) == (1, {"empty_caption": 1, "sample_too_large": 1})
+    write_job(folder, job)
+    assert verify(tmp_path).problems == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 10**5, "[]", '{"version": 1}', "\x00", '{"version": 1, "kept": %s}' % ("9" * 5000)],
+    ids=["deep", "list", "short", "zero", "digits"],
+)
+def test_a_record_that_is_none_is_a_value_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "made-00000.json").write_text(text)
+    with pytest.raises(ValueError, match=r"made-00000\.json is not a shard record"):
+        read_record(tmp_path / "made-00000.json")
+
+
+def test_a_record_with_a_field_of_another_type_is_a_value_error(whole: Path, tmp_path: Path) -> None:
+    good = json.loads((whole / "shards" / "made-00000.json").read_text())
+    for name, value in (
+        ("kept", "3"),
+        ("bytes", -1),
+        ("failed", {"x": None}),
+        ("failed", []),
+        ("sha256", 1),
+        ("tools", 1),
+    ):
+        (tmp_path / "made-00000.json").write_text(json.dumps(good | {name: value}))
+        with pytest.raises(ValueError, match="is not a shard record"):
+            read_record(tmp_path / "made-00000.json")
