@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from albef.inputs import check_one
 from albef.layers import Attention
 from albef.model import AlbefForPretraining
 from albef.preprocess import preprocess_image, to_rgb
@@ -66,7 +67,11 @@ def word_maps(
         text: raw; cleaned as captions are.
         layer: multimodal layer, as `token_maps`.
         max_text_tokens: the text is cut there.
+
+    Raises: TypeError when it is not one PIL.Image and one string.
     """
+    check_one(image, Image.Image, "one PIL.Image")
+    check_one(text, str, "one string")
     device = next(model.parameters()).device
     pixels = preprocess_image(image, model.config.image_size)[None].to(device)
     input_ids, attention_mask = tokenizer([clean_caption(text)], max_length=max_text_tokens)

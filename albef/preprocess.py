@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from albef.inputs import as_images, check_one
+
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """CLIP's mean of red, green, blue in [0, 1]; the original normalises by it in training and evaluation."""
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -27,14 +29,21 @@ def preprocess_image(image: Image.Image, image_size: int) -> Tensor:
         image_size: side of the result, pixels.
 
     Returns: (3, image_size, image_size) float32.
+
+    Raises: TypeError when it is no PIL.Image.
     """
+    check_one(image, Image.Image, "a PIL.Image")
     squashed = to_rgb(image).resize((image_size, image_size), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(squashed).copy()).permute(2, 0, 1).float() / 255  # (3, H, W)
     return normalise(pixels)
 
 
-def preprocess_images(images: Sequence[Image.Image], image_size: int) -> Tensor:
-    """(B, 3, image_size, image_size) float32 of B pictures."""
+def preprocess_images(images: Image.Image | Sequence[Image.Image], image_size: int) -> Tensor:
+    """(B, 3, image_size, image_size) float32 of B pictures, or of one.
+
+    Raises: TypeError for anything else, naming the position of the first one that is no PIL.Image.
+    """
+    images = as_images(images)
     if not images:
         return torch.empty(0, 3, image_size, image_size)
     return torch.stack([preprocess_image(image, image_size) for image in images])

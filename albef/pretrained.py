@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
+from albef.inputs import IMAGES, as_images, as_texts
 from albef.model import AlbefForPretraining
 from albef.preprocess import MEAN, STD, preprocess_images
 from albef.tensor_file import write_tensors
@@ -112,37 +113,65 @@ class Albef(nn.Module):
         return self.model.temperature.device
 
     @torch.no_grad()
-    def encode_image(self, images: Sequence[Image.Image] | Tensor) -> tuple[Tensor, Tensor]:
+    def encode_image(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens and features.
 
         Args:
-            images: B pictures of any size and mode, or (B, 3, H, W) already preprocessed (`albef.preprocess`).
+            images: B pictures of any size and mode, one of them, or (B, 3, H, W) already preprocessed
+                (`albef.preprocess`).
 
         Returns: image_embeds (B, 1+P, D), and image_feat (B, E) of length 1, comparable with text_feat by dot product.
+
+        Raises: TypeError for anything else, a tensor of raw bytes (uint8) among it; ValueError for a tensor of another
+            shape.
         """
-        if not isinstance(images, Tensor):
-            images = preprocess_images(images, self.config.image_size)
-        return self.model.encode_image(images.to(self.device))
+        images = self._checked(images)
+        pixels = images if isinstance(images, Tensor) else preprocess_images(images, self.config.image_size)
+        return self.model.encode_image(pixels.to(self.device))
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Text tokens and features of B raw texts, which are cleaned as the training's captions were.
+    def encode_text(self, texts: str | Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Text tokens and features of B raw texts, or of one; they are cleaned as the training's captions were.
 
         Returns: text_embeds (B, L, H), text_feat (B, E) of length 1, attention_mask (B, L), 1 where there is a token.
+
+        Raises: TypeError for anything else.
         """
-        cleaned = [clean_caption(text) for text in texts]
-        input_ids, attention_mask = (x.to(self.device) for x in self.tokenizer(cleaned, self.max_text_tokens))
+        cleaned = [clean_caption(text) for text in as_texts(texts)]
+        pad: Literal["longest"] | int = "longest" if cleaned else 1  # the encoder wants a place for [CLS], also of none
+        tokens = self.tokenizer(cleaned, self.max_text_tokens, pad=pad)
+        input_ids, attention_mask = (x.to(self.device) for x in tokens)
         text_embeds, text_feat = self.model.encode_text(input_ids, attention_mask)
         return text_embeds, text_feat, attention_mask
 
     @torch.no_grad()
-    def match(self, images: Sequence[Image.Image] | Tensor, texts: Sequence[str]) -> Tensor:
-        """Probability (B,) that image b and text b belong together, by the multimodal encoder."""
+    def match(self, images: Image.Image | Sequence[Image.Image] | Tensor, texts: str | Sequence[str]) -> Tensor:
+        """Probability (B,) that image b and text b belong together, by the multimodal encoder.
+
+        Raises: ValueError when there are not as many texts as images; TypeError as `encode_image`, `encode_text`.
+        """
+        images, texts = self._checked(images), as_texts(texts)
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} images and {len(texts)} texts make no pairs")
+        if not texts:
+            return torch.empty(0, device=self.device)
         image_embeds, _ = self.encode_image(images)
         text_embeds, _, attention_mask = self.encode_text(texts)
         return self.model.match(text_embeds, attention_mask, image_embeds).softmax(dim=1)[:, 1]
+
+    def _checked(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> list[Image.Image] | Tensor:
+        """What `encode_image` takes: a list of pictures, or a tensor that is preprocessed by its type and shape."""
+        side = self.config.image_size
+        if not isinstance(images, Tensor):
+            return as_images(images)
+        if images.ndim != 4 or not images.is_floating_point():
+            raise TypeError(
+                f"{IMAGES}, or preprocessed floats (B, 3, {side}, {side}) expected, not a tensor {tuple(images.shape)} "
+                f"of {images.dtype}; preprocess with albef.preprocess.preprocess_images, one picture is image[None]"
+            )
+        if images.shape[1:] != (3, side, side):
+            raise ValueError(f"preprocessed pictures are (B, 3, {side}, {side}), this tensor is {tuple(images.shape)}")
+        return images
 
 
 def _preprocessing(config: AlbefConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
 
 from albef.errors import CheckpointError
+from albef.inputs import as_texts
 
 PACKAGED_VOCABULARY = Path(__file__).parent / "assets" / "bert-base-uncased"
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -68,14 +69,14 @@ class AlbefTokenizer:
 
     def __call__(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         max_length: int | None = 25,
         pad: Literal["longest"] | int = "longest",
     ) -> tuple[Tensor, Tensor]:
         """Token ids of a batch of texts.
 
         Args:
-            texts: B texts; cleaning them (`albef.captions`) is the caller's.
+            texts: B texts, or one; cleaning them (`albef.captions`) is the caller's.
             max_length: cut each to this many tokens, [CLS] included; None leaves them whole.
             pad: fill with [PAD] up to the longest of the batch, or to this many tokens.
 
@@ -83,11 +84,12 @@ class AlbefTokenizer:
 
         Raises:
             ValueError: a text is longer than the number of tokens given as `pad`.
+            TypeError: it is neither a string nor a list of strings.
         """
         # one by one: the batch call starts a thread per core in every loader worker, for 30 microseconds a text
         rows = [
-            [self.cls_token_id, *self._backend.encode(text, add_special_tokens=False).ids][:max_length]
-            for text in texts
+            [self.cls_token_id, *self._backend.encode(_encodable(text), add_special_tokens=False).ids][:max_length]
+            for text in as_texts(texts)
         ]
         longest = max(map(len, rows), default=0)
         length = longest if pad == "longest" else pad
@@ -102,7 +104,7 @@ class AlbefTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """The word pieces of a text, without [CLS]: "skateboarder" -> skate, ##board, ##er."""
-        return list(self._backend.encode(text, add_special_tokens=False).tokens)
+        return list(self._backend.encode(_encodable(text), add_special_tokens=False).tokens)
 
     def pieces(self, ids: Sequence[int] | Tensor) -> list[str]:
         """The word piece of each id."""
@@ -137,3 +139,15 @@ class AlbefTokenizer:
         } | {f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
         (folder / "tokenizer.json").write_text(json.dumps(rules, ensure_ascii=False), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _encodable(text: str) -> str:
+    r"""Halves of surrogate pairs, which JSON may hold (`"\ud83d"`) and no UTF-8, as the replacement character.
+
+    BERT's cleaning drops that one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -18,6 +18,8 @@ def clean_caption(text: str, max_words: int | None = 30, *, name_mask: bool = Tr
         text: the caption.
         max_words: keep so many words; None keeps all.
         name_mask: turn `<person>` into `person`; the official notebook and demo (predict.py) leave it.
+
+    Raises: TypeError when `text` is no string.
     """
     text = _plain(text)
     if name_mask:
@@ -32,6 +34,8 @@ def clean_question(text: str, max_words: int | None = 30) -> str:
 
 
 def _plain(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"a caption is one string, not a value of type {type(text).__name__}")
     return REMOVED.sub("", text.lower()).replace("-", " ").replace("/", " ")
 
 

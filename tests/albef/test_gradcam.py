@@ -50,6 +50,19 @@ def test_an_empty_text_has_no_words(model: AlbefForPretraining, image: Image.Ima
     assert found.words == [] and found.maps.shape == (0, 4, 4) and found.caption_map.shape == (4, 4)
 
 
+def test_it_takes_one_picture_and_one_text(model: AlbefForPretraining, image: Image.Image) -> None:
+    """Lists and paths are errors that say so."""
+    wrong: list[tuple[Any, Any, str]] = [
+        ([image], TEXT, r"one PIL\.Image expected, not a value of type list"),
+        ("dog.jpg", TEXT, r"one PIL\.Image expected, not a value of type str; open it"),
+        (image, [TEXT], "one string expected, not a value of type list"),
+        (image, None, "one string expected, not None"),
+    ]
+    for picture, text, named in wrong:
+        with pytest.raises(TypeError, match=named):
+            word_maps(model, AlbefTokenizer(), picture, text)
+
+
 def test_the_gradient_is_that_of_the_match_logit(model: AlbefForPretraining, image: Image.Image) -> None:
     """Moving one attention weight by a little moves the logit by its gradient times that (float64)."""
     model = model.double().eval()

@@ -88,9 +88,77 @@ def test_the_image_processor_of_transformers_makes_the_same_pixels(folder: Path,
 
 
 def test_unequal_numbers_are_refused(trained: AlbefForPretraining, images: list[Image.Image]) -> None:
-    """match() takes pairs."""
-    with pytest.raises(ValueError, match="2 images and 1 texts"):
-        Albef(trained).match(images, TEXTS[:1])
+    """match() takes pairs; one text is not spread over several pictures, letter by letter or otherwise."""
+    albef = Albef(trained)
+    for pictures, texts in ((images, TEXTS[:1]), (images * 2 + images[:1], "a dog"), (images[0], TEXTS), ([], TEXTS)):
+        numbers = (
+            1 if isinstance(pictures, Image.Image) else len(pictures),
+            1 if isinstance(texts, str) else len(texts),
+        )
+        with pytest.raises(ValueError, match=f"{numbers[0]} images and {numbers[1]} texts"):
+            albef.match(pictures, texts)
+
+
+def test_one_is_one(trained: AlbefForPretraining, images: list[Image.Image]) -> None:
+    """A string is one text and a picture one picture, with the numbers of a list of that one; none gives none."""
+    albef, text = Albef(trained), TEXTS[0]
+    assert all(torch.equal(*pair) for pair in zip(albef.encode_text(text), albef.encode_text([text]), strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(albef.encode_image(images[0]), albef.encode_image(images[:1]), strict=True)
+    )
+    assert torch.equal(albef.match(images[0], text), albef.match(images[:1], (text,)))
+    assert torch.equal(albef.match(images[0], [text]), albef.match(images[:1], text))
+    width = trained.config.embed_dim
+    assert albef.encode_text([])[1].shape == (0, width) and albef.encode_image([])[1].shape == (0, width)
+    assert albef.encode_image(torch.empty(0, 3, 32, 32))[1].shape == (0, width)
+    assert albef.match([], []).shape == (0,)
+
+
+def test_what_is_no_text_is_a_type_error(trained: AlbefForPretraining, images: list[Image.Image]) -> None:
+    """Anything that Python would take apart, or that is no text: named, with what to pass instead."""
+    albef = Albef(trained)
+    wrong: dict[str, object] = {
+        "value of type bytes; decode it": b"a dog",
+        "value of type int$": 5,
+        "not None$": None,
+        "value of type PosixPath$": Path("a dog"),
+        "value of type dict$": {"text": "a dog"},
+        "value of type generator; make a list": (text for text in TEXTS),
+        "value of type set; make a list": set(TEXTS),
+        r"value of type ndarray; give array\.tolist": np.array(TEXTS),
+        "position 2 there is a value of type float": ["a", "b", 2.0],
+        "position 3 there is None": ["a", "b", "c", None],
+        "position 0 there is a value of type list": [TEXTS],
+    }
+    for named, value in wrong.items():
+        for call in (albef.encode_text, albef.tokenizer, lambda texts: albef.match(images, texts)):
+            with pytest.raises(TypeError, match=named) as error:
+                call(value)  # type: ignore[arg-type]
+            assert "a string or a list of strings" in str(error.value)
+
+
+def test_what_is_no_picture_is_a_type_error(trained: AlbefForPretraining, images: list[Image.Image]) -> None:
+    """Paths, bytes, arrays, pictures already preprocessed in a list, a picture without the batch's dimension."""
+    albef = Albef(trained)
+    pixels = preprocess_images(images, 32)
+    wrong: dict[str, object] = {
+        r"value of type str; open it: PIL\.Image\.open": "dog.jpg",
+        r"value of type PosixPath; open it: PIL\.Image\.open": Path("dog.jpg"),
+        "value of type bytes; open it": b"\xff\xd8",
+        "value of type ndarray; convert it": np.zeros((4, 4, 3), dtype=np.uint8),
+        "position 1 there is a value of type str; open it": [images[0], "dog.jpg"],
+        r"position 0 there is a value of type Tensor; .*torch\.stack": list(pixels),
+        r"not a tensor \(3, 32, 32\) of torch.float32; .*image\[None\]": pixels[0],
+        "of torch.uint8": (pixels * 255).to(torch.uint8),
+        "value of type generator; make a list": (image for image in images),
+        "not None": None,
+    }
+    for named, value in wrong.items():
+        for call in (albef.encode_image, lambda images: albef.match(images, TEXTS)):
+            with pytest.raises(TypeError, match=named):
+                call(value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"are \(B, 3, 32, 32\), this tensor is \(2, 3, 48, 48\)"):
+        albef.encode_image(preprocess_images(images, 48))
 
 
 def edit(name: str, **values: object) -> Callable[[Path], None]:

@@ -51,6 +51,20 @@ def test_length_counts_cls() -> None:
     assert tokenizer([])[0].shape == (0, 0)
 
 
+def test_a_string_is_one_text() -> None:
+    """Not its letters."""
+    tokenizer = AlbefTokenizer()
+    assert torch.equal(tokenizer("a dog")[0], tokenizer(["a dog"])[0])
+
+
+def test_half_a_surrogate_pair_is_dropped() -> None:
+    """JSON may hold one, UTF-8 cannot; two halves that belong together are the character."""
+    tokenizer = AlbefTokenizer()
+    assert torch.equal(tokenizer("a \ud83ddog")[0], tokenizer("a dog")[0])
+    assert torch.equal(tokenizer("\ud83d\ude00")[0], tokenizer("\N{GRINNING FACE}")[0])
+    assert tokenizer.tokenize("dog\udfff") == ["dog"]
+
+
 def test_it_can_be_sent_to_a_worker() -> None:
     """Pickled and unpickled, it makes the same ids."""
     tokenizer = AlbefTokenizer()

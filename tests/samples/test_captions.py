@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from samples.captions import clean_caption, clean_question
 
 
@@ -21,3 +23,11 @@ def test_cleaning_twice_is_cleaning_once() -> None:
 def test_a_caption_of_punctuation_becomes_empty() -> None:
     """The loader counts it as an empty caption; nothing crashes."""
     assert clean_caption("!!! ... ???") == ""
+
+
+def test_what_is_no_text_is_a_type_error() -> None:
+    """Bytes and lists of words have much of what a string has; the error names the type."""
+    for value in (b"a dog", ["a", "dog"], None, 5, float("nan")):
+        for clean in (clean_caption, clean_question):
+            with pytest.raises(TypeError, match=f"one string, not a value of type {type(value).__name__}"):
+                clean(value)  # type: ignore[operator]
