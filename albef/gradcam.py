@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from albef.inputs import check_one
 from albef.layers import Attention
@@ -111,6 +112,8 @@ def cross_attention(
 ) -> RecordedAttention:
     """Cross-attention of one multimodal layer, and its gradient of the match logit of each pair.
 
+    Works under `torch.no_grad` and `torch.inference_mode` too, and with a model that was made or loaded there.
+
     Args:
         model: its weights, gradients and mode are left as they were.
         image: (B, 3, H, W) normalised pixels.
@@ -120,12 +123,14 @@ def cross_attention(
     layers = model.multimodal_encoder.layers
     chosen = layers[(len(layers) - 1) // 2 if layer is None else layer]
     assert isinstance(chosen, nn.Module) and isinstance(chosen.cross_attention, Attention)
-    with _evaluating(model), _keeping_weights(chosen.cross_attention) as attention, torch.enable_grad():
+    with _evaluating(model), _keeping_weights(chosen.cross_attention) as attention, _autograd():
         with torch.no_grad():
             image_embeds, _ = model.encode_image(image)
             text_embeds, _ = model.encode_text(input_ids, attention_mask)
+        # what was made under inference mode cannot take part in a backward, its copy can
+        mask, weights = attention_mask.clone(), _copies_of_inference_weights(model)
         # the gradient starts here, so frozen weights work too and none of them collects any
-        logits = model.match(text_embeds.requires_grad_(), attention_mask, image_embeds)
+        logits = functional_call(_Matching(model), weights, (text_embeds.requires_grad_(), mask, image_embeds))
         assert attention.weights is not None
         (gradient,) = torch.autograd.grad(logits[:, 1].sum(), attention.weights)
         return RecordedAttention(weights=attention.weights.detach(), gradient=gradient, logits=logits.detach())
@@ -162,6 +167,32 @@ def _words(pieces: Sequence[str]) -> tuple[list[str], list[list[int]]]:
             words.append(piece)
             groups.append([i])
     return words, groups
+
+
+class _Matching(nn.Module):
+    """`AlbefForPretraining.match` as a forward, which is what `functional_call` calls."""
+
+    def __init__(self, model: AlbefForPretraining) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, text_embeds: Tensor, attention_mask: Tensor, image_embeds: Tensor) -> Tensor:
+        return self.model.match(text_embeds, attention_mask, image_embeds)
+
+
+def _copies_of_inference_weights(model: AlbefForPretraining) -> dict[str, Tensor]:
+    """By `_Matching`'s names; none unless the model was made or loaded under `torch.inference_mode`."""
+    return {
+        f"model.{name}": weight.clone()
+        for name, weight in model.named_parameters()
+        if weight.is_inference() and name.startswith(("multimodal_encoder.", "itm_head."))
+    }
+
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 @contextmanager

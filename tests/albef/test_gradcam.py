@@ -100,6 +100,32 @@ def test_the_model_is_left_as_it_was(model: AlbefForPretraining, image: Image.Im
         assert torch.equal(word_maps(model.requires_grad_(False), AlbefTokenizer(), image, TEXT).maps, maps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_inference_mode_gives_the_same_maps(frozen: bool, dtype: torch.dtype, image: Image.Image) -> None:
+    """Web applications answer under it; the model may have been loaded there, where its weights know no gradient."""
+
+    def make() -> AlbefForPretraining:
+        torch.manual_seed(0)
+        return AlbefForPretraining(AlbefConfig.tiny(image_size=32, text_width=48)).to(dtype).requires_grad_(not frozen)
+
+    outside, tokenizer = make(), AlbefTokenizer()
+    expected = word_maps(outside, tokenizer, image, TEXT)
+    assert expected.maps.max() > 0
+    with torch.inference_mode():
+        inside = make()
+        found = [word_maps(model, tokenizer, image, TEXT) for model in (outside, inside)]
+    assert all(weight.is_inference() for weight in inside.parameters())
+    for maps in (*found, word_maps(inside, tokenizer, image, TEXT)):
+        assert torch.equal(maps.maps, expected.maps) and torch.equal(maps.caption_map, expected.caption_map)
+        assert maps.match == expected.match
+    input_ids, mask = tokenizer(TEXT)
+    with torch.inference_mode():
+        pixels = preprocess_image(image, 32)[None]
+        recorded = cross_attention(inside, pixels, input_ids, mask.bool())
+    assert recorded.gradient.abs().max() > 0
+
+
 def test_an_overlay_is_red_where_the_map_is_hot(image: Image.Image) -> None:
     """At the picture's size; hot becomes red, cold blue; at opacity 0 the picture is as it was."""
     heat = torch.zeros(4, 4)
