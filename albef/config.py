@@ -7,6 +7,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from albef.errors import ConfigError
+from samples.quote import quote
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "image_size": (1, 16_384),
+    "patch_size": (1, 16_384),
+    "vision_width": (1, 65_536),
+    "vision_depth": (1, 128),
+    "vision_heads": (1, 65_536),
+    "vocab_size": (1, 10_000_000),
+    "text_width": (1, 65_536),
+    "text_depth": (1, 128),
+    "fusion_depth": (1, 128),
+    "text_heads": (1, 65_536),
+    "text_ffn_width": (1, 1_048_576),
+    "max_text_positions": (1, 1_048_576),
+    "hidden_dropout": (0, 1),
+    "attention_dropout": (0, 1),
+    "layer_init_std": (1e-6, 100),
+    "embed_dim": (1, 65_536),
+    "temperature": (1e-6, 1_000),
+    "pad_token_id": (0, 10_000_000),
+    "cls_token_id": (0, 10_000_000),
+    "mask_token_id": (0, 10_000_000),
+}
+"""Least and largest value of each field: beyond what anyone trains, below what takes minutes to find out.
+
+A config is often read from a file that someone else wrote, and a model of a million layers is made for hours.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +84,14 @@ class AlbefConfig:
     """[MASK]."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_value(field.name, getattr(self, field.name), whole=field.type == "int")
+        for token in ("pad_token_id", "cls_token_id", "mask_token_id"):
+            if getattr(self, token) >= self.vocab_size:
+                raise ConfigError(
+                    f"model: {token} {getattr(self, token)} is not in a vocabulary of {self.vocab_size} entries",
+                    f"choose a {token} below vocab_size",
+                )
         for whole, part in (
             ("image_size", "patch_size"),
             ("vision_width", "vision_heads"),
@@ -99,15 +135,41 @@ class AlbefConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AlbefConfig:
-        """The config written by `to_dict`; an unknown key is a ConfigError that names it."""
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ConfigError(
-                f"model config has unknown keys: {', '.join(unknown)}",
-                "it was written by a newer version, or it is not the config.json of an ALBEF",
-            )
+        """The config written by `to_dict`.
+
+        Raises: ConfigError that names keys that are unknown or missing (shapes do not tell heads: a default in their
+            place would load the weights and compute something else), or a value that is out of its limits.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for what, keys in (
+            ("has unknown keys", sorted(str(key) for key in values if key not in names)),
+            ("lacks keys", [name for name in names if name not in values]),
+        ):
+            if keys:
+                raise ConfigError(
+                    f"model config {what}: {quote(', '.join(keys))}",
+                    "it was written by another version, or it is not the config.json of an ALBEF",
+                )
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON or YAML."""
         return dataclasses.asdict(self)
+
+
+def _check_value(name: str, value: object, *, whole: bool) -> None:
+    """Raise a ConfigError unless the field's value is a number of its kind within its limits."""
+    least, most = LIMITS[name]
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most:  # NaN is in no limits
+        return
+    if isinstance(value, int) and abs(value) > 1e30:
+        shown = "beyond all measure"  # Python refuses to print an integer of thousands of digits
+    elif isinstance(value, int | float):
+        shown = str(value)
+    else:
+        shown = f"{quote(repr(value), 40)} ({type(value).__name__})"
+    raise ConfigError(
+        f"model: {name} is {shown}, not a {'whole number' if whole else 'number'} from {least:,} to {most:,}",
+        f"give {name} a value in these limits",
+    )

@@ -6,7 +6,6 @@ encoder silently stayed random lost 12 points of retrieval recall (salesforce/AL
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,12 @@ from torch import Tensor, nn
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
 from albef.init_config import InitConfig
+from albef.json_file import read_object
 from albef.model import AlbefForPretraining
 from albef.official import layer_pairs
 from albef.position_embedding import resize_position_embedding
 from albef.weight_files import check_names, check_shapes, few, first_line, read_weights
+from samples.quote import quote
 
 HUB = "hub:"
 BERT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -195,17 +196,12 @@ def _bert_file(path: Path) -> Path:
 def _check_heads(path: Path, config: AlbefConfig) -> None:
     """Shapes do not tell heads; a config.json beside the weights does, and a wrong number would go unnoticed."""
     beside = path.parent / "config.json"
-    if not beside.is_file():
+    if not beside.exists():
         return
-    try:
-        heads = json.loads(beside.read_text(encoding="utf-8")).get("num_attention_heads", config.text_heads)
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{beside} is not a BERT's config.json: {first_line(error)}", "mend or remove it"
-        ) from error
+    heads = read_object(beside, hint="fix or remove it").get("num_attention_heads", config.text_heads)
     if heads != config.text_heads:
         raise CheckpointError(
-            f"{path} was trained with {heads} attention heads, the model has text_heads {config.text_heads}",
+            f"{path} was trained with {quote(heads)} attention heads, the model has text_heads {config.text_heads}",
             f"set model.text_heads={heads}",
         )
 

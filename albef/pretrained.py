@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
 from albef.inputs import IMAGES, as_images, as_texts
+from albef.json_file import read_object
 from albef.model import AlbefForPretraining
 from albef.preprocess import MEAN, STD, preprocess_images
+from albef.regular_file import check_folder
 from albef.tensor_file import write_tensors
 from albef.tokenizer import AlbefTokenizer
-from albef.weight_files import first_line, load_strictly, read_weights
+from albef.weight_files import check_fit, load_strictly, read_weights
 from samples.captions import clean_caption
+from samples.quote import quote
 
 FORMAT_VERSION = 1
 HINT = "give a folder written by `python -m pipeline export` or Albef.save_pretrained"
@@ -63,24 +66,12 @@ class Albef(nn.Module):
             CheckpointError: a file is missing, damaged, of a newer format, or does not fit the others.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            raise CheckpointError(f"model folder {folder} does not exist", HINT)
-        values = _read_json(folder / "config.json")
-        if values.get("format_version") != FORMAT_VERSION or not isinstance(values.get("model"), dict):
-            raise CheckpointError(
-                f"{folder / 'config.json'} is not of an ALBEF in format {FORMAT_VERSION}: "
-                f"format_version is {values.get('format_version')!r}",
-                HINT,
-            )
-        try:
-            config = AlbefConfig.from_dict(values["model"])
-            model = AlbefForPretraining(config)
-        except (ConfigError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{folder / 'config.json'} describes no model: {first_line(error)}", HINT) from error
+        check_folder(folder, hint=HINT)
+        config, max_text_tokens = _read_config(folder / "config.json")
         _check_preprocessing(folder / "preprocessor_config.json", config)
-        weights = folder / "model.safetensors"
-        load_strictly(model, read_weights(weights), source=str(weights))
-        albef = cls(model, AlbefTokenizer(folder), max_text_tokens=int(values.get("max_text_tokens", 30)))
+        tokenizer = AlbefTokenizer(folder)
+        model = _read_model(folder / "model.safetensors", config)
+        albef = cls(model, tokenizer, max_text_tokens=max_text_tokens)
         return albef.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def save_pretrained(self, folder: str | Path, *, model_card: str | None = None) -> None:
@@ -174,6 +165,35 @@ class Albef(nn.Module):
         return images
 
 
+def _read_config(path: Path) -> tuple[AlbefConfig, int]:
+    """The model's shape, and the number of tokens that texts are cut to."""
+    values = read_object(path, hint=HINT)
+    version, shape, max_text_tokens = (values.get(key) for key in ("format_version", "model", "max_text_tokens"))
+    if isinstance(version, bool) or version != FORMAT_VERSION or not isinstance(shape, dict):
+        raise CheckpointError(
+            f"{path} is not of an ALBEF in format {FORMAT_VERSION}: format_version is {quote(repr(version), 40)}", HINT
+        )
+    if not isinstance(max_text_tokens, int) or isinstance(max_text_tokens, bool) or max_text_tokens < 1:
+        raise CheckpointError(
+            f"{path}: max_text_tokens is {quote(repr(max_text_tokens), 40)}, not a number of tokens", HINT
+        )
+    try:
+        return AlbefConfig.from_dict(shape), max_text_tokens
+    except ConfigError as error:
+        raise CheckpointError(f"{path} describes no model: {error.message}", HINT) from error
+
+
+def _read_model(path: Path, config: AlbefConfig) -> AlbefForPretraining:
+    """The model of this shape with the weights of a file; it gets memory when the file is found to fit."""
+    state = read_weights(path)
+    with torch.device("meta"):
+        model = AlbefForPretraining(config)
+    assert model.state_dict().keys() >= dict(model.named_buffers()).keys(), "an unsaved buffer would be left unset"
+    check_fit(model, state, source=str(path))
+    load_strictly(model.to_empty(device="cpu"), state, source=str(path))
+    return model
+
+
 def _preprocessing(config: AlbefConfig) -> dict[str, Any]:
     """`albef.preprocess` in the words of a Hugging Face image processor."""
     return {
@@ -192,22 +212,10 @@ def _preprocessing(config: AlbefConfig) -> dict[str, Any]:
 
 def _check_preprocessing(path: Path, config: AlbefConfig) -> None:
     """There is one preprocessing; a folder that asks for another would silently be answered wrongly."""
-    values = _read_json(path)
+    values = read_object(path, hint=HINT)
     different = [name for name, value in _preprocessing(config).items() if values.get(name) != value]
     if different:
         raise CheckpointError(f"{path} asks for another preprocessing: {', '.join(different)} differ", HINT)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}", HINT) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {first_line(error)}", HINT) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object", HINT)
-    return values
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

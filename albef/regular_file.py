@@ -1,12 +1,16 @@
-"""A file that can be opened and read to its end, or an error that says what stands in its place."""
+"""Opening files that a user names: a regular file that may be read, or an error that says what is there instead."""
 
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from pathlib import Path
 
 from albef.errors import CheckpointError
+
+MAX_TEXT_BYTES = 64 << 20
+"""The largest text file of a model folder, a tokenizer.json of a large vocabulary, has a few megabytes."""
 
 
 def check_readable(path: Path, *, hint: str) -> None:
@@ -27,13 +31,42 @@ def check_readable(path: Path, *, hint: str) -> None:
     raise CheckpointError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}", hint)
 
 
+def check_folder(path: Path, *, hint: str) -> None:
+    """Raise a CheckpointError unless `path` is a folder that this user may look into."""
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise unreadable(path, error, hint=hint) from error
+
+
 def unreadable(path: Path, error: OSError, *, hint: str) -> CheckpointError:
     """What the operating system's refusal to open or read `path` means; a missing permission is no damage."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno == errno.ENOENT or (error.errno == errno.ENOTDIR and not os.path.exists(path)):
         return CheckpointError(f"{path} does not exist", hint)
+    if error.errno == errno.ENOTDIR:
+        return CheckpointError(f"{path} is not a folder", hint)
     if error.errno in (errno.EACCES, errno.EPERM):
         return CheckpointError(
             f"{path} may not be read: {error.strerror}",
             "the file is not damaged: ask its owner for read permission on it and on the folders above it (chmod)",
         )
     return CheckpointError(f"{path} cannot be read: {error.strerror or error}", "is the disk still there? " + hint)
+
+
+def read_text(path: Path, *, hint: str) -> str:
+    """The text of a file of a model folder, with or without a byte order mark.
+
+    Raises: CheckpointError when it is no readable file, is larger than MAX_TEXT_BYTES, or is not UTF-8.
+    """
+    check_readable(path, hint=hint)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+    except OSError as error:
+        raise unreadable(path, error, hint=hint) from error
+    if len(data) > MAX_TEXT_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_TEXT_BYTES >> 20} MiB", hint)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} cannot be read: it is not UTF-8 at byte {error.start}", hint) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +17,12 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast  # type: ign
 
 from albef.errors import CheckpointError
 from albef.inputs import as_texts
+from albef.regular_file import read_text
+from samples.quote import quote
 
 PACKAGED_VOCABULARY = Path(__file__).parent / "assets" / "bert-base-uncased"
+HINT = "give a folder with BERT's vocab.txt, such as an exported model, or none for the packaged vocabulary"
+WRITE_AGAIN = "write the tokenizer files again: AlbefTokenizer().save(folder)"
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
@@ -32,33 +36,26 @@ class AlbefTokenizer:
         vocab_dir: folder with a `vocab.txt`; by default the packaged bert-base-uncased vocabulary.
 
     Raises:
-        CheckpointError: no vocabulary there, or one without BERT's five special tokens.
+        CheckpointError: no vocabulary there, one without BERT's five special tokens, or files that do not fit it.
     """
 
     def __init__(self, vocab_dir: str | Path | None = None) -> None:
         folder = PACKAGED_VOCABULARY if vocab_dir is None else Path(vocab_dir)
         vocabulary = folder / "vocab.txt"
-        if not vocabulary.is_file():
-            raise CheckpointError(
-                f"tokenizer folder {folder} has no vocab.txt",
-                "give a folder with BERT's vocab.txt, such as an exported model, or none for the packaged vocabulary",
-            )
-        pieces = vocabulary.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        pieces = read_text(vocabulary, hint=HINT).rstrip("\n").split("\n")
         missing = [token for token in SPECIAL_TOKENS.values() if token not in pieces]
         if missing:
             raise CheckpointError(
                 f"{vocabulary} lacks the special tokens {', '.join(missing)}",
                 "it is not the vocabulary of a BERT; take the one the model was trained with",
             )
-        # from the folder, not from the bare file: built from a bare file some versions split "[SEP]" into three
-        kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else BertTokenizerFast
-        try:
-            self._backend = kind.from_pretrained(folder).backend_tokenizer
-        except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
+        self._backend = _read_backend(folder)
+        moved = [token for token in SPECIAL_TOKENS.values() if self._backend.token_to_id(token) != pieces.index(token)]
+        if moved or max(self._backend.get_vocab().values()) >= len(pieces):
+            fault = f"another {moved[0]}" if moved else "more entries"
             raise CheckpointError(
-                f"tokenizer files in {folder} cannot be read: {error}",
-                "write them again: AlbefTokenizer().save(folder)",
-            ) from error
+                f"the tokenizer files in {folder} have {fault} than its vocab.txt of {len(pieces)} lines", WRITE_AGAIN
+            )
         self._backend.no_truncation()
         self._backend.no_padding()
         self._pieces = pieces
@@ -139,6 +136,18 @@ class AlbefTokenizer:
         } | {f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
         (folder / "tokenizer.json").write_text(json.dumps(rules, ensure_ascii=False), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_backend(folder: Path) -> Any:
+    """The tokenizer of the tokenizers library that these files describe."""
+    for path in [*folder.glob("*.json"), *folder.glob("*.jinja")]:
+        read_text(path, hint=WRITE_AGAIN)  # transformers would wait for the writer of a pipe
+    # from the folder, not from the bare file: built from a bare file some versions split "[SEP]" into three
+    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else BertTokenizerFast
+    try:
+        return kind.from_pretrained(folder).backend_tokenizer
+    except Exception as error:  # the tokenizers library raises bare Exception for a damaged file
+        raise CheckpointError(f"tokenizer files in {folder} cannot be read: {quote(error)}", WRITE_AGAIN) from error
 
 
 def _encodable(text: str) -> str:

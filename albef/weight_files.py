@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from albef.errors import CheckpointError
 from albef.regular_file import check_readable, unreadable
 from albef.tensor_file import read_tensors
+from samples.quote import quote
 
 WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts put the weights: official ALBEF and DeiT say `model`, older timm `state_dict`."""
@@ -61,13 +62,29 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     """Load `state` into `module`, every name and shape; only names that begin with one of `but` may be missing.
 
     Raises:
-        CheckpointError: names are missing or left over, or shapes differ; the message lists them.
+        CheckpointError: as `check_fit`; the module is then as it was.
+    """
+    check_fit(module, state, source=source, but=but)
+    module.load_state_dict(state, strict=False)
+
+
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, source: str, but: Iterable[str] = ()) -> None:
+    """Raise a CheckpointError that lists the names which are missing or left over, or the shapes and types that differ.
+
+    Args:
+        module: may be on the meta device.
+        but: names that begin with one of these may be missing.
     """
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state and not name.startswith(tuple(but))]
     check_names(missing=missing, unknown=[name for name in state if name not in wanted], source=source)
     check_shapes(state, {name: tensor.shape for name, tensor in wanted.items() if name in state}, source=source)
-    module.load_state_dict(state, strict=False)
+    whole = [f"{name} is {tensor.dtype}" for name, tensor in state.items() if not tensor.is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{source} does not fit: {len(whole)} tensors are no floating-point numbers ({few(whole)})",
+            "give the weights as they were trained; a quantised file is not read",
+        )
 
 
 def check_names(*, missing: Iterable[str], unknown: Iterable[str], source: str) -> None:
@@ -98,10 +115,10 @@ def check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], 
 
 def few(items: list[str], separator: str = ", ", limit: int = 6) -> str:
     """The first few of a list for a message, and how many more there are."""
-    shown = separator.join(items[:limit])
+    shown = quote(separator.join(items[:limit]), 160)
     return shown if len(items) <= limit else f"{shown}{separator}and {len(items) - limit} more"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message; torch's go on for a page."""
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    """The first line of an exception's message, fit for a terminal; torch's have a page, and quote the file."""
+    return quote(str(error).strip().split("\n", 1)[0] or type(error).__name__, 160)

@@ -30,4 +30,4 @@ def test_what_is_no_text_is_a_type_error() -> None:
     for value in (b"a dog", ["a", "dog"], None, 5, float("nan")):
         for clean in (clean_caption, clean_question):
             with pytest.raises(TypeError, match=f"one string, not a value of type {type(value).__name__}"):
-                clean(value)  # type: ignore[operator]
+                clean(value)  # type: ignore[arg-type]

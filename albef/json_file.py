@@ -1,0 +1,31 @@
+"""A JSON object out of a folder that someone else may have written: small, shallow, UTF-8, or an error by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from albef.errors import CheckpointError
+from albef.regular_file import read_text
+from samples.quote import quote
+
+
+def read_object(path: Path, *, hint: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        hint: the way out where the file is missing or holds something else.
+
+    Raises: CheckpointError when it cannot be read, or is too large, nested too deeply, or no JSON object.
+    """
+    text = read_text(path, hint=hint)
+    try:
+        values = json.loads(text)
+    except RecursionError as error:
+        raise CheckpointError(f"{path} cannot be read: it is nested too deeply", hint) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read: {quote(error)}", hint) from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object", hint)
+    return values
