@@ -14,19 +14,19 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 
-from pipeline import atomic_file
+from albef.errors import ConfigError
+from pipeline.metrics_file import truncate_jsonl
 from pipeline.progress import duration
+from pipeline.retrying_file import RetryingFile, unwritable
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from pipeline.distributed import World
+    from pipeline.event_file import EventFile
     from pipeline.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -91,29 +91,42 @@ class Metrics:
         self.batch = batch
         self.flops_per_sample = flops_per_sample
         self.peak_flops = peak_flops
-        self._file: Any = None
-        self._board: SummaryWriter | None = None
+        self._file: RetryingFile | None = None
+        self._board: EventFile | None = None
         self._skipped_samples = 0.0
         self._window = _Window(step_began=time.perf_counter())
         self._wait_s = 0.0
         self._step_s = (0.0, 0.0)
 
     def begin_at(self, step: int) -> None:
-        """Open the files for a run that has taken `step` steps.
+        """Open the files for a run that has taken `step` steps; a collective.
 
         Lines of later steps (taken after the checkpoint, and now taken again) are dropped from metrics.jsonl, and
-        TensorBoard is told to hide them, so that curves never fork. Raises: OSError when a file cannot be written.
-        """
-        if not self.world.is_main:
-            return
-        # A run that begins anew takes step 0's validation again too.
-        last = truncate_jsonl(self.folder.metrics, step if step else -1)
-        self._skipped_samples = float(last.get("data/skipped_samples", 0.0))
-        self._file = self.folder.metrics.open("a", encoding="utf-8")
-        if self.config.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # seconds to import
+        TensorBoard hides them, so that curves never fork.
 
-            self._board = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1 if step else 0)
+        Raises: ConfigError, on every rank, when a file cannot be written.
+        """
+        problem = self.world.broadcast_object(self._open(step) if self.world.is_main else None)
+        if problem is not None:
+            raise problem
+
+    def _open(self, step: int) -> ConfigError | None:
+        """Rank 0: the error for every rank to raise, or None and the files are there."""
+        try:
+            # A run that begins anew takes step 0's validation again too.
+            last = truncate_jsonl(self.folder.metrics, step if step else -1)
+            self._skipped_samples = float(last.get("data/skipped_samples") or 0.0)
+            self._file = RetryingFile(self.folder.metrics)
+            self._file.write(b"")
+            if self.config.tensorboard:
+                from pipeline.event_file import EventFile  # seconds to import
+
+                self._board = EventFile(self.folder.tensorboard, purge_step=step + 1 if step else 0)
+        except OSError as error:
+            return unwritable(self.folder.path, error)
+        except ConfigError as error:
+            return error
+        return None
 
     @property
     def step_s(self) -> tuple[float, float]:
@@ -208,25 +221,22 @@ class Metrics:
         line = {"step": step, "total_steps": self.total_steps, "time": round(time.time(), 3)} | {
             name: _finite(v) for name, v in scalars.items()
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps(line).encode() + b"\n")
         if self._board is not None:
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
-            self._board.flush()
+            self._board.scalars(step, scalars)
 
     def image(self, tag: str, picture: Any, step: int) -> None:
         """Show a picture, (H, W, 3) uint8 or float in [0, 1], in TensorBoard."""
         if self._board is not None:
-            self._board.add_image(tag, picture, step, dataformats="HWC")
+            self._board.image(tag, picture, step)
 
     def text(self, tag: str, words: str, step: int) -> None:
         """Show text (Markdown) in TensorBoard."""
         if self._board is not None:
-            self._board.add_text(tag, words, step)
+            self._board.text(tag, words, step)
 
     def close(self) -> None:
-        """Close the files."""
+        """Write what could not be written so far, if there is room now; nothing is written after that."""
         if self._board is not None:
             self._board.close()
             self._board = None
@@ -238,27 +248,6 @@ class Metrics:
         if not (self.flops_per_sample and self.peak_flops):
             return None
         return 100.0 * samples_per_s * self.flops_per_sample / (self.peak_flops * self.world.size)
-
-
-def truncate_jsonl(path: Path, step: int) -> dict[str, Any]:
-    """Drop the lines of steps after `step`, and a last line that a kill cut short. Atomic.
-
-    Returns: the last training line that is left, or an empty dict.
-    """
-    if not path.is_file():
-        return {}
-    kept: list[str] = []
-    last: dict[str, Any] = {}
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            values = json.loads(text)
-        except ValueError:
-            continue  # cut short by a kill
-        if values["step"] <= step:
-            kept.append(text)
-            last = values if "train/loss" in values else last
-    atomic_file.write_text(path, "".join(f"{text}\n" for text in kept))
-    return last
 
 
 def console_line(step: int, total_steps: int, scalars: Mapping[str, float]) -> str:

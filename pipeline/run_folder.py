@@ -21,6 +21,7 @@ from albef.errors import CheckpointError, ConfigError, UserError
 from pipeline import atomic_file, logs
 from pipeline.checkpoint import has_checkpoints
 from pipeline.config import RunConfig, differences, load_config, to_yaml
+from pipeline.retrying_file import unwritable
 
 if TYPE_CHECKING:
     from pipeline.distributed import World
@@ -94,12 +95,14 @@ class RunFolder:
         Raises: ConfigError when the folder cannot be written, or holds checkpoints that this recipe cannot go on from.
         """
         folder = cls(path=run_dir)
-        problem = world.broadcast_object(_prepare(folder, run, ds_config, world) if world.is_main else None)
-        if isinstance(problem, UserError):
+        lines = world.broadcast_object(_prepare(folder, run, ds_config, world) if world.is_main else None)
+        if isinstance(lines, UserError):
+            raise lines
+        problems = world.gather_objects(_add_log(folder, world))
+        if problem := next(filter(None, problems), None):
             raise problem
-        logs.add_file(folder.log_file(logs.job_name(os.environ), world.rank))
         log.info("run folder %s, rank %d of %d on %s", run_dir, world.rank, world.size, world.device)
-        for line in problem or []:
+        for line in lines or []:
             log.info("%s", line)
         return folder
 
@@ -131,10 +134,19 @@ def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world
         atomic_file.write_json(folder.path / "ds_config.json", ds_config)
         atomic_file.write_json(folder.path / "env.json", environment(world))
     except OSError as error:
-        return ConfigError(f"run folder {folder.path} cannot be written: {error}", "give another --run-dir")
+        return unwritable(folder.path, error)
     except UserError as error:
         return error
     return lines
+
+
+def _add_log(folder: RunFolder, world: World) -> ConfigError | None:
+    """Begin this rank's log file. Returns the error for every rank to raise."""
+    try:
+        logs.add_file(folder.log_file(logs.job_name(os.environ), world.rank))
+    except OSError as error:
+        return unwritable(folder.path, error)
+    return None
 
 
 def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:

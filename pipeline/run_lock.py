@@ -11,9 +11,11 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from albef.errors import ConfigError
+from pipeline.retrying_file import unwritable
+from samples.quote import LIMIT, quote
 
 if TYPE_CHECKING:
     from pipeline.distributed import World
@@ -50,31 +52,34 @@ def alone_in(run_dir: Path, world: World) -> Iterator[None]:
             file.close()
 
 
-def _hold(run_dir: Path) -> IO[str]:
+def _hold(run_dir: Path) -> BinaryIO:
     """The locked file, with a line about this process in it."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        file = open(run_dir / "lock", "a+", encoding="utf-8")  # noqa: SIM115  # stays open while the run lasts
+        file = open(run_dir / "lock", "ab+", buffering=0)  # noqa: SIM115  # stays open while the run lasts
     except OSError as error:
-        raise ConfigError(f"run folder {run_dir} cannot be written: {error}", "give another --run-dir") from error
+        raise unwritable(run_dir, error) from error
     deadline = time.monotonic() + PATIENCE_S
     while not _lock(file, run_dir):
         if time.monotonic() > deadline:
             file.seek(0)
-            holder = file.read().strip()
+            holder = file.read(4 * LIMIT).decode("utf-8", "replace").strip()
             file.close()
             raise ConfigError(
-                f"another run is training in {run_dir}: {holder}",
+                f"another run is training in {run_dir}: {quote(holder)}",
                 "wait for its end or stop it (scancel, Ctrl-C), and the same command goes on; or another --run-dir",
             )
         time.sleep(0.2)
-    file.truncate(0)
-    file.write(_this_process())
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(_this_process().encode())
+    except OSError as error:
+        file.close()
+        raise unwritable(run_dir, error) from error
     return file
 
 
-def _lock(file: IO[str], run_dir: Path) -> bool:
+def _lock(file: BinaryIO, run_dir: Path) -> bool:
     """Whether no other process holds the file; a file system without locks cannot say, and is told in the log."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

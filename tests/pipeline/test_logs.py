@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from albef.errors import ConfigError
 from pipeline import logs
 
 
@@ -31,3 +32,60 @@ def test_a_record_is_one_line_without_control_characters(tmp_path: Path, capsys:
             r"  ValueError: name \x1b[31m",
             "  forged",
         ]
+
+
+def test_a_log_on_a_full_disk_is_made_up_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report of it goes to the console, and into the file once there is room; nothing is printed as a traceback."""
+    log, path = logging.getLogger("pipeline.test_logs"), tmp_path / "rank_0.log"
+    logs.setup_console()
+    handler = logs.add_file(path)
+    try:
+        log.info("one")
+        path.rename(tmp_path / "aside")
+        path.symlink_to("/dev/full")
+        log.info("two")
+        log.info("three \ud83d")
+        (tmp_path / "aside").replace(path)
+        log.info("four")
+    finally:
+        logs.remove(handler)
+    found = [line.partition(": ")[2] for line in path.read_text().splitlines()]
+    assert found == [
+        *("one", "two"),
+        f"{path} cannot be written: No space left on device. Training continues; its records are kept in memory until "
+        "there is room",
+        *(r"three \ud83d", "four"),
+        f"{path} can be written again: 3 records were written late, 0 are lost",
+    ]
+    assert capsys.readouterr().err.count("rank_0.log cannot be written") == 1
+
+
+def test_a_console_on_a_full_disk_counts_its_lines(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """stderr may be a file: two lines are lost without a traceback, the next one is followed by their number."""
+    log = logging.getLogger("pipeline.test_logs")
+    with open("/dev/full", "w", buffering=1) as full, (tmp_path / "log").open("w") as room:
+        monkeypatch.setattr("sys.stderr", full)
+        logs.setup_console()
+        (console,) = [handler for handler in logging.getLogger("pipeline").handlers if type(handler) is logs.Console]
+        log.warning("one")
+        log.warning("two")
+        logs.print_error("nobody", "can read this")
+        logs.release_unwritable()
+        monkeypatch.setattr("sys.stderr", room)
+        console.setStream(room)
+        log.warning("three")
+    monkeypatch.undo()
+    logs.setup_console()
+    three, note = (tmp_path / "log").read_text().splitlines()
+    assert three.endswith(" three") and note.startswith("2 lines before this one were not written in time")
+    assert capfd.readouterr().err == ""
+
+
+def test_an_answer_that_cannot_be_written_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(ConfigError, match="cannot be written to standard output: No space left on device"):
+            logs.print_answer("42")
+        logs.release_unwritable()
