@@ -7,6 +7,7 @@ step is counted from 1, as in the log and in the names of checkpoints: after it,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -62,11 +63,6 @@ def write_dump(
     Raises: OSError or SafetensorError when it cannot be written.
     """
     tensors = f"rank_{rank}.safetensors"
-    if with_batches:
-        write_tensors(
-            folder / tensors,
-            {f"lane_{lane}.{name}": tensor for lane, batch in batches.items() for name, tensor in _tensors_of(batch)},
-        )
     lanes = [
         {
             "lane": lane,
@@ -77,7 +73,17 @@ def write_dump(
         for lane, batch in batches.items()
     ]
     values = {"format": FORMAT, **facts, "rank": rank, "batches": tensors if with_batches else None, "lanes": lanes}
-    atomic_file.write_json(folder / f"rank_{rank}.json", plain(values))
+    try:
+        if with_batches:
+            write_tensors(
+                folder / tensors,
+                {f"lane_{lane}.{name}": value for lane, batch in batches.items() for name, value in _tensors_of(batch)},
+            )
+        atomic_file.write_json(folder / f"rank_{rank}.json", plain(values))
+    except (OSError, SafetensorError):
+        with contextlib.suppress(OSError):  # a half takes room on a full disk, and counts as a dump with batches
+            (folder / tensors).unlink(missing_ok=True)
+        raise
 
 
 def read_dump(path: Path) -> Dump:

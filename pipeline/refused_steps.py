@@ -120,6 +120,7 @@ class RefusedSteps:
         try:
             shutil.rmtree(target, ignore_errors=True)  # of a start that was killed, and of other ranks perhaps
             target.mkdir(parents=True)
+            return len(list(self.folder.glob("step_*/rank_0.safetensors"))) < self.config.max_dumps
         except OSError as error:
             log.warning("%s: %s", target, error)
-        return len(list(self.folder.glob("step_*/rank_0.safetensors"))) < self.config.max_dumps
+            return False

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -162,11 +161,12 @@ class CheckpointSaver:
         """This rank's files by name, each as a function that writes it; nothing in them changes with the next step."""
         held = HeldFiles()
         usual, self.engine.checkpoint_engine = self.engine.checkpoint_engine, held
+        self.engine._copy_recovery_script = lambda save_path: None  # a script for users of DeepSpeed's own folders
         try:
-            with tempfile.TemporaryDirectory() as composing:  # DeepSpeed makes the folder and adds scripts to it
-                self.engine.save_checkpoint(composing, tag=tag, save_latest=False)
+            self.engine.save_checkpoint("nowhere", tag=tag, save_latest=False)
         finally:
             self.engine.checkpoint_engine = usual
+            del self.engine._copy_recovery_script
         files: dict[str, Callable[[Path], None]] = {name: _torch_file(state) for name, state in held.files.items()}
         files[f"random_rank_{self.world.rank:05d}.safetensors"] = _tensor_file(random_state())
         if self.world.is_main:
@@ -223,6 +223,9 @@ class HeldFiles(CheckpointEngine):
 
     def create(self, info: Any) -> None:
         """Nothing to prepare."""
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """No folder either: a full disk is for the thread that writes to meet."""
 
     def save(self, state_dict: Any, path: str) -> None:
         """Hold a copy of what DeepSpeed wants written."""

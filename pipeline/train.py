@@ -96,12 +96,13 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
             alone_in(run_dir, world),
         ):
             training = build(run, run_dir, world, heart)
-            heart.at("loading the checkpoint")
-            go_on_from_checkpoint(training, resume)
-            code = fit(training, stop)
-        training.metrics.close()
-        training.loader.close()
-        return code
+            try:
+                heart.at("loading the checkpoint")
+                go_on_from_checkpoint(training, resume)
+                return fit(training, stop)
+            finally:
+                training.metrics.close()
+                training.loader.close()
     finally:
         distributed.shutdown()
 
