@@ -22,6 +22,7 @@ from albef.config import AlbefConfig
 from albef.errors import ConfigError
 from albef.objective import ObjectiveConfig
 from pipeline.flops import flops_per_sample, peak_flops, random_batch
+from pipeline.logs import print_answer
 
 PARTS = ("teacher_targets", "forward", "backward", "optimizer", "teacher_update", "queue")
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         queue_size=args.queue_size,
         steps=args.steps or (20 if on_gpu else 3),
     )
-    print(json.dumps(result) if args.json else _table(result))
+    print_answer(json.dumps(result) if args.json else _table(result))
     return 0
 
 

@@ -14,6 +14,7 @@ from pipeline.data.loader import cache_of
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.order import LaneOrder
 from pipeline.ds_config import ResolvedDeepSpeed, find_ds_config, resolve_ds_config
+from pipeline.logs import print_answer
 from pipeline.memory import estimate_memory
 from pipeline.schedule import lr_at
 
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
         "data": data_lines(config, world_size),
     }
     for title, lines in sections.items():
-        print(f"== {title}")
-        print("\n".join(lines) + "\n")
+        print_answer(f"== {title}")
+        print_answer("\n".join(lines) + "\n")
     return 0
 
 

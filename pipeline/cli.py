@@ -19,7 +19,7 @@ from albef.errors import ConfigError, ProcessKilledError, UserError
 from pipeline import launcher, logs
 from pipeline.exit_codes import LOST
 from pipeline.nearest import nearest
-from samples.quote import cut_words, printable, quote
+from samples.quote import cut_words, quote
 
 COMMANDS = {
     "check": ("pipeline.check", "resolve a recipe and print what it means: batch, memory, shards; needs no GPU"),
@@ -81,31 +81,30 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    rank = next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0")
-    logs.setup_console(int(rank) if rank.isdigit() else 0, debug=debug)
+    given = next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), "0")
+    rank = int(given) if given.isdigit() else 0
+    logs.setup_console(rank, debug=debug)
     launcher.watch()
     try:
-        code = _dispatch(arguments)
-        sys.stdout.flush()
-        return code
+        return _dispatch(arguments)
     except UserError as error:
         if debug:
             raise
-        front = "" if rank == "0" else f"[rank {rank}] "
-        print(f"{front}error: {printable(error.message)}\n{front}hint: {printable(error.hint)}", file=sys.stderr)
+        logs.print_error(error.message, error.hint, rank=rank)
         return LOST if isinstance(error, ProcessKilledError) else 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `| head` has seen enough; what is left in the buffer must not be written at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `| head` has seen enough
         return 141
     except SystemExit as leaving:  # argparse after --help
         return leaving.code if isinstance(leaving.code, int) else 0
+    finally:
+        logs.release_unwritable()
 
 
 def _dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
-        print(overview())
+        logs.print_answer(overview())
         return 0
     if not arguments:
         raise ConfigError("no command given", f"one of {', '.join(COMMANDS)}; `python -m pipeline --help` tells more")

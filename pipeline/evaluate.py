@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from albef.errors import CheckpointError, ConfigError
 from pipeline import atomic_file
+from pipeline.logs import print_answer
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` need not wait for it
     import torch
@@ -65,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         metrics = evaluate_retrieval(args, world)
         if world.is_main:
             write_json(args.out, metrics)
-            print(table(metrics))
-            print(args.out)
+            print_answer(table(metrics))
+            print_answer(str(args.out))
     finally:
         distributed.shutdown()
     return 0

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+from pipeline.logs import print_answer
 from pipeline.output_folder import check_free, fresh_folder
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """`export`."""
     export_checkpoint(args.checkpoint, args.out, layout=args.format, kind=args.weights, overwrite=args.overwrite)
-    print(args.out)
+    print_answer(str(args.out))
     return 0
 
 

@@ -23,11 +23,10 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from albef.errors import UserError
-from pipeline import launcher
+from pipeline import launcher, logs
 from pipeline.distributed import World
 from pipeline.exit_codes import LOST
 from pipeline.heartbeat_wire import Hub, Process, Spoke, Wire
-from samples.quote import printable
 
 log = logging.getLogger(__name__)
 
@@ -219,9 +218,7 @@ class Heart:
             stack = "".join(traceback.format_stack(_frame_of(self._main)))
             log.log(level, "the main thread of rank %d is in\n%s", rank, stack)
         if self.world.is_main or 0 in verdict.culprits:
-            front = "" if rank == 0 else f"[rank {rank}] "
-            what, hint = printable(verdict.message), printable(verdict.hint)
-            print(f"{front}error: {what}\n{front}hint: {hint}", file=sys.stderr, flush=True)
+            logs.print_error(verdict.message, verdict.hint, rank=rank)
         for number in verdict.kill:
             process = self._peers[number].process if number in self._peers else None
             if process is not None and process.is_here():

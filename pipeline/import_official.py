@@ -8,6 +8,7 @@ from pathlib import Path
 
 from albef.errors import CheckpointError
 from pipeline.checkpoint import digest
+from pipeline.logs import print_answer
 from pipeline.output_folder import check_free, fresh_folder
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         text_heads=args.text_heads,
         overwrite=args.overwrite,
     )
-    print(args.out)
+    print_answer(str(args.out))
     return 0
 
 

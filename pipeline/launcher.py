@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pipeline import logs
 from pipeline.exit_codes import LOST
 from pipeline.heartbeat_wire import Process
 
@@ -63,8 +63,7 @@ def leave_if_lost() -> None:
         message = f"the launcher of this rank is gone: process {lost.pid} on {lost.host} was killed"
         log.info("%s", message)
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            hint = "the same command resumes from the last checkpoint"
-            print(f"error: {message}\nhint: {hint}", file=sys.stderr, flush=True)
+            logs.print_error(message, "the same command resumes from the last checkpoint")
         logging.shutdown()
     finally:  # the terminal or the pipe may be gone with the launcher
         os._exit(LOST)

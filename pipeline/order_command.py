@@ -14,6 +14,7 @@ from pipeline.data.lanes import LaneTask, lanes_of_rank
 from pipeline.data.manifest import Manifest, read_manifest
 from pipeline.data.mixture import check_weights
 from pipeline.data.order import DEFAULT_WINDOW_SHARDS, LaneOrder
+from pipeline.logs import print_answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     )
     steps = _steps(args.steps, args.epoch, order)
     for lanes in itertools.islice(plan(manifest, order, args.world_size, args.num_workers, steps.start), len(steps)):
-        print(_json(lanes, order) if args.json else _text(lanes, order))
+        print_answer(_json(lanes, order) if args.json else _text(lanes, order))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -38,8 +39,9 @@ class Progress:
         if not self._terminal:
             log.info("%s", line)
             return
-        self._stream.write(f"\r{line}\x1b[K" + ("\n" if done >= total else ""))
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # the terminal is gone, the work is not
+            self._stream.write(f"\r{line}\x1b[K" + ("\n" if done >= total else ""))
+            self._stream.flush()
 
     def _line(self, done: int, total: int, elapsed_s: float) -> str:
         line = f"{self._what}: {done} of {total}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albef.errors import CheckpointError
+from pipeline.logs import print_answer
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `replay --help` need not wait for it
     from pipeline.checkpoint_weights import CheckpointWeights
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = args.checkpoint or nearest_checkpoint(dump)
 
     report = replay(dump, load_weights(checkpoint), device=args.device, precision=args.precision)
-    print(json.dumps(plain(report), indent=2) if args.json else text_of(report))
+    print_answer(json.dumps(plain(report), indent=2) if args.json else text_of(report))
     return 0
 
 

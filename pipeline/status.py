@@ -21,6 +21,7 @@ import yaml
 
 from albef.errors import CheckpointError, ConfigError
 from pipeline.checkpoint import step_of, survey_checkpoints
+from pipeline.logs import print_answer
 from pipeline.plain_file import read_plain
 from pipeline.progress import duration
 
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """`status`; returns 0 whatever the stage."""
     status = read_status(args.run_dir)
-    print(json.dumps(dataclasses.asdict(status), indent=2) if args.json else describe(status))
+    print_answer(json.dumps(dataclasses.asdict(status), indent=2) if args.json else describe(status))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -52,7 +53,7 @@ class StopWatch:
 
     def agreed(self) -> bool:
         """True on every rank as soon as one rank was told to stop. Collective: call on all ranks, once a step."""
-        if self.reason is None and self.world.is_main and self.stop_file.exists():
+        if self.reason is None and self.world.is_main and os.path.exists(self.stop_file):
             self.reason = f"the stop file {self.stop_file}"
         stop = self.world.agree(self.reason is not None)
         if stop and self.reason is None:
@@ -68,6 +69,7 @@ def _leave_on_second_sigint(pipe: int) -> None:
     while numbers := os.read(pipe, 64):
         interrupts += numbers.count(signal.SIGINT)
         if interrupts > 1:
-            os.write(2, b"interrupted twice: left at once, without saving\n")
+            with contextlib.suppress(OSError):  # stderr may be a file on a full disk
+                os.write(2, b"interrupted twice: left at once, without saving\n")
             os._exit(128 + signal.SIGINT)
     os.close(pipe)
