@@ -59,6 +59,9 @@ def from_official(
 ) -> OfficialWeights:
     """Translate an official state dict, strictly: every key it should have, and no other.
 
+    Keys that repeat others (positions 0, 1, 2, ..., the decoder tied to the word embeddings) may be absent, as newer
+    versions of transformers and safetensors leave them out; of two tied names either may be.
+
     Args:
         state: the state dict, or what the official script saved (`{"model": ...}`). `_m` keys and queues may be absent.
         vision_heads, text_heads: attention heads, which shapes do not tell; by default one per 64 of width.
@@ -79,14 +82,18 @@ def from_official(
     queue_names = layout.queue_names() if any(name in state for name in QUEUE_NAMES) else []
 
     copies = [name for pairs in groups.values() for name in layout.copies(pairs.values())]
-    expected = [name for pairs in groups.values() for name in pairs.values()] + copies + queue_names
+    for name in copies:
+        if name in state and not name.endswith("position_ids"):
+            state.setdefault(_copied_from(name), state[name])
+    expected = [name for pairs in groups.values() for name in pairs.values()] + queue_names
     check_names(
         missing=[name for name in expected if name not in state],
-        unknown=sorted(set(state) - set(expected)),
+        unknown=sorted(set(state) - set(expected) - set(copies)),
         source=source,
     )
     for name in copies:
-        _check_copy(name, state, source)
+        if name in state:
+            _check_copy(name, state, source)
 
     try:
         config = _infer_config(state, layout, vision_heads=vision_heads, text_heads=text_heads, changes=changes)

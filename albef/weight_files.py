@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,19 +11,36 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from albef.beside_weights import STAND_INS
 from albef.errors import CheckpointError
 from albef.regular_file import check_readable, unreadable
 from albef.tensor_file import read_tensors
 from samples.quote import quote
 
-WRAPPERS = ("model", "state_dict")
-"""Keys under which training scripts put the weights: official ALBEF and DeiT say `model`, older timm `state_dict`."""
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
+"""Keys under which training scripts put the weights: official ALBEF and DeiT say `model`, older timm `state_dict`,
+DeepSpeed `module`."""
+WRAPPED_MODULES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+NOT_WEIGHTS = (
+    *(SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError),
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+)
+"""What safetensors, torch and the unpickler raise for files that are not what they should be."""
+FOREIGN = {
+    b"<": "it is a web page, not weights",
+    b"version https://git-lfs": "it is a pointer of git-lfs, not the file (fetch that with `git lfs pull`)",
+    b"{": "it is a JSON text, not weights",
+    b"\x1f\x8b": "it is compressed by gzip",
+}
+"""What a download brings in the place of weights, by its first bytes."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a .pth/.bin file, wrapped (`{"model": ...}`) or bare, on the CPU.
 
-    A pickle is read with `weights_only=True`: a file from the web cannot run code here.
+    A pickle is read with `weights_only=True`: a file from the web cannot run code here. Of settings beside the weights
+    nothing is kept (`albef.beside_weights`).
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something other than named tensors.
@@ -31,27 +49,49 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     check_readable(path, hint="check the path; a folder is not a weight file")
     try:
         if path.suffix == ".safetensors":
-            return read_tensors(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content: object = read_tensors(path)
+        else:
+            with torch.serialization.safe_globals(STAND_INS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise unreadable(path, error, hint="copy the file again") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"weight file {path} cannot be read: {first_line(error)}",
-            "it is damaged, incomplete, or holds more than tensors; fetch it again or save its state dict alone",
-        ) from error
+    except NOT_WEIGHTS as error:
+        raise _why_unreadable(path, error) from error
     return unwrap(content, source=str(path))
 
 
+def _why_unreadable(path: Path, error: Exception) -> CheckpointError:
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if what := next((what for first, what in FOREIGN.items() if start.startswith(first)), None):
+        return CheckpointError(f"weight file {path} cannot be read: {what}", "fetch it again")
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return CheckpointError(
+            f"weight file {path} cannot be read: it holds an object of {quote(found[1])}, which may run code",
+            "where you trust the file, save its weights alone: "
+            "torch.save(torch.load(FILE, weights_only=False)['model'], 'weights.pth')",
+        )
+    return CheckpointError(
+        f"weight file {path} cannot be read: {first_line(error)}",
+        "it is damaged, incomplete, or holds more than tensors; fetch it again or save its state dict alone",
+    )
+
+
 def unwrap(content: object, *, source: str) -> dict[str, Tensor]:
-    """The state dict inside what a training script saved; `source` names it in the error."""
-    if isinstance(content, Mapping):
-        for key in WRAPPERS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
+    """The state dict inside what a training script saved, without the prefixes of wrapped modules.
+
+    Args:
+        source: what to call it in errors.
+    """
+    for _ in range(3):  # {"model": {"state_dict": ...}} is as deep as it gets
+        if isinstance(content, Mapping):
+            inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+            content = inner[0] if inner else content
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return {str(name): tensor for name, tensor in content.items()}
+        state = {str(name): tensor for name, tensor in content.items()}
+        while prefix := next((one for one in WRAPPED_MODULES if all(name.startswith(one) for name in state)), None):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        return state
     raise CheckpointError(
         f"{source} holds no state dict (names to tensors), bare or under {' or '.join(map(repr, WRAPPERS))}",
         "give a file saved by torch.save(model.state_dict()) or by the official training script",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
+import gzip
 import os
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -71,6 +76,50 @@ def test_what_is_no_file_to_read_is_named(suffix: str, tmp_path: Path) -> None:
         assert error.value.message == f"{path} {message}"
 
 
+class Settings:
+    """What a training script may have saved beside its weights."""
+
+
+def test_settings_beside_the_weights_do_not_matter(tmp_path: Path) -> None:
+    """A namespace, paths, numpy's numbers, dates: discarded without being run; zip and legacy files alike."""
+    weights = {"a": torch.arange(3.0)}
+    beside = {
+        "args": argparse.Namespace(lr=1e-4, out=Path("/runs"), nested=argparse.Namespace(a=[1])),
+        "best": np.float64(71.5),
+        "curve": np.arange(4, dtype=np.float32),
+        "when": datetime.datetime(2021, 7, 16),
+        "counts": collections.defaultdict(list, {"a": [1]}),
+    }
+    for zipped in (True, False):
+        torch.save({"model": weights} | beside, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        assert torch.equal(read_weights(tmp_path / "w.pth")["a"], weights["a"])
+
+
+def test_an_object_that_may_run_code_is_named(tmp_path: Path) -> None:
+    """The class that stands in the way, and how to save the weights alone."""
+    for zipped in (True, False):
+        content = {"model": {"a": torch.zeros(1)}, "settings": Settings()}
+        torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=r"holds an object of \S*test_weight_files\.Settings") as error:
+            read_weights(tmp_path / "w.pth")
+        assert "weights_only=False" in error.value.hint
+
+
+def test_what_a_download_brings_instead_is_named(tmp_path: Path) -> None:
+    """By its first bytes, whatever it is called."""
+    found = {
+        b"\n <!DOCTYPE html><title>Sign in</title>": "a web page",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "a pointer of git-lfs",
+        b'{"error": "not found"}': "a JSON text",
+        gzip.compress(b"weights"): "compressed by gzip",
+    }
+    for suffix in (".pth", ".safetensors", ".bin"):
+        for data, what in found.items():
+            (tmp_path / f"w{suffix}").write_bytes(data)
+            with pytest.raises(CheckpointError, match=f"cannot be read: it is {what}"):
+                read_weights(tmp_path / f"w{suffix}")
+
+
 def test_strict_loading_names_what_does_not_fit() -> None:
     """Missing, unknown and misshapen tensors are named; names that may be missing keep their values."""
     first, second = nn.Linear(2, 3), nn.Linear(3, 1)
@@ -87,3 +136,13 @@ def test_strict_loading_names_what_does_not_fit() -> None:
     assert not first.weight.eq(7).any(), "a refused file must not be half loaded"
     load_strictly(model, partial, source="file", but=["1."])
     assert first.weight.eq(7).all() and torch.equal(second.weight, kept)
+
+
+def test_a_header_that_looks_like_text_is_none(tmp_path: Path) -> None:
+    """A .safetensors file begins with its header's length, whose first byte may be that of `<` or `{`."""
+    begins = set()
+    for length in range(0, 256, 8):  # the header is padded to eight bytes
+        save_file({"a": torch.zeros(2)}, tmp_path / "w.safetensors", metadata={"note": "x" * length})
+        begins.add((tmp_path / "w.safetensors").read_bytes()[0])
+        assert read_weights(tmp_path / "w.safetensors").keys() == {"a"}
+    assert len(begins) == 32
