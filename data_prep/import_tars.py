@@ -42,7 +42,7 @@ def list_tars(
     Args:
         keep_going: take the samples before a tar's damage, and count the rest of it as one row with reason
             `broken_tar`.
-    Raises: InputError naming a broken tar, otherwise.
+    Raises: InputError naming a broken tar, otherwise; and a tar that cannot be read in any case.
     """
     unpublished = members.with_name(f".{members.name}.{os.getpid()}.tmp")
     try:
@@ -78,7 +78,10 @@ def _read_all(tars: Sequence[Path], processes: int) -> Iterator[tuple[list[TarSa
 
 
 def _read_one(path: Path) -> tuple[list[TarSample], str | None]:
-    samples, damage = read_tar(path)
+    try:
+        samples, damage = read_tar(path)
+    except OSError as error:  # no damage of the tar, which --keep-going would count: another day it can be read
+        raise _unreadable(path, error) from error
     if damage is None:
         return samples, None
     return samples, f"{damage} (at member {quote(damage.member, 40)})" if damage.member else str(damage)

@@ -54,6 +54,11 @@ class _Part:
     member: Member
     text: _Text | None
 
+    @property
+    def scope(self) -> tuple[int, str]:
+        """The sample it belongs to: keys may be used again in the next tar of the same file."""
+        return self.member.archive, self.key
+
 
 def read_tar(path: Path) -> tuple[list[TarSample], TarDamage | None]:
     """The samples of a tar in its order, usable or with their reason, and the damage that they end at.
@@ -61,12 +66,14 @@ def read_tar(path: Path) -> tuple[list[TarSample], TarDamage | None]:
     The members of a sample follow each other as a rule. Where they do not (`tar -C DIR .` takes files as the disk has
     them), they are put together when the tar has one image and one text of each kind under the key. Memory: the
     captions of one tar.
+
+    Raises: OSError when the file cannot be read.
     """
     runs: list[list[_Part]] = []
     damage = None
     try:
         for part in _parts(path):
-            if runs and runs[-1][0].key == part.key:
+            if runs and runs[-1][0].scope == part.scope:
                 runs[-1].append(part)
             else:
                 runs.append([part])
@@ -76,15 +83,12 @@ def read_tar(path: Path) -> tuple[list[TarSample], TarDamage | None]:
 
 
 def _parts(path: Path) -> Iterator[_Part]:
-    try:
-        with open_regular(path) as file:
-            for member in tar_members(file, os.fstat(file.fileno()).st_size):
-                if member.kind in (FOLDER, LABEL) or _is_systems(file, member):
-                    continue
-                key, extension = _split(member.name)
-                yield _Part(key, extension, member, _read_text(file, member, extension))
-    except OSError as error:
-        raise TarDamage(f"cannot be read: {error.strerror or error}") from error
+    with open_regular(path) as file:
+        for member in tar_members(file, os.fstat(file.fileno()).st_size):
+            if member.kind in (FOLDER, LABEL) or _is_systems(file, member):
+                continue
+            key, extension = _split(member.name)
+            yield _Part(key, extension, member, _read_text(file, member, extension))
 
 
 def _is_systems(file: IO[bytes], member: Member) -> bool:
@@ -105,15 +109,15 @@ def _split(name: str) -> tuple[str, str]:
 
 def _put_together(runs: list[list[_Part]]) -> Iterator[list[_Part]]:
     """The parts of each sample: all of a key in the place of its first, or run by run where a key is used again."""
-    by_key: dict[str, list[_Part]] = {}
+    by_scope: dict[tuple[int, str], list[_Part]] = {}
     for run in runs:
-        by_key.setdefault(run[0].key, []).extend(run)
+        by_scope.setdefault(run[0].scope, []).extend(run)
     for run in runs:
-        together = by_key.get(run[0].key)
+        together = by_scope.get(run[0].scope)
         if together is None:
             continue  # went with an earlier run
         if len(together) > len(run) and _is_one_sample(together):
-            del by_key[run[0].key]
+            del by_scope[run[0].scope]
             yield together
         else:
             yield run

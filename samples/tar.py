@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 from samples.quote import quote
@@ -102,6 +102,8 @@ class Member:
     size: int
     end: int
     """Where the next header begins."""
+    archive: int = 0
+    """Which of the tars in the file it is of: end marks before it. More than one after `cat a.tar b.tar`."""
 
 
 def padded(size: int) -> int:
@@ -144,16 +146,16 @@ def tar_members(file: IO[bytes], size: int) -> Iterator[Member]:
     if size < BLOCK:
         raise TarDamage(f"not a readable tar: {size} bytes")
     blocks = _Blocks(file, size)
-    at, ended = 0, False
+    at, ended, archive = 0, False, 0
     while not (ended and at == size):
         block = blocks.read(at)
         if block == bytes(BLOCK):
-            at, ended = blocks.after_zeros(at), True
+            at, archive, ended = blocks.after_zeros(at), archive + 1, True
             continue
         if not _has_its_checksum(block) and (ended or at == 0):
             what = f"{size - at} bytes after the end mark that are no member" if ended else _what_it_is(block)
             raise TarDamage(what, blocks.last)
-        member = _member(blocks, at, block)
+        member = replace(_member(blocks, at, block), archive=archive)
         yield member
         at, ended, blocks.last = member.end, False, member.name
 
