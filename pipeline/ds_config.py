@@ -8,6 +8,7 @@ without a word. So every "auto" is resolved here, unknown keys are refused, and 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ from pydantic import Field
 from albef.errors import ConfigError
 from pipeline.data.lanes import divisors
 from pipeline.nearest import did_you_mean
-from pipeline.text_file import is_file, read_text
+from pipeline.text_file import read_text
 from samples.quote import quote
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def find_ds_config(name: str) -> Path:
     Raises: ConfigError that names the nearest one there is.
     """
     for path in (Path(name), SHIPPED / name, SHIPPED / f"{name}.json"):
-        if is_file(path):
+        if os.path.isfile(path):
             return path
     raise ConfigError(
         f"deepspeed.config {quote(name)} is neither a file nor a name in ds_configs/",

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import os
 import textwrap
 import types
 import typing
@@ -23,7 +24,7 @@ import yaml
 from albef.errors import ConfigError
 from pipeline.nearest import did_you_mean
 from pipeline.recipe_yaml import Plain, load_yaml, why_not_yaml
-from pipeline.text_file import is_file, read_text
+from pipeline.text_file import read_text
 from samples.quote import quote
 
 MAX_PROBLEMS = 30
@@ -69,7 +70,7 @@ def find_recipe(recipe: str | Path) -> Path:
     """
     text = str(recipe)
     for path in (Path(text), RECIPES / f"{text}.yaml", RECIPES / text, Path(text) / "config.yaml"):
-        if is_file(path):
+        if os.path.isfile(path):
             return path
     raise ConfigError(
         f"there is no recipe {quote(text)}",

@@ -40,13 +40,5 @@ def read_text(path: Path, what: str, hint: str) -> str:
         raise ConfigError(f"{quote(path)} is no text in UTF-8: {error.reason} at byte {error.start}", hint) from None
 
 
-def is_file(path: Path) -> bool:
-    """As Path.is_file, and False for a name that no file can have or a folder that may not be entered."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for its writer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +18,17 @@ import pyarrow.parquet as pq
 from albef.errors import DataError
 from pipeline.data import sample_rows, stores
 from pipeline.data.lanes import Locations, SampleRef
+from pipeline.data.manifest_columns import check_counts, read_short
 from pipeline.data.sample_rows import SampleRows, ShardRows
+from samples.quote import quote
 
 FILE_NAME = "manifest.parquet"
 VERSION = "1"
 VERSION_KEY = b"albef_manifest_version"
 COLUMNS = ("path", "source", "num_samples", "bytes", "sha256")
 """What there is to know of a shard; the manifest holds more (yield, failures, tools), for people and `data_prep`."""
+MAX_FILES = 10_000
+"""Manifests that a brace pattern may name."""
 SELECTION = "keys_sha256"
 """A column that manifests of whole tars may lack."""
 
@@ -164,21 +169,24 @@ def read_manifest(where: str | Path | Sequence[str | Path], *, check_shards: boo
 
 def _expand(pattern: str) -> list[str]:
     try:
-        names = list(braceexpand.braceexpand(pattern))
+        names = list(itertools.islice(braceexpand.braceexpand(pattern), MAX_FILES + 1))
     except ValueError as error:  # unbalanced braces
-        raise DataError(f"brace pattern {pattern!r}: {error}", "close every { with a }") from error
+        raise DataError(f"brace pattern '{quote(pattern)}': {quote(error)}", "close every { with a }") from error
+    if len(names) > MAX_FILES:
+        raise DataError(f"brace pattern '{quote(pattern)}' names more than {MAX_FILES:,} manifests", "name fewer")
     return [_manifest_file(stores.plain(name)) for name in names]
 
 
 def _manifest_file(name: str) -> str:
     if stores.is_url(name):
         return name if name.endswith(".parquet") else f"{name.rstrip('/')}/{FILE_NAME}"
-    path = Path(name)
-    file = path / FILE_NAME if path.is_dir() else path
-    if not file.is_file():
-        what = f"no {FILE_NAME} in {path}" if path.is_dir() else f"no manifest at {path}"
+    is_folder = os.path.isdir(name)
+    file = os.path.join(name, FILE_NAME) if is_folder else name
+    if not os.path.isfile(file):
+        what = f"no {FILE_NAME} in {quote(name)}" if is_folder else f"no manifest at {quote(name)}"
         hint = "`python -m data_prep verify DIR` writes it once the shards are complete"
-        raise DataError(what, hint if path.exists() else f"{path.parent} is what was looked in; {hint}")
+        looked = "" if os.path.exists(name) else f"{quote(os.path.dirname(name) or '.')} is what was looked in; "
+        raise DataError(what, looked + hint)
     return os.path.abspath(file)
 
 
@@ -191,11 +199,11 @@ def _shard_path(manifest: str, name: str) -> str:
     return os.path.join(os.path.dirname(manifest), name)
 
 
-def _open_table(path: str) -> pq.ParquetFile:
+def _open(path: str) -> pa.NativeFile:
     if not stores.is_url(path):
-        return pq.ParquetFile(path)
+        return pa.OSFile(path)
     try:
-        return pq.ParquetFile(pa.BufferReader(stores.read_file(path)))
+        return pa.BufferReader(stores.read_file(path))
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -211,11 +219,12 @@ def _open_table(path: str) -> pq.ParquetFile:
 
 def _read_file(path: str, check_shards: bool) -> tuple[pa.Table, SampleRows]:
     try:
-        file = _open_table(path)
-        version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode()
+        source = _open(path)
+        file = pq.ParquetFile(source)
+        version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"").decode("utf-8", "replace")
         if version != VERSION:
             raise DataError(
-                f"{path} is a manifest of version {version or 'none'}, this program reads version {VERSION}",
+                f"{path} is a manifest of version {quote(version) or 'none'}, this program reads version {VERSION}",
                 "write it again with the data_prep of the same checkout: `python -m data_prep verify DIR`",
             )
         needed = (*COLUMNS, *sample_rows.COLUMNS)
@@ -223,13 +232,15 @@ def _read_file(path: str, check_shards: bool) -> tuple[pa.Table, SampleRows]:
         if missing:
             raise DataError(f"{path} lacks the columns {', '.join(missing)}", "write it again with `data_prep verify`")
         columns = [*COLUMNS, *({SELECTION} & set(file.schema_arrow.names))]
-        table = file.read(columns=columns, use_threads=False)
+        table = read_short(path, file, columns)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}", "write it again with `data_prep verify`") from error
-    if not table["num_samples"].to_numpy().sum():
+        why = quote(" ".join(str(error).split()), 150)
+        raise DataError(f"{path} cannot be read: {why}", "write it again with `data_prep verify`") from error
+    if not any(table["num_samples"].to_pylist()):
         raise DataError(f"{path} lists no sample", "had every download failed? `data_prep report DIR` tells")
     if check_shards:
         _check_files(path, table)
+    check_counts(path, table, source.size())
     return table, SampleRows(path, file, table)
 
 
@@ -239,9 +250,9 @@ def _check_files(path: str, table: pa.Table) -> None:
     found = _sizes_on_disk(path, names) if not stores.is_url(path) else _sizes_in_store(path, names)
     if found is None:
         return
-    missing = [name for name in names if name not in found]
+    missing = [quote(name, 60) for name in names if name not in found]
     resized = [
-        f"{name} ({found[name]} bytes, the manifest says {num_bytes})"
+        f"{quote(name, 60)} ({found[name]} bytes, the manifest says {num_bytes})"
         for name, num_bytes in zip(names, expected, strict=True)
         if found.get(name, num_bytes) != num_bytes
     ]

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from albef.errors import DataError
+from pipeline.data.manifest_columns import list_values
+from samples.quote import quote
 
 COLUMNS = ("keys", "offsets", "lengths")
 
@@ -74,29 +76,23 @@ class SampleRows:
         try:
             table = self._file.read_row_group(group, columns=list(COLUMNS), use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path} cannot be read: {error}", "write it again with `data_prep verify`") from error
+            why = quote(" ".join(str(error).split()), 150)
+            raise DataError(f"{self.path} cannot be read: {why}", "write it again with `data_prep verify`") from error
         first, end = int(self._group_starts[group]), int(self._group_starts[group + 1])
         sizes = self._sizes[first:end]
-        for name in COLUMNS:
-            wrong = np.flatnonzero(pc.list_value_length(table[name]).to_numpy() != sizes)
-            if len(wrong):
-                raise DataError(
-                    f"{self.path}: shard {self._names[first + wrong[0]]} has {sizes[wrong[0]]} samples but another "
-                    f"number of {name}",
-                    "the manifest was edited or damaged: write it again with `data_prep verify`",
-                )
-        keys = pc.list_flatten(table["keys"]).combine_chunks()
-        offsets, lengths = (pc.list_flatten(table[name]).to_numpy() for name in ("offsets", "lengths"))
+        values = {name: list_values(self.path, name, table[name], first, sizes) for name in COLUMNS}
+        keys, offsets, lengths = values["keys"], values["offsets"].to_numpy(), values["lengths"].to_numpy()
         starts = np.cumsum([0, *sizes])
         for number, (start, size) in enumerate(zip(starts, sizes, strict=False), first):
             part = slice(start, start + size)
             self._rows[number] = self._checked(number, ShardRows(keys.slice(start, size), offsets[part], lengths[part]))
 
     def _checked(self, number: int, rows: ShardRows) -> ShardRows:
-        outside = (rows.offsets < 0) | (rows.lengths <= 0) | (rows.offsets + rows.lengths > self._bytes[number])
+        room = self._bytes[number] - rows.lengths  # offset + length could be beyond 64 bits
+        outside = (rows.offsets < 0) | (rows.lengths <= 0) | (rows.offsets > room)
         if outside.any():
             raise DataError(
-                f"{self.path}: {outside.sum()} samples lie outside their shard {self._names[number]}",
+                f"{self.path}: {outside.sum()} samples lie outside their shard {quote(self._names[number])}",
                 "write it again with `data_prep verify`",
             )
         self._refuse_twice(rows.keys)
@@ -114,6 +110,6 @@ class SampleRows:
         counts = pc.value_counts(keys)
         twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         raise DataError(
-            f"{self.path}: {count} keys are used twice, {twice[0].as_py()!r} first",
+            f"{self.path}: {count} keys are used twice, '{quote(twice[0].as_py())}' first",
             "keys name samples and seed their augmentation: pack the shards again with distinct keys",
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import signal
 import threading
@@ -64,7 +65,9 @@ class ShardCache:
     def address(self, path: str) -> str:
         """What gopen is told to open for a shard."""
         quote = shlex.quote if self.opener.startswith("pipe:") else str
-        return self.opener.replace("{path}", quote(path)).replace("{name}", quote(path.rpartition("/")[2]))
+        values = {"{path}": quote(path), "{name}": quote(path.rpartition("/")[2])}
+        # In one pass: a path that holds `{name}` would have it replaced within its quotes, and so end them.
+        return re.sub(r"\{(?:path|name)\}", lambda found: values[found[0]], self.opener)
 
     @property
     def copies(self) -> ShardCopies:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -120,7 +123,11 @@ def test_a_manifest_that_contradicts_the_disk_is_refused(tmp_path, changes, mess
     ("changes", "message"),
     [
         ({"keys": ["000000001", "000000001"]}, "used twice, '000000001' first"),
-        ({"keys": ["000000000"]}, "2 samples but another number of keys"),
+        ({"keys": ["000000000"]}, "column keys, row 1: the shard has 2 samples but another number of keys"),
+        ({"offsets": [0]}, "column offsets, row 1: the shard has 2 samples but another number of offsets"),
+        ({"lengths": [2**62, 2**63 - 1]}, "2 samples lie outside their shard"),
+        ({"offsets": [2**63 - 1, 0]}, "outside their shard"),
+        ({"keys": ["a\x1b[2J", "b"]}, r"column keys, row 1: 'a\\x1b\[2J' has control characters"),
         ({"lengths": [512, 10**9]}, r"1 samples lie outside their shard shard_00000.tar"),
         ({"offsets": [-512, 0]}, "outside their shard"),
     ],
@@ -157,3 +164,116 @@ def test_rows_are_read_by_the_group_whatever_its_size(tmp_path, row_group_size):
         "000000009",
         "000000004",
     ]
+
+
+def altered(path: Path, name: str, values: list, kind: pa.DataType) -> Path:
+    """The manifest with a column of another type, as another tool might write it."""
+    table = pq.read_table(path)
+    place = table.column_names.index(name)
+    pq.write_table(table.set_column(place, pa.field(name, kind), pa.array(values, kind)), path)
+    return path
+
+
+NAMES = ["shard_00000.tar", "shard_00001.tar"]
+KEYS = [["000000000", "000000001"], ["000000002", "000000003"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind"),
+    [
+        ("path", NAMES, pa.large_string()),
+        ("path", NAMES, pa.dictionary(pa.int8(), pa.string())),
+        ("source", ["x", "x"], pa.dictionary(pa.int32(), pa.large_string())),
+        ("num_samples", [2, 2], pa.int32()),
+        ("num_samples", [2, 2], pa.uint8()),
+        ("keys", KEYS, pa.large_list(pa.large_string())),
+        ("keys", KEYS, pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        ("keys", KEYS, pa.list_(pa.string(), 2)),
+    ],
+)
+def test_other_types_are_read_where_nothing_is_lost(tmp_path: Path, name: str, values: list, kind: pa.DataType) -> None:
+    """The samples are the same as with the contract's types."""
+    manifest = read_manifest(altered(write_corpus(tmp_path, [2, 2]), name, values, kind))
+    manifest.check()
+    assert manifest.names(np.arange(4)) == [f"{number:09d}" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind", "message"),
+    [
+        ("path", [1, 2], pa.int64(), "column path: holds int64 instead of texts"),
+        ("path", [None, None], pa.null(), "column path: holds null instead of texts"),
+        ("path", [NAMES[0], None], pa.string(), "column path, row 2: is null"),
+        ("path", [b"x", b"\xff"], pa.binary(), "column path: holds binary instead of texts"),
+        ("path", [NAMES[0], NAMES[0]], pa.string(), "column path, row 2: 'shard_00000.tar' is that of row 1 too"),
+        ("path", [NAMES[0], ""], pa.string(), "column path, row 2: '' names no file"),
+        ("path", [NAMES[0], "a\0b"], pa.string(), "column path, row 2: 'a.*b' has control characters"),
+        ("path", [NAMES[0], "a\nerror: b"], pa.string(), "column path, row 2: 'a.*nerror: b' has control characters"),
+        ("path", [NAMES[0], "x" * 100_000], pa.string(), "1 of 2 shards are missing: x{57}\\.\\.\\."),
+        ("source", ["x", "\x1b[2J"], pa.string(), "column source, row 2: .* has control characters"),
+        ("num_samples", ["2", "2"], pa.string(), "column num_samples: holds string instead of whole numbers"),
+        ("num_samples", [2.0, 2.0], pa.float64(), "column num_samples: holds double instead of whole numbers"),
+        ("num_samples", [2, None], pa.int64(), "column num_samples, row 2: is null"),
+        ("num_samples", [2, -2], pa.int64(), "column num_samples, row 2: -2 is no number of them"),
+        ("num_samples", [2, 10**12], pa.int64(), "column num_samples, row 2: 1000000000000 samples do not fit"),
+        ("num_samples", [2, 3], pa.int64(), "column keys, row 2: the shard has 3 samples but another number of keys"),
+        ("bytes", [True, False], pa.bool_(), "column bytes: holds bool instead of whole numbers"),
+        ("bytes", [2**63 - 1, 1], pa.int64(), "shards are of another size: shard_00000.tar"),
+        ("bytes", [2**63, 1], pa.uint64(), "column bytes, row 1: is no number of 64 bits"),
+        ("keys_sha256", [1, 2], pa.int64(), "column keys_sha256: holds int64 instead of texts"),
+        ("keys", ["a", "b"], pa.string(), "column keys: holds string instead of lists"),
+        ("keys", [[1, 2], [3, 4]], pa.list_(pa.int64()), "column keys: holds int64 instead of texts"),
+        ("keys", [KEYS[0], [None, "b"]], pa.list_(pa.string()), "column keys, row 2: is null"),
+        ("keys", [KEYS[0], None], pa.list_(pa.string()), "column keys, row"),
+        ("offsets", [["0", "1"], ["2", "3"]], pa.list_(pa.string()), "column offsets: holds string instead of whole"),
+        ("offsets", [[[0], [1]], [[2], [3]]], pa.list_(pa.list_(pa.int64())), "instead of whole numbers"),
+        ("lengths", [[512.0, 512.0]] * 2, pa.list_(pa.float64()), "column lengths: holds double"),
+        ("lengths", [[512, None]] * 2, pa.list_(pa.int64()), "column lengths, row 1: is null"),
+    ],
+)
+def test_a_column_of_another_kind_is_named_with_its_row(
+    tmp_path: Path, name: str, values: list, kind: pa.DataType, message: str
+) -> None:
+    """By reading the manifest or, of single samples, by the check; the message stays short."""
+    path = write_corpus(tmp_path, [2, 2])
+    table = pq.read_table(path)
+    if name not in table.column_names:
+        pq.write_table(table.append_column(name, pa.array([None, None], pa.string())), path)
+    with pytest.raises(DataError, match=message) as error:
+        read_manifest(altered(path, name, values, kind)).check()
+    assert str(path) in error.value.message and len(error.value.message.replace(str(path), "")) < 300
+
+
+def test_text_that_is_no_utf8_is_named_with_its_row(tmp_path: Path) -> None:
+    """Parquet does not promise that its strings are."""
+    path = write_corpus(tmp_path, [2, 2])
+    path.write_bytes(path.read_bytes().replace(b"000000003", b"00000000\xff"))
+    with pytest.raises(DataError, match="column keys, row 2: is no UTF-8"):
+        read_manifest(path).check()
+
+
+def test_a_file_that_is_damaged_or_another_is_refused(tmp_path: Path) -> None:
+    """Cut short, a CSV with the name, a folder's name that is too long, a version that is no text, single bits flipped.
+
+    Whatever a flipped bit makes of the file: a DataError, or the same shards.
+    """
+    path = write_corpus(tmp_path, [2, 2])
+    good = path.read_bytes()
+    for data in (good[:-10], good[: len(good) // 2], b"PAR1", b"PARE" + good[4:-4] + b"PARE", b"path,source\n", b""):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="cannot be read"):
+            read_manifest(path)
+    for name in ("x" * 5000, "a\0b", "{0..99999999}"):
+        with pytest.raises(DataError) as error:
+            read_manifest(f"{tmp_path}/{name}")
+        assert len(error.value.message) < 300
+    table = pq.read_table(io.BytesIO(good))
+    pq.write_table(table.replace_schema_metadata({b"albef_manifest_version": b"\xff"}), path)
+    with pytest.raises(DataError, match="of version"):
+        read_manifest(path)
+    for place in range(0, len(good), 101):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0x41]) + good[place + 1 :])
+        with contextlib.suppress(DataError):
+            manifest = read_manifest(path)
+            manifest.check()
+            assert manifest.num_samples == 4
