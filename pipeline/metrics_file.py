@@ -6,21 +6,25 @@ by readers, and moved to a file of its own by the next start.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from albef.errors import ConfigError
 from pipeline import atomic_file
 from pipeline.retrying_file import RetryingFile
+from samples.json_text import parse_json
 
 log = logging.getLogger(__name__)
 
 MAX_LINE = 1 << 20
 """Bytes of the longest line that is looked at; ours have less than a thousand."""
+MAX_BACK = 64 << 20
+"""Bytes from the end of a file in which its last line is looked for."""
+BLOCK = 1 << 16
 SET_ASIDE = "metrics_set_aside.jsonl"
 """Beside metrics.jsonl: damaged lines, and those of a run that was started again from step 0. Nothing reads it."""
 
@@ -30,13 +34,26 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     if len(line) > MAX_LINE:
         return None
     try:
-        values = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+        values = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(values, dict) or not all(value is None or _is_number(value) for value in values.values()):
         return None
     step = values.get("step")
     return values if isinstance(step, int) and step >= 0 else None
+
+
+def newest_first(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that may be written meanwhile, the last one first; reads no more than is asked for.
+
+    Raises: OSError when there is a file that cannot be read.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in _backwards(file):
+            if (values := parse_line(line)) is not None:
+                yield values
 
 
 def truncate_jsonl(path: Path, step: int) -> dict[str, Any]:
@@ -79,6 +96,21 @@ def truncate_jsonl(path: Path, step: int) -> dict[str, Any]:
     if text.encode() != content:
         atomic_file.write_text(path, text)
     return last
+
+
+def _backwards(file: BinaryIO) -> Iterator[bytes]:
+    """The last line first, whether or not it is finished."""
+    position = file.seek(0, os.SEEK_END)
+    end = max(0, position - MAX_BACK)
+    rest = b""
+    while position > end:
+        size = min(BLOCK, position)
+        position -= size
+        file.seek(position)
+        first, *lines = (file.read(size) + rest).split(b"\n")
+        rest = first if len(first) <= MAX_LINE else first[-MAX_LINE - 1 :]  # too long already, and stays it
+        yield from reversed(lines)
+    yield rest
 
 
 def _is_number(value: Any) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import Any
 
 from albef.config import AlbefConfig
 from pipeline.checkpoint_weights import CheckpointWeights
+from pipeline.metrics_file import newest_first
 from samples.quote import quote
 
 log = logging.getLogger(__name__)
@@ -100,23 +99,14 @@ def _validation(weights: CheckpointWeights) -> str:
     values: dict[str, float] = {}
     metrics = weights.path.parent.parent / "metrics.jsonl"
     try:
-        lines = metrics.read_bytes().splitlines() if metrics.is_file() else []
+        entries = [entry for entry in newest_first(metrics) if entry["step"] == weights.meta.step]
     except OSError as error:
         log.warning("the card has no validation results: %s", error)
-        lines = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):  # the last line of a run that was killed, or damage
-            continue
-        if isinstance(entry, dict) and entry.get("step") == weights.meta.step:
-            values |= {name: value for name, value in entry.items() if name.startswith("val/") and _is_number(value)}
+        entries = []
+    for entry in reversed(entries):
+        values |= {name: value for name, value in entry.items() if name.startswith("val/") and value is not None}
     rows = {quote(name.removeprefix("val/")): f"{value:.2f}" for name, value in values.items()}
     if not rows:
         return ""
     told = "Zero-shot retrieval of the student on the run's validation pairs at this step, percent"
     return f"## Validation\n\n{told} (`itc_`: before re-ranking).\n\n{_table(rows)}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

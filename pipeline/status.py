@@ -9,28 +9,38 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
+import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from albef.errors import CheckpointError, ConfigError
 from pipeline.checkpoint import step_of, survey_checkpoints
 from pipeline.logs import print_answer
+from pipeline.metrics_file import newest_first
 from pipeline.plain_file import read_plain
 from pipeline.progress import duration
+from pipeline.recipe import read_recipe
+from pipeline.recipe_yaml import Plain
+from samples.json_text import parse_json
+from samples.quote import quote
 
 QUIET_FOR_S = 600.0
 """Shorter silences are never remarked on: saving, validation and start-up take minutes."""
 QUIET_FOR_LINES = 20
 """Nor are those of fewer times the pause between two lines."""
-BLOCK = 1 << 16
-MAX_JSON_BYTES = 1 << 20
+CLOCK_S = 60.0
+"""Clocks of machines differ by seconds; by more, and times say nothing."""
+LONGEST_PAUSE_S = 21_600.0
+"""Between two lines, beside their steps: validation, saving, a restart."""
+MAX_BYTES = 1 << 22
+"""Of the small files of a run folder; starts.log gets a line a start."""
+TOO_MUCH = 1e15
+"""No count, rate or time is as large, in seconds or steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +90,9 @@ class RunStatus:
     started: str | None
     """The last start, UTC, ISO 8601."""
     silent_s: float | None
-    """Since the run last wrote something; None when it has ended."""
+    """Since the run last wrote something; None when it has ended, or the clocks do not fit together."""
+    clock_ahead_s: float | None
+    """By how much what the run wrote last is dated later than now; None where it is not."""
     overdue: bool
     """The silence is longer than this run's pauses."""
 
@@ -122,21 +134,23 @@ def read_status(run_dir: Path, *, now: float | None = None) -> RunStatus:
     codes = [end.get("code", "") for end in ends if end.get("start") == str(len(starts))]
     ended = next((int(code) for code in codes if code.isdecimal()), None)
     stage = _stage(step, total, checkpoint, ended, started, last)
-    step_s = last.get("speed/step_s")
-    signs = [second for second in (started, last.get("time")) if second is not None]
+    step_s = _amount(last.get("speed/step_s"))
+    signs = [second for second in (started, _amount(last.get("time"))) if second is not None]
     alive = stage in ("starting", "training")
-    silent_s = max(0.0, (time.time() if now is None else now) - max(signs)) if alive and signs else None
-    by_steps = config.get("max_steps") is not None
+    since_s = (time.time() if now is None else now) - max(signs) if alive and signs else None
+    ahead_s = -since_s if since_s is not None and since_s < -CLOCK_S else None
+    silent_s = None if since_s is None or ahead_s is not None else max(0.0, since_s)
+    by_steps = _count(config.get("max_steps")) is not None
     return RunStatus(
         run_dir=str(run_dir),
-        name=str(config.get("name") or run_dir.name),
+        name=str(config.get("name") or run_dir.name),  # a Plain is shown as it is written
         stage=stage,
         exit_code=ended,
         step=step,
         total_steps=total,
-        epoch=int(last["data/epoch"]) + 1 if last.get("data/epoch") is not None else None,
-        epochs=None if by_steps else config.get("epochs"),
-        samples_per_s=last.get("speed/samples_per_s"),
+        epoch=None if (epoch := _count(last.get("data/epoch"))) is None else epoch + 1,
+        epochs=None if by_steps else _count(config.get("epochs")),
+        samples_per_s=_amount(last.get("speed/samples_per_s")),
         step_s=step_s,
         left_s=max(0, total - step) * step_s if total is not None and step_s is not None else None,
         losses={name.removeprefix("train/"): last[name] for name in last if name.startswith("train/loss")},
@@ -146,6 +160,7 @@ def read_status(run_dir: Path, *, now: float | None = None) -> RunStatus:
         job=next((start["job"] for start in starts[-1:] if start.get("job", "none") != "none"), None),
         started=_text(started),
         silent_s=silent_s,
+        clock_ahead_s=ahead_s,
         overdue=silent_s is not None and silent_s > max(QUIET_FOR_S, QUIET_FOR_LINES * line_s),
     )
 
@@ -156,7 +171,7 @@ def describe(status: RunStatus) -> str:
     epoch = f", epoch {status.epoch}" if status.epoch else ""
     epoch += f" of {status.epochs}" if epoch and status.epochs else ""
     rows = {
-        "run": f"{status.name} in {status.run_dir}",
+        "run": f"{quote(status.name)} in {status.run_dir}",
         "stage": status.stage + _stage_note(status),
         "step": f"{status.step:,}{of}{epoch}",
         "rate": "no line yet",
@@ -168,12 +183,15 @@ def describe(status: RunStatus) -> str:
     if status.samples_per_s is not None and status.step_s is not None:
         rows["rate"] = f"{status.samples_per_s:,.1f} samples/s, {status.step_s:.3g} s a step"
     if (checkpoint := status.checkpoint) is not None:
-        rows["checkpoint"] = f"{checkpoint.name}, saved {checkpoint.saved}, whole"
+        rows["checkpoint"] = f"{checkpoint.name}, saved {quote(checkpoint.saved)}, whole"
         if not checkpoint.whole:
             rows["checkpoint"] = f"{checkpoint.name} is NOT whole: {checkpoint.problem}; there is none before it"
     lines = [f"{name:11}{text}" for name, text in rows.items()]
     if checkpoint is not None:
         lines += [f"{'note':11}{name} cannot be used: {why}" for name, why in checkpoint.passed_over.items()]
+    if status.clock_ahead_s is not None:
+        ahead = duration(status.clock_ahead_s)
+        lines.append(f"{'note':11}the run's last sign of life is dated {ahead} from now: was a clock set back?")
     if status.overdue and status.silent_s is not None:
         lines.append(f"{'note':11}nothing written for {duration(status.silent_s)}: is its job still running?")
     return "\n".join(lines)
@@ -187,7 +205,7 @@ def _loss(item: tuple[str, float | None]) -> str:
 
 
 def _stage_note(status: RunStatus) -> str:
-    job = f"job {status.job}, " if status.job else ""
+    job = f"job {quote(status.job)}, " if status.job else ""
     if status.stage == "failed":
         return f" ({job}exit code {status.exit_code})"
     if status.stage == "stopped":
@@ -225,19 +243,20 @@ def _config(run_dir: Path) -> dict[str, Any]:
         )
         raise ConfigError(f"{run_dir} {what}", hint)
     path = run_dir / "config.yaml"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", "start the run again, which writes it") from error
-    return config if isinstance(config, dict) else {}
+        return read_recipe(path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.message}", "restore or remove it; the next start of the run writes it"
+        ) from error
 
 
 def _lines(path: Path) -> list[str]:
     """Whole lines of a small text file; none when it is not there."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_plain(path, MAX_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return []
     return [line for line in text.split("\n")[:-1] if line.strip()]
@@ -251,61 +270,35 @@ def _fields(line: str) -> dict[str, str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(read_plain(path, MAX_JSON_BYTES))
-    except (OSError, ValueError, RecursionError):
+        values = parse_json(read_plain(path, MAX_BYTES))
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 
 
 def _last_training_line(path: Path) -> tuple[dict[str, Any], float]:
     """The last line of training scalars, and the seconds between the last two of them (0 with fewer)."""
-    last: dict[str, Any] = {}
-    for text in _backwards(path):
-        values = _scalars(text)
-        if "train/loss" not in values or values.get("step") is None or values.get("time") is None:
-            continue
-        if last:
-            return last, last["time"] - values["time"]
-        last = values
-    return last, 0.0
-
-
-def _scalars(line: bytes) -> dict[str, Any]:
-    """The numbers of a line, None for those that are not finite; empty for a line that is cut short or damaged."""
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    return {name: _finite(value) for name, value in values.items() if value is None or isinstance(value, int | float)}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and abs(value) < 1e15 else None  # no count, time or loss is as large
+        newest = list(itertools.islice((line for line in newest_first(path) if "train/loss" in line), 2))
+    except OSError:
+        newest = []
+    if len(newest) < 2:
+        return (newest[0] if newest else {}), 0.0
+    last, before = newest
+    steps_s = max(0, last["step"] - before["step"]) * (_amount(last.get("speed/step_s")) or 0.0)
+    pause_s = (_amount(last.get("time")) or 0.0) - (_amount(before.get("time")) or 0.0)
+    return last, pause_s if 0 <= pause_s <= steps_s + LONGEST_PAUSE_S else steps_s  # else a clock was set
 
 
 def _count(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    """A number of steps, of epochs; None for anything else."""
+    value = value.value if isinstance(value, Plain) else value
+    return value if type(value) is int and 0 <= value < TOO_MUCH else None
 
 
-def _backwards(path: Path) -> Iterator[bytes]:
-    """The lines of a file, the last one first, whether or not it is finished; reads no more than is asked for."""
-    try:
-        file = path.open("rb")
-    except OSError:
-        return
-    with file:
-        position = file.seek(0, 2)
-        rest = b""
-        while position > 0:
-            size = min(BLOCK, position)
-            position -= size
-            file.seek(position)
-            first, *lines = (file.read(size) + rest).split(b"\n")
-            rest = first
-            yield from reversed(lines)
-        yield rest
+def _amount(value: object) -> float | None:
+    """A time, a rate; None for anything else."""
+    return value if isinstance(value, int | float) and 0 <= value < TOO_MUCH else None
 
 
 def _checkpoint(folder: Path) -> CheckpointStatus | None:
@@ -338,4 +331,7 @@ def _seconds(text: object) -> float | None:
 
 
 def _text(second: float | None) -> str | None:
-    return None if second is None else datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
+    try:
+        return None if second is None else datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError):  # the last day of the year 9999, in another time zone
+        return None

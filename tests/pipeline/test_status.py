@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline import cli
-from pipeline.status import read_status
+from pipeline.status import describe, read_status
 from tests.support.checkpoints import published
 from tests.support.training_runs import run as train_to_the_end
 
@@ -123,6 +123,78 @@ def test_a_long_silence_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run_dir = made(tmp_path / "old", metrics=line(20, 60.0) + line(40, 120.0))
     assert cli.main(["status", str(run_dir)]) == 0
     assert "is its job still running?" in capsys.readouterr().out
+
+
+def test_a_clock_that_was_set_makes_no_absurd_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Back by two hours: the last line is of the future, and how long the run has been silent is not known. Forward by
+    a year between two lines: that is not taken for the usual pause."""
+    run_dir = made(tmp_path, metrics=line(20, NOON - 60) + line(40, NOON))
+    status = read_status(run_dir, now=NOON - 7200)
+    assert (status.silent_s, status.clock_ahead_s, status.overdue) == (None, 7200.0, False)
+    assert "dated 2h00m from now: was a clock set back?" in describe(status)
+    assert read_status(run_dir, now=NOON - 5).silent_s == 0.0
+    for first, last in ((NOON - 366 * 86_400, NOON), (NOON + 366 * 86_400, NOON)):
+        (run_dir / "metrics.jsonl").write_text(line(20, first) + line(40, last))
+        assert not read_status(run_dir, now=NOON + 500).overdue
+        assert read_status(run_dir, now=NOON + 700).overdue
+
+
+HOSTILE = {
+    "a loss that is text": {"metrics.jsonl": line(1, NOON, **{"train/loss": "x"}).encode()},
+    "zeros": {"metrics.jsonl": bytes(1 << 20)},
+    "one endless line": {"metrics.jsonl": b"x" * (3 << 20)},
+    "absurd rates": {
+        "metrics.jsonl": line(
+            1, 1e300, **{"speed/step_s": 1e300, "speed/samples_per_s": -5, "data/epoch": 1e300}
+        ).encode()
+    },
+    "a step beyond all": {"metrics.jsonl": line(10**30, NOON).encode()},
+    "deep JSON": {"env.json": b"[" * 100_000, "metrics.jsonl": b'{"step":' + b"[" * 100_000},
+    "a year that time zones do not reach": {"env.json": b'{"started": "9999-12-31T23:59:59-14:00"}'},
+    "a start that is a number": {"env.json": b'{"started": 5}'},
+    "logs of bytes": {"starts.log": bytes(range(256)) + b"\n", "ends.log": b"\xff code=\xff start=1\n x\n"},
+    "values of other types": {"config.yaml": b"name: [a]\nmax_steps: {a: 1}\nepochs: yes\n"},
+    "a name that repaints the terminal": {
+        "config.yaml": b'name: "\\e[2Jx"\nmax_steps: 10\n',
+        "starts.log": b"x job=\x1b[2J\n",
+    },
+    "a year of steps": {"config.yaml": b"max_steps: 99999999999999999999999999999\n"},
+}
+
+
+@pytest.mark.parametrize("files", HOSTILE.values(), ids=HOSTILE)
+def test_damaged_and_hostile_files_make_a_status_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, bytes]
+) -> None:
+    run_dir = made(tmp_path)
+    for name, content in files.items():
+        (run_dir / name).write_bytes(content)
+    assert cli.main(["status", str(run_dir)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "\x1b" not in out and all(len(row) < 300 for row in out.splitlines()), out
+    assert cli.main(["status", str(run_dir), "--json"]) == 0
+    json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("content", [b"\xc3\x28", b"a: " + b"[" * 5000, b"!!int _", b"- a list", None])
+def test_a_config_that_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    """Not text, nested too deep, YAML that has no value, no keys, a folder: an error, and the way out."""
+    run_dir = made(tmp_path, config="")
+    config = run_dir / "config.yaml"
+    config.mkdir() if content is None else config.write_bytes(content)
+    assert cli.main(["status", str(run_dir)]) == 2
+    err = capsys.readouterr().err
+    assert f"error: {config} cannot be read: " in err and "restore or remove it" in err
+
+
+def test_pipes_in_a_run_folder_are_not_waited_for(tmp_path: Path) -> None:
+    """Nobody will ever write to them."""
+    run_dir = made(tmp_path)
+    for name in ("metrics.jsonl", "starts.log", "ends.log", "env.json"):
+        os.mkfifo(run_dir / name)
+    assert read_status(run_dir).stage == "starting"
 
 
 def test_a_line_far_from_the_end_is_found(tmp_path: Path) -> None:
