@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from typing import Any
 
 from albef.errors import CheckpointError, ConfigError, DataError, UserError
@@ -11,11 +11,17 @@ from pipeline import atomic_file
 from pipeline.checkpoint import has_checkpoints
 from pipeline.data.manifest import Manifest
 from pipeline.distributed import World
+from pipeline.plain_file import read_plain
+from pipeline.retrying_file import reason, unwritable
 from pipeline.run_folder import RunFolder
+from samples.json_text import parse_json
+from samples.quote import quote
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "data.json"
+MAX_BYTES = 16 << 20
+"""It lists the manifests."""
 
 
 def hold_to_data(folder: RunFolder, manifest: Manifest, world: World) -> None:
@@ -50,7 +56,7 @@ def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
     }
     try:
         has_checkpoint = has_checkpoints(folder.checkpoints)
-        before = json.loads(path.read_text()) if path.is_file() else None
+        before = parse_json(read_plain(path, MAX_BYTES)) if os.path.lexists(path) else None
         if has_checkpoint and before is not None and before["fingerprint"] != now["fingerprint"]:
             return ConfigError(
                 f"{folder.path} holds a run on other data: {_facts(before)} then, {_facts(now)} now",
@@ -59,15 +65,18 @@ def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
             )
         if before is not None and before["manifests"] != now["manifests"]:
             log.info("the data lies at %s now; the same data", ", ".join(manifest.paths))
-        atomic_file.write_json(path, now)
     except CheckpointError as error:
         return error
     except OSError as error:
-        return ConfigError(f"{path} cannot be read or written: {error}", "give another --run-dir")
+        return ConfigError(f"{path} cannot be read: {reason(error)}", "make it readable, or give another --run-dir")
     except (ValueError, KeyError, TypeError):
         return ConfigError(f"{path} is damaged", "restore it from a copy; without it nobody knows what the run was on")
+    try:
+        atomic_file.write_json(path, now)
+    except OSError as error:
+        return unwritable(folder.path, error)
     return None
 
 
 def _facts(record: dict[str, Any]) -> str:
-    return f"{record['num_samples']:,} samples in {record['num_shards']:,} shards ({record['fingerprint']})"
+    return f"{record['num_samples']:,} samples in {record['num_shards']:,} shards ({quote(record['fingerprint'])})"

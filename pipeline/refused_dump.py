@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +22,22 @@ from albef.batch import PretrainBatch
 from albef.errors import DataError
 from albef.tensor_file import read_tensors, write_tensors
 from pipeline import atomic_file
+from pipeline.plain_file import read_plain
+from samples.json_text import parse_json
+from samples.quote import quote
 
 FORMAT = 1
+MAX_BYTES = 64 << 20
+"""Of a rank's JSON: keys and captions of its lanes."""
+COUNTS = ("step", "index", "epoch", "world_size", "in_a_row")
+FACTS: dict[str, Any] = dict.fromkeys(COUNTS, int) | {
+    "seed": int,
+    "alpha": (int, float),
+    "gradient_norm": (int, float, str),
+    "batches": (str, type(None)),
+    "lanes": list,
+}
+"""What is read of a rank's JSON again, and its types; numbers that are not finite are words."""
 LOSS_NAMES = ("loss", "loss_itc", "loss_itm", "loss_mlm")
 
 
@@ -98,32 +111,57 @@ def read_dump(path: Path) -> Dump:
             f"there is {', '.join(there[-3:])}" if there else "give a folder refused/step_* of a run",
         )
     try:
-        facts = json.loads((path / "rank_0.json").read_text(encoding="utf-8"))
+        facts = _read_part(path, 0)
         lanes, batches = [], {}
         for rank in range(facts["world_size"]):
-            part = json.loads((path / f"rank_{rank}.json").read_text(encoding="utf-8"))
+            part = _read_part(path, rank)
             if part["batches"] is None:
                 raise DataError(
                     f"{path} holds the sample keys but not their batches",
                     "the run had kept watch.max_dumps others already: replay one of those, or raise it",
                 )
-            tensors = read_tensors(path / part["batches"])
+            tensors = read_tensors(path / f"rank_{rank}.safetensors")
             for lane in part["lanes"]:
                 front = f"lane_{lane['lane']}."
                 own = {name.removeprefix(front): tensor for name, tensor in tensors.items() if name.startswith(front)}
                 batches[lane["lane"]] = PretrainBatch(**own, keys=lane["keys"], captions=lane["captions"])
                 lanes.append(lane)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read: {error}", "replay another refused step of the run") from None
+        raise DataError(f"{path} cannot be read: {quote(error)}", "replay another refused step of the run") from None
     return Dump(path=path, facts=facts | {"lanes": lanes}, batches=batches)
 
 
 def refused_in_a_row(dump: Path) -> int:
-    """How many steps in a row were refused up to that one; 0 when it was not."""
+    """How many steps in a row were refused up to that one; 0 when it was not, or its dump is damaged."""
     try:
-        return int(json.loads((dump / "rank_0.json").read_text(encoding="utf-8"))["in_a_row"])
-    except (OSError, ValueError, KeyError):
+        return _read_part(dump, 0)["in_a_row"]
+    except (OSError, ValueError):
         return 0
+
+
+def _read_part(dump: Path, rank: int) -> dict[str, Any]:
+    """A rank's JSON, with what is read of it later being of the types that `write_dump` wrote.
+
+    Raises: OSError when it cannot be read, ValueError naming what is damaged.
+    """
+    name = f"rank_{rank}.json"
+    values = parse_json(read_plain(dump / name, MAX_BYTES))
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} is not an object")
+    for key, kinds in FACTS.items():
+        if not isinstance(values.get(key), kinds) or isinstance(values[key], bool):
+            raise ValueError(f"{name}: {key} is {quote(values.get(key))}")
+    if any(values[key] < 0 for key in COUNTS):
+        raise ValueError(f"{name}: a count is negative")
+    for lane in values["lanes"]:
+        if not isinstance(lane, dict) or not isinstance(lane.get("lane"), int):
+            raise ValueError(f"{name}: a lane has no number")
+        if not isinstance(lane.get("losses"), dict):
+            raise ValueError(f"{name}: lane {lane['lane']} has no losses")
+        for texts in (lane.get("keys"), lane.get("captions")):
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"{name}: lane {lane['lane']} has no keys or captions")
+    return values
 
 
 def bad_losses(losses: Mapping[int, list[float]]) -> list[str]:

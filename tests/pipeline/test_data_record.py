@@ -84,3 +84,22 @@ def test_the_fingerprint_sees_which_samples_of_a_tar_are_named(tmp_path):
         pq.write_table(table.append_column("keys_sha256", column), path)
         prints.append(read_manifest(path).fingerprint())
     assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[]", "12", '{"fingerprint": 1}', '{"fingerprint": "x", "manifests": 1}']
+)
+def test_a_damaged_record_is_an_error(tmp_path, content):
+    """Nested deep, or of other types."""
+    folder, corpus = begun(tmp_path)
+    (folder.path / "data.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"data\.json is damaged"):
+        hold_to_data(folder, read_manifest(corpus), ALONE)
+
+
+def test_a_record_that_is_no_file_is_an_error(tmp_path):
+    folder, corpus = begun(tmp_path)
+    (folder.path / "data.json").unlink()
+    (folder.path / "data.json").mkdir()
+    with pytest.raises(ConfigError, match=r"data\.json cannot be read"):
+        hold_to_data(folder, read_manifest(corpus), ALONE)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from albef.errors import DataError
 from pipeline.data.loader import StepBatches
 from pipeline.distributed import World
 from pipeline.refusal import StepCheck
@@ -72,3 +75,40 @@ def test_a_dump_that_cannot_be_written_is_told_and_the_run_goes_on(
     assert refused.in_a_row == 1
     assert "step 7 refused, number 1 in a row: gradient norm inf" in caplog.text
     assert "rank 0 could not dump it" in caplog.text
+
+
+DAMAGED = {
+    "nested deep": lambda text: "[" * 100_000,
+    "a list": lambda text: "[1]",
+    "cut short": lambda text: text[:100],
+    "not text": lambda text: "\ud800",
+    "a step that is text": lambda text: text.replace('"step": 7', '"step": "7"'),
+    "ranks below zero": lambda text: text.replace('"world_size": 1', '"world_size": -1'),
+    "no seed": lambda text: text.replace('"seed"', '"sead"'),
+    "keys that are none": lambda text: text.replace('"000000002"', "2"),
+    "lanes that are none": lambda text: text.replace('"lanes": [', '"lanes": [7, '),
+    "losses that are none": lambda text: text.replace('"losses": {', '"losses": 1, "was": {'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_dump_is_an_error_for_replay_and_none_for_a_run(tmp_path: Path, damage: Callable[[str], str]) -> None:
+    refuse(watcher(tmp_path), 6)
+    file = tmp_path / "step_00000007" / "rank_0.json"
+    text = file.read_text()
+    assert damage(text) != text
+    file.write_text(damage(text), errors="surrogatepass")
+    with pytest.raises(DataError, match=r"step_00000007 cannot be read: .{1,200}$"):
+        read_dump(file.parent)
+    watcher(tmp_path).begin_at(7)  # a run that resumes there
+
+
+def test_what_a_full_disk_leaves_of_a_dump_is_removed(tmp_path: Path) -> None:
+    """It would take the room that is wanted, and count as one of the dumps that keep their batches."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, usual[1]))
+    try:
+        refuse(watcher(tmp_path), 6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert list((tmp_path / "step_00000007").iterdir()) == []
