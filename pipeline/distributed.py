@@ -18,14 +18,16 @@ import torch
 import torch.distributed as dist
 
 from albef.errors import ConfigError
-from pipeline import logs
+from pipeline import logs, rendezvous
 from pipeline.data.lanes import lanes_of_rank
+from samples.quote import quote
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(minutes=30)
 """A collective that waits longer than this for another rank fails."""
+NODE_LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
 
     `DS_ACCELERATOR=cpu` keeps a machine with a GPU on the CPU: DeepSpeed's own variable, so that both agree.
 
-    Raises: ConfigError when the launcher's variables do not fit together, or there are more ranks than GPUs.
+    Raises: ConfigError when the launcher's variables do not fit together, a rank does not come, or there are more ranks
+        than GPUs.
     """
     os.environ.update(launch_environment(os.environ))
     rank, local_rank, size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
@@ -109,8 +112,13 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logs.quiet_deepspeed()
     if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        # torchrun's ranks meet at a store of its own, and are all there
+        if size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+            store = rendezvous.meet(rank, size, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         deepspeed.init_distributed(
-            dist_backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            dist_backend=backend,
             auto_mpi_discovery=False,  # it looks for mpi4py whenever a variable is missing
             verbose=False,
             timeout=timeout,
@@ -134,12 +142,14 @@ def launch_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables torch and DeepSpeed read (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), all five.
 
     Taken from torchrun's where they are set, else from Slurm's (SLURM_PROCID, SLURM_LOCALID and the number of tasks of
-    the step), else those of a world of one on a free port.
+    the step), else those of a world of one; a world of one has a free port.
 
-    Raises: ConfigError when only some of RANK, LOCAL_RANK, WORLD_SIZE are set, or they contradict each other.
+    Raises: ConfigError when only some of RANK, LOCAL_RANK, WORLD_SIZE are set, they contradict each other, or Slurm has
+        several tasks of which srun did not start this one.
     """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     given = [name for name in names if environment.get(name)]
+    address, port = "127.0.0.1", 29_500
     if "RANK" in given or "WORLD_SIZE" in given:
         if missing := [name for name in names if name not in given]:
             raise ConfigError(
@@ -147,40 +157,56 @@ def launch_environment(environment: Mapping[str, str]) -> dict[str, str]:
                 "start with torchrun or srun, or unset them all for a single process",
             )
         found = {name: environment[name] for name in names}
-        address, port = "127.0.0.1", 29_500
-    elif "SLURM_PROCID" in environment:
-        tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
-        found = {
-            "RANK": environment["SLURM_PROCID"],
-            "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
-            "WORLD_SIZE": tasks,
-        }
-        nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-        address = first_host(nodes) if nodes else "127.0.0.1"
-        port = port_of_job(int(environment.get("SLURM_JOB_ID", "0")))
+    elif environment.get("SLURM_PROCID"):
+        found = _slurm_ranks(environment)
+        if nodes := next((environment[name] for name in NODE_LISTS if environment.get(name)), ""):
+            address = first_host(nodes)
+        job = environment.get("SLURM_JOB_ID", "")
+        port = port_of_job(int(job) if job.isdecimal() else 0)
     else:
         found = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        address, port = "127.0.0.1", _free_port()
-    try:
-        rank, size = int(found["RANK"]), int(found["WORLD_SIZE"])
-    except ValueError:
-        rank, size = 0, 0
-    if not 0 <= rank < size:
-        raise ConfigError(
-            f"the launcher set RANK {found['RANK']} and WORLD_SIZE {found['WORLD_SIZE']}",
-            "ranks run from 0 to WORLD_SIZE - 1; start with torchrun or srun, or unset them for a single process",
-        )
     found["MASTER_ADDR"] = environment.get("MASTER_ADDR") or address
     found["MASTER_PORT"] = environment.get("MASTER_PORT") or str(port)
+    whole = {name: int(text) if text.isdecimal() else -1 for name, text in found.items() if name != "MASTER_ADDR"}
+    if not (0 <= whole["RANK"] < whole["WORLD_SIZE"] and whole["LOCAL_RANK"] >= 0):
+        raise ConfigError(
+            f"the launcher set RANK {quote(found['RANK'])} and WORLD_SIZE {quote(found['WORLD_SIZE'])} "
+            f"(LOCAL_RANK {quote(found['LOCAL_RANK'])})",
+            "ranks run from 0 to WORLD_SIZE - 1; start with torchrun or srun, or unset them for a single process",
+        )
+    if not 0 < whole["MASTER_PORT"] < 65_536:
+        raise ConfigError(f"MASTER_PORT {quote(found['MASTER_PORT'])} is no port", "1 to 65535; or unset it")
+    if whole["WORLD_SIZE"] == 1 and not environment.get("MASTER_PORT"):
+        # nobody else comes, and another single process of this job may run here
+        found["MASTER_ADDR"], found["MASTER_PORT"] = "127.0.0.1", str(_free_port())
     return found
 
 
+def _slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """RANK, LOCAL_RANK and WORLD_SIZE of a task."""
+    rank = environment["SLURM_PROCID"]
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or "1"
+    in_step = any(environment.get(name) for name in ("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS"))
+    if in_step and (environment.get("SLURM_HET_SIZE") or "1") != "1":
+        raise ConfigError(
+            f"a heterogeneous Slurm job of {quote(environment['SLURM_HET_SIZE'])} parts: each counts its tasks apart",
+            "submit a job of one component; or set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT yourself",
+        )
+    if not in_step and rank == "0" and tasks != "1":  # a batch script has a number as well: that of the first task
+        raise ConfigError(
+            f"Slurm job {quote(environment.get('SLURM_JOB_ID', '?'))} has {quote(tasks)} tasks, but srun did not start "
+            "this process: it would be rank 0 and wait for the others",
+            "srun python -m pipeline ..., or sbatch slurm/pretrain.sh and slurm/evaluate.sh, which do that; "
+            "for a single process: env -u SLURM_PROCID python -m pipeline ...",
+        )
+    return {"RANK": rank, "LOCAL_RANK": environment.get("SLURM_LOCALID") or "0", "WORLD_SIZE": tasks}
+
+
 def first_host(nodelist: str) -> str:
-    """The first host of Slurm's compressed list: `gpu[03-05,9],cpu1` -> `gpu03`."""
-    match = re.match(r"([^\[,]*)(?:\[([^\]]*)\])?([^\[,]*)", nodelist)
-    assert match is not None  # every part is optional
-    prefix, ranges, suffix = match.groups()
-    return prefix + (re.split(r"[-,]", ranges)[0] if ranges else "") + suffix
+    """The first host of Slurm's compressed list: `gpu[03-05,9],cpu1` -> `gpu03`; as first_host of slurm/lib.sh."""
+    first = re.match(r"(?:[^\[\],]|\[[^\]]*\])*", nodelist)
+    assert first is not None  # it may match nothing
+    return re.sub(r"\[([^\],:-]*)[^\]]*\]", r"\1", first[0])
 
 
 def port_of_job(job_id: int) -> int:

@@ -24,6 +24,8 @@ VARIABLE = "ALBEF_LAUNCHERS"
 """Set by slurm/lib.sh: the namespace of process numbers, then the numbers of the script (where it runs on this
 machine), of torchrun or Slurm's step, and of the shell around the rank."""
 POLL_S = 1.0
+FIRST_S = 1.5
+"""A machine's other ranks leave later than its first one, which prints why: torchrun then ends them."""
 LAST_RESORT_S = 5.0
 """The message may find a log whose disk does not answer, or a lock that a stuck main thread holds."""
 
@@ -62,7 +64,9 @@ def leave_if_lost() -> None:
     try:
         message = f"the launcher of this rank is gone: process {lost.pid} on {lost.host} was killed"
         log.info("%s", message)
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if (os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0") != "0":
+            time.sleep(FIRST_S)
+        else:
             logs.print_error(message, "the same command resumes from the last checkpoint")
         logging.shutdown()
     finally:  # the terminal or the pipe may be gone with the launcher

@@ -23,12 +23,17 @@
 # Exit codes: 0 the manifest is written; 1 a worker was killed, the same goes on; 2 a mistake, or nothing stays.
 set -euo pipefail
 
-# Under sbatch this file is a copy in Slurm's spool; Slurm knows where it came from.
-lib=$(dirname "${BASH_SOURCE[0]}")/lib.sh
-if [ ! -e "$lib" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
-  read -r lib < <(scontrol show job "$SLURM_JOB_ID" | sed -n 's,^ *Command=\([^ ]*\)/.*,\1/lib.sh,p') || :
+# Under sbatch this file is a copy in Slurm's spool. Slurm knows the command it came from: a path, which may have blanks,
+# and words. Without scontrol here: the project is where it was submitted.
+script=${BASH_SOURCE[0]}
+if [ ! -e "$(dirname "$script")/lib.sh" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
+  rest="$(scontrol show job "$SLURM_JOB_ID" 2> /dev/null | sed -n 's/^ *Command=//p' | head -n 1) " || :
+  script=${rest%% *} rest=${rest#* }
+  until [ -f "$script" ] || [ -z "$rest" ]; do script+=" ${rest%% *}" rest=${rest#* }; done
+  [ -f "$script" ] || script=${SLURM_SUBMIT_DIR:-.}/slurm/filter.sh
 fi
-[ -e "$lib" ] || { printf 'error: no lib.sh beside %s\nhint: submit it where it lies, in slurm/\n' "$0" >&2; exit 2; }
+lib=$(dirname "$script")/lib.sh
+[ -e "$lib" ] || { printf 'error: no lib.sh beside %s\nhint: submit it where it lies, in slurm/\n' "$script" >&2; exit 2; }
 # shellcheck source=slurm/lib.sh
 . "$lib"
 

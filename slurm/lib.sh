@@ -45,9 +45,18 @@ platform_of() {
 print(f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]} {sysconfig.get_platform()}")'
 }
 
-# Prints: a field of `scontrol show job`.
+# Prints: a field of `scontrol show job` that is one word; the lines that hold a path are not looked at.
 job_field() {
-  scontrol show job "$job" | sed -n "s/^\(.* \)\{0,1\}$1=\([^ ]*\).*/\2/p"
+  scontrol show job "$job" | sed -n "/^ *\(Command\|WorkDir\|Std[A-Z][a-z]*\)=/d; s/^\(.* \)\{0,1\}$1=\([^ ]*\).*/\2/p"
+}
+
+# Prints: the file that the job's output goes to. What Slurm calls it, or, where scontrol is missing or leaves a pattern
+# like %x in the name, what this script's output is.
+job_log() {
+  local log
+  log=$(scontrol show job "$job" 2> /dev/null | sed -n 's/^ *StdOut=//p' | head -n 1) || :
+  [ -e "$log" ] || log=$(readlink /proc/$$/fd/1) || :
+  [ ! -f "$log" ] || echo "$log"
 }
 
 now_utc() {
@@ -57,12 +66,12 @@ now_utc() {
 # Runs a command on all ranks; $1 is a new folder, on storage they share, for their exit codes. Sets `code`: 0 when all
 # are done, 75 when they stopped and saved, the code of the rank that crashed first, or the launcher's own.
 run_ranks() {
+  local launcher=() command=("${AS_RANK[@]}" "$@")
   exits=$1
-  shift
   if [ -n "$job" ]; then launcher_of_slurm; else launcher_of_workstation; fi
   rm -rf "$exits"
   mkdir -p "$exits"
-  run_and_forward_signals "${launcher[@]}" "$@" && code=0 || code=$?
+  run_and_forward_signals "${launcher[@]}" "${command[@]}" && code=0 || code=$?
   [ "$code" -ne 137 ] || [ -n "$job" ] || [ "$num_ranks" -eq 1 ] || wait_for_ranks
   code=$(code_of_ranks "$code")
   rm -rf "$exits"
@@ -74,10 +83,10 @@ run_ranks() {
 # The traps keep the shell until its rank has answered; 138 is a rank that SIGUSR1 met before it listened, while starting
 # up: nothing is lost, and STARTS_WITHOUT_PROGRESS bounds how often that may happen.
 # ALBEF_LAUNCHERS lists the processes whose death makes the rank leave (pipeline/launcher.py): `script`, where it runs on
-# the same machine, the launcher and this shell (BASHPID: torchrun makes $ of $$).
+# the same machine, the launcher and this shell.
 # shellcheck disable=SC2016  # expanded in the rank
 AS_RANK=(bash -c 'trap : USR1 TERM INT
-  export ALBEF_LAUNCHERS="$(readlink /proc/self/ns/pid) $ALBEF_LAUNCHERS $PPID $BASHPID"
+  export ALBEF_LAUNCHERS="$(readlink /proc/self/ns/pid) $ALBEF_LAUNCHERS $PPID $$"
   "${@:2}" && code=0 || code=$?
   [ "$code" -ne 138 ] || code=75
   echo "$code" > "$1/${RANK:-${SLURM_PROCID:-0}}"
@@ -116,12 +125,16 @@ code_of_ranks() {
 launcher_of_slurm() {
   local tasks=${SLURM_NTASKS_PER_NODE:-1} gpus=${SLURM_GPUS_ON_NODE:-0}
   if [ "$gpus" -gt 0 ] && [ "$gpus" -ne "$tasks" ]; then
+    # shellcheck disable=SC2154    # script: of the file that sourced this one
     fail "$gpus GPUs a node, but $tasks tasks" \
-      "sbatch --gpus-per-node=$gpus --ntasks-per-node=$gpus slurm/$(basename "$(job_field Command)") ..."
+      "sbatch --gpus-per-node=$gpus --ntasks-per-node=$gpus slurm/$(basename "$script") ..."
   fi
-  read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  [ "${SLURM_HET_SIZE:-1}" -le 1 ] || fail "a heterogeneous job of $SLURM_HET_SIZE components, whose tasks srun counts apart" \
+    "submit one component: every node with the same number of GPUs and tasks"
+  MASTER_ADDR=$(first_host "$SLURM_JOB_NODELIST")
   if ! getent hosts "$MASTER_ADDR" > /dev/null; then    # a node name that is no host name: ask Slurm for its address
-    MASTER_ADDR=$(scontrol show node -o "$MASTER_ADDR" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p')
+    MASTER_ADDR=$(scontrol show node -o "$MASTER_ADDR" 2> /dev/null | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') || :
+    MASTER_ADDR=${MASTER_ADDR:-$(hostname)}    # a batch script runs on the first node
   fi
   MASTER_PORT=$(free_port $((20000 + SLURM_JOB_ID % 10000)))    # two jobs on one node differ
   export MASTER_ADDR MASTER_PORT NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -130,8 +143,12 @@ launcher_of_slurm() {
   launcher=(srun --ntasks-per-node="$tasks" --ntasks="$num_ranks" --kill-on-bad-exit=1)
   # srun no longer takes this from sbatch by itself (since Slurm 22.05)
   [ -z "${SLURM_CPUS_PER_TASK:-}" ] || launcher+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
-  launcher+=("${AS_RANK[@]}" "$exits")
   export ALBEF_LAUNCHERS=""    # this script is on the first node only, and the job ends with it
+}
+
+# Prints: the first host of Slurm's compressed list $1: gpu03 of gpu[03-05,9],cpu1; as first_host of pipeline/distributed.py.
+first_host() {
+  sed -E 's/^(([^][,]|\[[^]]*\])*).*/\1/; s/\[([^],:-]*)[^]]*\]/\1/g' <<< "$1"
 }
 
 # Prints: the first port from $1 on that nobody listens at, here: a batch script runs on the first node of its job.
@@ -152,13 +169,13 @@ launcher_of_workstation() {
   local gpus=0
   ! command -v nvidia-smi > /dev/null || gpus=$(nvidia-smi --list-gpus 2> /dev/null | grep -c '^GPU') || gpus=0
   num_ranks=${NPROC:-$((gpus > 0 ? gpus : 1))}
-  launcher=("${AS_RANK[@]}" "$exits")
   export ALBEF_LAUNCHERS=$$
   if [ "$num_ranks" -gt 1 ]; then
     # By default torchrun dies of SIGUSR1 and leaves its ranks behind, and kills ranks 30 s after a signal.
     local signals=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
     launcher=("$python" -m torch.distributed.run --standalone --nproc-per-node="$num_ranks" --signals-to-handle "$signals"
-      --no-python "${launcher[@]}")
+      --no-python)
+    command=("${command[@]//\$/\$\$}")    # torchrun replaces $$ and ${local_rank}, in paths as well
     export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-280} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
   fi
 }
@@ -194,9 +211,13 @@ note_start() {
 # job is not requeued but nothing is wrong.
 #   $1 the file of note_start   $2 what there is now, as noted there   $3 what that is, in words   $4 a stop file, or ""
 requeue() {
-  local now=$2 stuck
+  local now=$2 stuck state
   stuck=$(tac "$1" | awk -v now="$now" '{ sub(/^[^=]*=/, "", $NF) } $NF != now { exit } { same++ } END { print same + 0 }')
-  if [ "$(job_field JobState)" != RUNNING ]; then
+  state=$(job_field JobState) || :
+  if [ -z "$state" ]; then
+    echo "error: the job is not requeued: scontrol does not answer on this node" >&2
+    echo "hint: submit the same command again and it resumes from $now" >&2
+  elif [ "$state" != RUNNING ]; then
     if [ "$(job_field Restarts)" -gt "${SLURM_RESTART_COUNT:-0}" ]; then
       echo "Slurm requeues the job by itself, to go on from $now"
     else    # asking Slurm for it would undo a scancel

@@ -25,14 +25,13 @@ main() {
     -h | --help) print_head && exit ;;
     -*) fail "$1 is not a folder" "bash slurm/make_wheelhouse.sh DIR" ;;
   esac
-  local folder=$1 lock=${LOCK:-$root/requirements.lock} venv more=()
+  local folder=$1 lock=${LOCK:-$root/requirements.lock} more=()
   python=${PYTHON:-python3}
   [ -f "$lock" ] || fail "there is no lock $lock" "LOCK=FILE with lines NAME==VERSION"
   mkdir -p "$folder"
   rm -f "$folder/made_for"    # written last: a folder without it is not complete
   venv=$(mktemp -d)
-  # shellcheck disable=SC2064
-  trap "rm -rf '$venv'" EXIT
+  trap 'rm -rf "$venv"' EXIT
   "$python" -m venv "$venv" || fail "$python cannot make a virtual environment" "PYTHON=python3.11, with its venv module"
   # setuptools: what installing the project itself takes
   grep -q '^setuptools==' "$lock" || more=(setuptools)

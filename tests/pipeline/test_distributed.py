@@ -54,11 +54,33 @@ def test_no_launcher_is_a_world_of_one() -> None:
 
 
 @pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "gpu7"},
+        {"SLURM_PROCID": "0", "SLURM_JOB_ID": "7", "SLURM_HET_SIZE": "2"},
+        {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "gpu[1-4]"},
+        SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"},
+    ],
+    ids=["batch script of one task", "of a heterogeneous job", "salloc", "interactive step"],
+)
+def test_a_single_process_of_a_job_is_a_world_of_its_own(environment: dict[str, str]) -> None:
+    """On a free port: another one of the same job may run beside it."""
+    found, again = launch_environment(environment), launch_environment(environment)
+    assert (found["RANK"], found["WORLD_SIZE"], found["MASTER_ADDR"]) == ("0", "1", "127.0.0.1")
+    assert found["MASTER_PORT"] != again["MASTER_PORT"]
+
+
+@pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"RANK": "0", "WORLD_SIZE": "2"}, "set RANK, WORLD_SIZE but not LOCAL_RANK"),
         ({"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "RANK 2 and WORLD_SIZE 2"),
         ({"RANK": "x", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "RANK x"),
+        ({"RANK": "0", "LOCAL_RANK": "first", "WORLD_SIZE": "2"}, "LOCAL_RANK first"),
+        (TORCHRUN | {"MASTER_PORT": "http"}, "MASTER_PORT http is no port"),
+        (TORCHRUN | {"MASTER_PORT": "70000"}, "MASTER_PORT 70000 is no port"),
+        (SRUN | {"SLURM_PROCID": "0"}, "Slurm job 123456 has 8 tasks, but srun did not start this process"),
+        (SRUN | {"SLURM_STEP_ID": "0", "SLURM_HET_SIZE": "2"}, "heterogeneous Slurm job of 2 parts"),
     ],
 )
 def test_variables_that_do_not_fit_are_refused(environment: dict[str, str], message: str) -> None:
@@ -69,7 +91,7 @@ def test_variables_that_do_not_fit_are_refused(environment: dict[str, str], mess
 
 @pytest.mark.parametrize(
     ("nodelist", "host"),
-    [("n1", "n1"), ("n1,n2", "n1"), ("n[1-3]", "n1"), ("a[007,9]b,c", "a007b"), ("rack2-n[10-12],x", "rack2-n10")],
+    [("n1", "n1"), ("n1,n2", "n1"), ("n[1-3]", "n1"), ("a[007,9]b,c", "a007b"), ("gpu[03-05]x[1-2]", "gpu03x1")],
 )
 def test_the_first_host_of_slurm_s_list(nodelist: str, host: str) -> None:
     """As `scontrol show hostnames` prints it first."""

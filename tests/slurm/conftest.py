@@ -28,8 +28,11 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The real slurm/ folder beside stubs of the packages: every exit code in turn, without seconds of imports."""
-    return make_project(tmp_path / "project")
+    """The real slurm/ folder beside stubs of the packages: every exit code in turn, without seconds of imports.
+
+    Its path has a blank, a quote, an accent and what a shell or torchrun would replace.
+    """
+    return make_project(tmp_path / "a  project's $HOME $$ é")
 
 
 def make_project(folder: Path) -> Path:

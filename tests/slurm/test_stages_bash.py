@@ -127,6 +127,11 @@ def test_verify_filter_export_and_evaluate_pass_on_what_they_get(project: Path, 
 CHAIN = {"URLS": "web.tsv", "EVALUATE_FLAGS": "--annotations 'a b.json' --images /coco", "NPROC": "1"}
 
 
+def quoted(path: Path) -> str:
+    """As bash types it."""
+    return subprocess.run(["bash", "-c", 'printf %q "$0"', path], capture_output=True, text=True, check=True).stdout
+
+
 def chain(project: Path, where: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     (where / "web.tsv").touch()
     return call(project, "pipeline.sh", *words, where=where, **{**CHAIN, **settings})
@@ -202,18 +207,21 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(project: Path, tmp_path
         AFTER="4:5",
     )
     assert done.returncode == 0, done.stderr
-    slurm, wait = project / "slurm", "--kill-on-invalid-dep=yes"
+    wait = "--kill-on-invalid-dep=yes"
+    download, verify, pretrain, export, evaluate = (
+        quoted(project / "slurm" / f"{stage}.sh") for stage in ("download", "verify", "pretrain", "export", "evaluate")
+    )
     assert done.stdout.splitlines() == [
-        f"sbatch --parsable --array=1-16 --dependency=afterok:4:5 {wait} {slurm}/download.sh "
+        f"sbatch --parsable --array=1-16 --dependency=afterok:4:5 {wait} {download} "
         "--urls web.tsv --out data/web --columns caption\\,url",
-        f"sbatch --parsable --dependency=afterok:ID_OF_DOWNLOAD {wait} {slurm}/verify.sh data/web",
+        f"sbatch --parsable --dependency=afterok:ID_OF_DOWNLOAD {wait} {verify} data/web",
         f"sbatch --parsable --dependency=afterok:ID_OF_VERIFY {wait} --nodes=2 --comment=two\\ words "
-        f"{slurm}/pretrain.sh toy --data.manifests data/web --resume must --seed 3 --run-dir runs/toy",
-        f"sbatch --parsable --dependency=afterok:ID_OF_PRETRAIN {wait} {slurm}/export.sh runs/toy --out models/toy",
-        f"sbatch --parsable --dependency=afterok:ID_OF_EXPORT {wait} {slurm}/evaluate.sh retrieval --model models/toy "
+        f"{pretrain} toy --data.manifests data/web --resume must --seed 3 --run-dir runs/toy",
+        f"sbatch --parsable --dependency=afterok:ID_OF_PRETRAIN {wait} {export} runs/toy --out models/toy",
+        f"sbatch --parsable --dependency=afterok:ID_OF_EXPORT {wait} {evaluate} retrieval --model models/toy "
         "--out runs/toy/evaluation.json --annotations a\\ b.json --images /coco",
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {"bin", "project", "web.tsv"}
+    assert {path.name for path in tmp_path.iterdir()} == {"bin", project.name, "web.tsv"}
 
 
 def test_with_a_corpus_the_shards_are_filtered_before_training(project: Path, tmp_path: Path) -> None:
@@ -227,7 +235,9 @@ def test_with_a_corpus_the_shards_are_filtered_before_training(project: Path, tm
         "filter data/web data/sbu --min-side 100 --out data/clean",
     ]
     rest = chain(project, tmp_path, "--dry-run", "--local", "toy", **settings, STAGES="pretrain")
-    assert f"{project}/slurm/pretrain.sh toy --data.manifests data/clean --run-dir runs/toy" in rest.stdout
+    assert (
+        f"{quoted(project / 'slurm' / 'pretrain.sh')} toy --data.manifests data/clean --run-dir runs/toy" in rest.stdout
+    )
 
 
 @pytest.mark.parametrize(
