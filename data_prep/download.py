@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.errors import UnfinishedError
 from data_prep.exclusion import excluded_hash, read_hashes
-from data_prep.fetch import Fetch, FetchSettings, RawShard, proven_leftovers
+from data_prep.fetch import Fetch, FetchSettings, RawShard, launches_in, proven_leftovers
 from data_prep.image_encoding import EncodedImage, ImageRefused, ImageSettings, encode_image
 from data_prep.job import Folder, Job
 from data_prep.part_progress import PartProgress
@@ -87,9 +87,8 @@ def download_shards(
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
     _Download(folder, job, done, settings, min_yield, arguments, pool, told).run()
-    for launch in folder.raw.iterdir():
-        if launch.is_dir():
-            shutil.rmtree(launch)
+    for launch in launches_in(folder):
+        shutil.rmtree(launch)
 
 
 class _Download:

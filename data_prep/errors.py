@@ -40,5 +40,11 @@ class UnfinishedError(UserError):
     exit_code = 1
 
 
+class YieldError(UserError):
+    """So little of what was listed became samples that it is no success. What was made stays, and is true."""
+
+    exit_code = 1
+
+
 class AccountingError(UserError):
     """A listed row that is counted twice or nowhere: not kept, failed, filtered or left."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from data_prep.patient_opener import FetchLimits
 from data_prep.shard_writer import Answer
 
 ANSWERS_AT_ONCE = 100
+LAUNCH_NAME, LAUNCH_FILE = re.compile(r"[0-9a-f]+-[0-9]+"), "launch.txt"
 OPTED_OUT = "Use of image disallowed by X-Robots-Tag directive"
 
 
@@ -97,10 +99,16 @@ def prove(shard: RawShard, num_rows: int) -> bool:
     return len(statuses) == num_rows and statuses.count("success") == stats["successes"]
 
 
+def launches_in(folder: Folder) -> list[Path]:
+    """Folders that a `Fetch` made and wrote its launch into, in their order; anything else in `raw` is not ours."""
+    named = (path for path in folder.raw.iterdir() if LAUNCH_NAME.fullmatch(path.name))
+    return sorted(path for path in named if (path / LAUNCH_FILE).is_file() and not path.is_symlink())
+
+
 def proven_leftovers(folder: Folder, job: Job, wanted: set[int]) -> dict[int, RawShard]:
     """Fetched shards that an earlier run did not get to convert; everything else it left is deleted."""
     found: dict[int, RawShard] = {}
-    launches = sorted(path for path in folder.raw.iterdir() if path.is_dir())  # a foreign file is left where it is
+    launches = launches_in(folder)
     for launch in launches:
         for stats in _statistics(launch):
             shard = RawShard(int(stats.name.split("_")[0]), launch)
@@ -111,7 +119,7 @@ def proven_leftovers(folder: Folder, job: Job, wanted: set[int]) -> dict[int, Ra
         if not kept:
             shutil.rmtree(launch, ignore_errors=True)
             continue
-        keep = {path for shard in kept for path in (shard.parquet, shard.stats)}
+        keep = {path for shard in kept for path in (shard.parquet, shard.stats)} | {launch / LAUNCH_FILE}
         for path in launch.iterdir():
             if path not in keep and path.is_file():
                 path.unlink()
@@ -127,7 +135,7 @@ class Fetch:
         self._out = folder.raw / f"{time.time_ns():x}-{os.getpid()}"
         self._out.mkdir(mode=0o700)  # the URLs in it have their passwords
         self._pending = set(shards)
-        config = self._out / "launch.txt"
+        config = self._out / LAUNCH_FILE
         write_json(config, self._launch(folder, shards, settings))
         with open(folder.log, "ab") as log:
             self._process = subprocess.Popen(

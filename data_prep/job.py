@@ -18,10 +18,15 @@ from typing import Any
 
 from data_prep.errors import FolderError
 from data_prep.image_encoding import ImageSettings
+from data_prep.ownership import check_new, check_work
 from data_prep.parts import WHOLE, Part
 from data_prep.places import is_remote
 
 JOB_VERSION = 1
+IN_WORK = ("rows.parquet", "members.parquet", "progress.json", "img2dataset.log", "excluded")
+"""What is written into the work folder, after its lock."""
+OUTPUTS = ("shards", "failures", "report.json", "manifest.parquet", "datasheet.json", "excluded", "corpus.json")
+"""What a job writes into its folder after job.json, or a filter into its own."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +154,11 @@ def retry_rounds(folder: Folder) -> list[Folder]:
 def check_same_job(folder: Folder, wanted: Job) -> Job | None:
     """The job begun earlier, when it is the wanted one.
 
-    Raises: FolderError when the folder was begun with another list, shard size or encoding.
+    Raises: FolderError when the folder was begun with another list, shard size or encoding, or holds others' files.
     """
     begun = read_job(folder)
     if begun is None:
-        if folder.shards.exists() and any(folder.shards.iterdir()):
-            raise FolderError(
-                f"{folder.shards} holds files but {folder.job} is missing", "use an empty --out, or restore job.json"
-            )
+        check_new(folder.root, folder.job, OUTPUTS)
         return None
     for name, what in _WHAT.items():
         before, now = _field(begun, name), _field(wanted, name)
@@ -204,6 +206,8 @@ def write_json(path: Path, content: Any) -> None:
 @contextlib.contextmanager
 def exclusive(folder: Folder) -> Iterator[None]:
     """Hold the folder for this process; the lock goes with the process, however it ends."""
+    if not is_remote(folder.all_work) and not folder.job.exists():
+        check_work(folder.all_work, IN_WORK)
     try:
         for needed in (folder.root, folder.shards, folder.failures, folder.work, folder.raw):
             if not is_remote(needed):

@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import InputError
+from data_prep.ownership import check_replaceable
 from data_prep.parquet_rows import parquet_rows
-from data_prep.row_list import ListedImage, keep_captions, read_note
+from data_prep.row_list import SHOWN, ListedImage, keep_captions, read_note
 from data_prep.sources.source import ListedRow
 from samples.quote import quote
 
@@ -53,30 +54,47 @@ class ListSummary:
     captions: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """For each reason the first row that was rejected for it: its number, and the detail."""
+
+    @property
+    def usable(self) -> int:
+        return self.rows - self.rejected.total()
+
+    def add(self, row: ListedRow) -> None:
+        """Count one row."""
+        if row.rejected is not None:
+            reason, _, detail = row.rejected.partition(": ")
+            self.rejected[reason] += 1
+            self.examples.setdefault(reason, f"{self.rows}: {quote(detail, SHOWN)}")
+        self.rows += 1
+        self.captions += len(row.captions)
 
 
 def write_list(
     path: Path, source: str, rows: Iterable[ListedRow], left_out: Counter[str], made: dict[str, Any]
 ) -> ListSummary:
-    """Write a list atomically. Memory: 10,000 rows.
+    """Write a list atomically, if it has a row that can be used. Memory: 10,000 rows.
 
     Args:
         left_out: what the reader leaves out by choice, by rule; read when `rows` is used up.
         made: how the list was made, for the file's metadata.
+    Raises: FolderError when `path` is there and is no list that was written here.
     """
+    check_replaceable(path, _is_written_here, "--out")
     summary = ListSummary(left_out=left_out)
     unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     iterator = iter(rows)
     try:
         with pq.ParquetWriter(unpublished, SCHEMA, compression="zstd") as writer:
             while chunk := list(itertools.islice(iterator, BATCH_ROWS)):
-                summary.rows += len(chunk)
-                summary.captions += sum(len(row.captions) for row in chunk)
-                summary.rejected.update(row.rejected.partition(":")[0] for row in chunk if row.rejected is not None)
+                for row in chunk:
+                    summary.add(row)
                 writer.write_table(pa.Table.from_pylist([{**vars(row), "source": source} for row in chunk], SCHEMA))
             counts = {"rows": summary.rows, "rejected": summary.rejected, "left_out": left_out}
             writer.add_key_value_metadata({MADE_KEY: json.dumps({**made, **counts}, sort_keys=True)})
-        os.replace(unpublished, path)
+        if summary.usable:
+            os.replace(unpublished, path)
     finally:
         unpublished.unlink(missing_ok=True)
     return summary
@@ -91,6 +109,10 @@ def is_list(path: Path) -> bool:
         return set(schema.names) >= NEEDED and pa.types.is_list(schema.field("captions").type)
     except (pa.ArrowInvalid, OSError):
         return False
+
+
+def _is_written_here(path: Path) -> bool:
+    return is_list(path) and MADE_KEY.encode() in (pq.read_metadata(path).metadata or {})
 
 
 def how_listed(paths: Iterable[Path]) -> dict[str, Any]:

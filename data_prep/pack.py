@@ -7,14 +7,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from data_prep.errors import InputError
 from data_prep.image_encoding import EncodedImage, ImageSettings, encode_image
 from data_prep.job import Folder, Job
-from data_prep.local_images import LocalImages, NotRead
 from data_prep.part_progress import PartProgress
 from data_prep.progress import Progress
 from data_prep.row_list import ListedImage, read_shard_rows
 from data_prep.shard_writer import Answer, ShardRecord, write_shard
 from data_prep.worker_pool import in_order
+from samples.image_roots import ImageRoots, NotRead, RootError
 
 Encode = Callable[[bytes, ImageSettings], EncodedImage]
 
@@ -30,11 +31,14 @@ class RowImages(Protocol):
 class LocalRows:
     """Images in folders and zips: a row's `url` is a path there."""
 
-    local: LocalImages
+    local: ImageRoots
     max_image_bytes: int
 
     def answers(self, index: int, rows: dict[int, ListedImage]) -> Iterator[Answer]:
-        """A file that is missing or cannot be read is a failure of its row."""
+        """A file that is missing or cannot be read is a failure of its row.
+
+        Raises: InputError when a zip was replaced since it was given.
+        """
         for row, image in rows.items():
             if image.rejected is not None:
                 yield Answer(row, None, image.rejected)
@@ -43,6 +47,16 @@ class LocalRows:
                 yield Answer(row, self.local.read(image.url, self.max_image_bytes), None)
             except NotRead as error:
                 yield Answer(row, None, str(error))
+            except RootError as error:
+                raise _changed(error) from error
+        try:
+            self.local.check_unchanged()
+        except RootError as error:
+            raise _changed(error) from error
+
+
+def _changed(error: RootError) -> InputError:
+    return InputError(str(error), "run the same command again when nothing writes to it: finished shards stay")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.job import Folder, write_json
+from data_prep.ownership import remove_leftovers
 
 WRITE_EVERY_S = 2.0
 SILENT_AFTER_S = 20.0  # ten writes missed: more than a busy file system or a difference of clocks explains
@@ -131,8 +132,7 @@ class PartProgress:
         self._change(state="verifying")
 
     def __enter__(self) -> PartProgress:
-        for leftover in self._path.parent.glob(f".{FILE_NAME}.*.tmp"):
-            leftover.unlink()
+        remove_leftovers(self._path.parent, FILE_NAME.__eq__)
         self._write()
         self._thread.start()
         return self

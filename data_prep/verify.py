@@ -81,7 +81,7 @@ def verify_folder(
     problems, nor other files. Memory: a few shards' keys and 8 bytes a sample.
 
     Args:
-        keep_going: write a manifest of the good shards even when others are bad or missing.
+        keep_going: write a manifest of the good shards even when others are bad or missing; never one without a sample.
     Raises: InputError when there is no folder of shards.
     """
     folder = Folder(root)
@@ -113,7 +113,11 @@ def verify_folder(
         raise
     result.problems += [problem for _, problem in duplicates]
     repeated = {path for path, _ in duplicates}
-    if all(problem.weight is Weight.FOREIGN for problem in result.problems) or (keep_going and hashes):
+    whole = all(problem.weight is Weight.FOREIGN for problem in result.problems)
+    some = any(hashes.values())
+    if whole and not some:
+        result.problems.append(Problem(writer.path.name, "", "would name no sample: there is nothing to train on"))
+    if some and (whole or keep_going):
         writer.publish(leave_out=repeated)
         try:
             write_datasheet(root)
@@ -123,7 +127,9 @@ def verify_folder(
         result.manifest = writer.path
     else:
         writer.discard()
-        if _is_untrue(writer.path, {path: sha256 for path, sha256 in known.items() if path not in repeated}):
+        if (whole and not some) or _is_untrue(
+            writer.path, {path: sha256 for path, sha256 in known.items() if path not in repeated}
+        ):
             result.withdrawn = withdraw(writer.path)
         elif writer.path.exists():
             result.stands = writer.path

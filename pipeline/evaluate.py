@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='JSON list of {"image": path, "caption": text or list of texts}',
     )
-    parser.add_argument("--images", type=Path, metavar="ROOT", help="folder that the annotations' paths start from")
+    parser.add_argument(
+        "--images", type=Path, metavar="ROOT", help="folder, or zip as it is, that the annotations' paths start from"
+    )
     parser.add_argument("--data", metavar="SHARDS", help="instead: a manifest.parquet, or the folder that holds one")
     parser.add_argument(
         "--captions", choices=["all", "first"], default="all", help="every caption of an image (default), or its first"

@@ -7,7 +7,6 @@ import dataclasses
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep import flag_types
 from data_prep.commands.column_flags import add_column_flags, list_columns
 from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.job_flags import add_out, add_processes, add_shard_flags, output_folder, wanted_job
@@ -17,6 +16,7 @@ from data_prep.exclusion import Exclusions, without_excluded
 from data_prep.job import Job
 from data_prep.list_columns import ListColumns
 from data_prep.list_file import how_listed, is_list, read_list
+from data_prep.min_yield import add_min_yield
 from data_prep.part_progress import PartProgress
 from data_prep.parts import parse_part
 from data_prep.places import is_remote
@@ -42,17 +42,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_processes(parser)
     add_fetch_flags(parser)
-    parser.add_argument(
-        "--min-yield",
-        type=flag_types.share,
-        default=0.1,
-        metavar="F",
-        help="stop when a shard gets a smaller share (0.1)",
-    )
+    add_min_yield(parser, 0.1, "the rows became samples; stop when a shard gets a smaller one")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Exit code: 0 all is whole, 1 a shard is wrong."""
+    """Exit code: 0 all is whole, 1 a shard is wrong. Raises: YieldError, exit code 1, below --min-yield."""
     urls = Path(flags.urls)
     columns = list_columns(flags, "url")
     settings = fetch_settings(flags)
@@ -74,4 +68,4 @@ def run(flags: argparse.Namespace) -> int:
         arguments = {**download_arguments(job, settings.limits, urls.name), **exclusions.identity(), **listed}
         download_shards(folder, job, done, asking, flags.min_yield, arguments, pool, told)
 
-    return make(folder, wanted, without_excluded(images, exclusions), settings.processes, make_shards)
+    return make(folder, wanted, without_excluded(images, exclusions), settings.processes, make_shards, flags.min_yield)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from data_prep import flag_types
@@ -14,6 +15,7 @@ from data_prep.filters.corpus import Corpus, exclusive
 from data_prep.filters.evaluation_sets import EvaluationSet
 from data_prep.filters.filtering import filter_corpus
 from data_prep.filters.settings import RULES, FilterSettings
+from data_prep.min_yield import REASONS_SHOWN, add_min_yield, check_yield
 from data_prep.places import local_folder
 from data_prep.worker_pool import open_pool
 
@@ -46,10 +48,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="drop what looks nearly like this: a folder of images, a manifest, or a JSON list of {image}",
+        help="drop what looks nearly like this: a folder or zip of images, a manifest, or a JSON list of {image}",
     )
     parser.add_argument(
-        "--images", action="append", default=[], metavar="NAME=ROOT", help="where the paths of such a list begin"
+        "--images",
+        action="append",
+        default=[],
+        metavar="NAME=ROOT",
+        help="folder or zip that its paths begin in",
     )
     parser.add_argument("--off", nargs="+", default=[], choices=list(RULES), metavar="RULE", help=", ".join(RULES))
     for name, what in COUNTS.items():
@@ -71,11 +77,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--features", metavar="DIR", help="keep what is read from the images here, for several corpora")
     parser.add_argument("--dry-run", action="store_true", help="count only: write features, no manifest")
+    add_min_yield(parser, 0.1, "the samples stays")
     add_processes(parser)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Exit code: 0."""
+    """Exit code: 0. Raises: YieldError, exit code 1, when nothing stays, or less than --min-yield."""
     names = [*COUNTS, *SHARES, "max_aspect"]
     settings = FilterSettings(**{name: getattr(flags, name) for name in names}, off=tuple(flags.off))
     if settings.max_aspect < 1:
@@ -93,7 +100,17 @@ def run(flags: argparse.Namespace) -> int:
     for note in filtered.notes:
         print(f"note: {note}")
     print("dry run: no manifest was written" if flags.dry_run else f"wrote {corpus.manifest}")
+    _check_yield(filtered.accounts, flags.min_yield)
     return 0
+
+
+def _check_yield(accounts: dict[str, SourceAccount], least: float) -> None:
+    dropped: Counter[str] = Counter()
+    for account in accounts.values():
+        dropped.update(account.filtered)
+    kept = sum(account.kept for account in accounts.values())
+    reasons = {rule: f"{count} {rule}" for rule, count in dropped.most_common(REASONS_SHOWN)}
+    check_yield("filter kept", kept, kept + dropped.total(), least, reasons, "loosen these rules, or turn them --off")
 
 
 def _evaluation_sets(sets: list[str], roots: list[str]) -> list[EvaluationSet]:

@@ -11,6 +11,7 @@ from data_prep.commands.making import make
 from data_prep.image_encoding import keep_or_encode
 from data_prep.import_tars import TarRows, hash_tars, list_tars, tars_source
 from data_prep.job import Job
+from data_prep.min_yield import add_min_yield
 from data_prep.pack import pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
 from data_prep.published_file import check_is_file
@@ -27,11 +28,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--keep-going", action="store_true", help="take what comes before a tar's damage; the damage is a counted row"
     )
     add_shard_flags(parser)
+    add_min_yield(parser, 0.5, "the samples of the tars became samples")
     add_processes(parser)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Exit code: 0 all is whole, 1 a shard is wrong."""
+    """Exit code: 0 all is whole, 1 a shard is wrong. Raises: YieldError, exit code 1, below --min-yield."""
     tars = [Path(name) for name in flags.tars]
     for path in tars:
         check_is_file(path)
@@ -47,4 +49,4 @@ def run(flags: argparse.Namespace) -> int:
         images = TarRows(tuple(tars), members, flags.max_image_bytes)
         pack_shards(folder, job, done, images, arguments, pool, processes, told, keep_or_encode)
 
-    return make(folder, wanted, rows, processes, make_shards)
+    return make(folder, wanted, rows, processes, make_shards, flags.min_yield)

@@ -10,6 +10,7 @@ from pathlib import Path
 from data_prep import flag_types
 from data_prep.errors import InputError, UsageError
 from data_prep.list_file import ListSummary, write_list
+from data_prep.min_yield import REASONS_SHOWN, add_min_yield, check_yield
 from data_prep.progress import Progress
 from data_prep.published_file import check_is_file, lines
 from data_prep.row_list import SHOWN, whole_number
@@ -44,9 +45,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "or a .txt of COCO ids; repeat it for several",
     )
 
+    add_min_yield(parser, 0.5, "the rows is usable")
+
 
 def run(flags: argparse.Namespace) -> int:
-    """Exit code: 0."""
+    """Exit code: 0. Raises: YieldError, exit code 1, when no row is usable, or fewer than --min-yield."""
     out, files = Path(flags.out), [Path(name) for name in flags.files]
     source = SOURCES[flags.source]
     if out.suffix != ".parquet":
@@ -72,10 +75,12 @@ def run(flags: argparse.Namespace) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = _shown(source.read(files, options, left_out), source)
     summary = write_list(out, source.name, rows, left_out, made)
+    _tell(summary)
     if not summary.rows:
-        out.unlink()
-        raise InputError(f"{', '.join(flags.files)}: no rows", "`data_prep sources` tells what should be in them")
-    _tell(summary, out)
+        raise InputError(f"{', '.join(flags.files)}: no rows", "`data_prep sources` names what should be in them")
+    if summary.usable:
+        print(f"wrote {out}")
+    _check_yield(summary, flags.min_yield)
     return 0
 
 
@@ -110,12 +115,19 @@ def _shown(rows: Iterable[ListedRow], source: Source) -> Iterator[ListedRow]:
     progress.say(f"read {number} rows")
 
 
-def _tell(summary: ListSummary, out: Path) -> None:
-    usable = summary.rows - summary.rejected.total()
-    print(f"listed   {summary.rows:>10}  images, {usable} usable, with {summary.captions} captions")
+def _check_yield(summary: ListSummary, least: float) -> None:
+    reasons = {
+        reason: f"{count} {reason} (row {summary.examples[reason]})"
+        for reason, count in summary.rejected.most_common(REASONS_SHOWN)
+    }
+    hint = "are these the files that `data_prep sources` names, whole?"
+    check_yield("list took", summary.usable, summary.rows, least, reasons, hint)
+
+
+def _tell(summary: ListSummary) -> None:
+    print(f"listed   {summary.rows:>10}  images, {summary.usable} usable, with {summary.captions} captions")
     for reason, count in summary.rejected.most_common():
         print(f"rejected {count:>10}  {reason}")
     for rule, count in sorted(summary.left_out.items()):
         if count:
             print(f"left out {count:>10}  {rule}")
-    print(f"wrote {out}")

@@ -12,7 +12,9 @@ from pathlib import Path
 from data_prep.accounting import Account, account_of, finished_shards, print_summary, write_report
 from data_prep.commands import verify
 from data_prep.errors import InputError
-from data_prep.job import Folder, Job, check_same_job, claimed_shards, exclusive, write_job
+from data_prep.job import OUTPUTS, Folder, Job, check_same_job, claimed_shards, exclusive, write_job
+from data_prep.min_yield import check_job_yield
+from data_prep.ownership import remove_leftovers
 from data_prep.part_progress import PartProgress
 from data_prep.places import is_remote
 from data_prep.row_list import ListedImage, write_rows
@@ -29,13 +31,16 @@ def make(
     images: Iterable[ListedImage],
     processes: int,
     make_shards: MakeShards,
+    min_yield: float,
     corpus: Path | None = None,
 ) -> int:
     """The course of `download`, `pack` and `retry`: list, shards, manifest, report. A part ends with its shards.
 
     Args:
+        min_yield: the least share of the rows that must be samples in the end. A part alone may have few rows, and is
+            not asked.
         corpus: folder that gets the manifest, where it is not the job's own (a retry's).
-    Returns: the exit code.
+    Returns: the exit code. Raises: YieldError when all is made, and too little of it.
     """
     started = time.monotonic()
     check_same_job(folder, wanted)  # before anything is created or locked
@@ -59,26 +64,30 @@ def make(
                 )
     print_summary(after, sys.stdout)
     rows, seconds = after.accounted - rows_before, time.monotonic() - started
-    print(f"{rows} rows in {seconds:.1f} s, {rows / seconds:.1f} rows/s")
+    print(f"{rows} rows in {seconds:.1f} s, {rows / max(seconds, 1e-9):.1f} rows/s")
     if result is not None:
-        return verify.tell(result)
+        code = verify.tell(result)
+        check_job_yield(folder, job, after, min_yield)
+        return code
     print(f"part {folder.part} is done; once all are: python -m data_prep verify {folder.root}")
     return 0
 
 
 def _remove_leftovers(folder: Folder, job: Job) -> None:
     """What a killed writer of these shards left; the temporary files of other parts are being written right now."""
-    if is_remote(folder.root):  # puts leave nothing half; only what waited here for one
-        for leftover in (*folder.work.glob(".*.tar.*.tmp"), *folder.work.glob(".*.jsonl.*.tmp")):
-            leftover.unlink()
-        return
     mine = {job.shard_name(index) for index in folder.part.shards(job.num_shards)}
-    for leftover in (*folder.shards.glob(".*.tmp"), *folder.failures.glob(".*.tmp")):
-        if folder.part.is_whole or leftover.name.removeprefix(".").partition(".")[0] in mine:
-            leftover.unlink()
+
+    def is_of_a_shard(name: str) -> bool:
+        stem, _, ending = name.rpartition(".")
+        return stem in mine and ending in ("tar", "json", "jsonl")
+
+    if is_remote(folder.root):  # puts leave nothing half; only what waited here for one
+        remove_leftovers(folder.work, is_of_a_shard)
+        return
+    remove_leftovers(folder.shards, is_of_a_shard)
+    remove_leftovers(folder.failures, is_of_a_shard)
     if folder.part.is_whole:
-        for leftover in folder.root.glob(".*.tmp"):
-            leftover.unlink()
+        remove_leftovers(folder.root, {*OUTPUTS, "job.json"}.__contains__)
 
 
 def _begin(folder: Folder, wanted: Job, images: Iterable[ListedImage]) -> Job:
@@ -103,6 +112,5 @@ def _counted(images: Iterable[ListedImage]) -> Iterator[ListedImage]:
 
 
 def _report(folder: Folder, job: Job, after: Account, rows: int, seconds: float) -> None:
-    write_report(
-        folder, job, after, {"rows": rows, "seconds": round(seconds, 1), "rows_per_s": round(rows / seconds, 1)}
-    )
+    rate = round(rows / max(seconds, 1e-9), 1)
+    write_report(folder, job, after, {"rows": rows, "seconds": round(seconds, 1), "rows_per_s": rate})

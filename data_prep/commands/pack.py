@@ -22,14 +22,16 @@ from data_prep.commands.making import make
 from data_prep.job import Folder, Job
 from data_prep.list_columns import ListColumns
 from data_prep.list_file import how_listed, is_list, read_list
-from data_prep.local_images import LocalImages, open_local_images, refuse_when_none_exists, without_prefix
+from data_prep.local_images import open_local_images, refuse_when_none_exists, without_prefix
 from data_prep.merge_captions import merge_captions
+from data_prep.min_yield import add_min_yield
 from data_prep.pack import LocalRows, pack_arguments, pack_shards
 from data_prep.part_progress import PartProgress
 from data_prep.published_file import check_is_file
 from data_prep.row_list import ListedImage
 from data_prep.shard_writer import ShardRecord
 from data_prep.url_list import list_format, read_url_list
+from samples.image_roots import ImageRoots
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -59,11 +61,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_out(parser)
     add_shard_flags(parser)
+    add_min_yield(parser, 0.5, "the rows became samples")
     add_processes(parser)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Exit code: 0 all is whole, 1 a shard is wrong."""
+    """Exit code: 0 all is whole, 1 a shard is wrong. Raises: YieldError, exit code 1, below --min-yield."""
     annotations = [Path(name) for name in flags.annotations]
     local = open_local_images(flags.images)
     for path in annotations:
@@ -79,11 +82,11 @@ def run(flags: argparse.Namespace) -> int:
         arguments = {**pack_arguments(job, [path.name for path in annotations]), **how_listed(annotations)}
         pack_shards(folder, job, done, LocalRows(local, flags.max_image_bytes), arguments, pool, processes, told)
 
-    return make(folder, wanted, images, processes, make_shards)
+    return make(folder, wanted, images, processes, make_shards, flags.min_yield)
 
 
 def _images(
-    annotations: Sequence[Path], columns: ListColumns, prefixes: Sequence[str], local: LocalImages, folder: Folder
+    annotations: Sequence[Path], columns: ListColumns, prefixes: Sequence[str], local: ImageRoots, folder: Folder
 ) -> Iterator[ListedImage]:
     entries = (without_prefix(image, prefixes) for path in annotations for image in _entries(path, columns))
     return refuse_when_none_exists(merge_captions(entries, folder.work), local)

@@ -11,10 +11,11 @@ from data_prep import flag_types
 from data_prep.datasheet import DATASHEET_NAME, shard_rows
 from data_prep.errors import InputError
 from data_prep.manifest import MANIFEST_NAME
+from data_prep.ownership import check_replaceable
 from data_prep.places import file_sha256, is_remote, place, publish, unpublished
 from data_prep.report.hosts import FailedHosts
 from data_prep.report.look import contact_sheet, look
-from data_prep.report.page import Page, render
+from data_prep.report.page import Page, is_page, render
 from data_prep.report.suspicious import suspicious
 
 NUM_HOSTS = 40
@@ -37,6 +38,8 @@ def run(flags: argparse.Namespace) -> int:
     """Exit code: 0."""
     folder = place(flags.folder)
     out = Path(flags.out) if flags.out else folder / "report.html"
+    if not is_remote(out):
+        check_replaceable(out, is_page, "--out")
     page = collect(folder, samples=flags.samples, shards=flags.shards, seed=flags.seed)
     _publish(out, render(page))
     looks = page.looks
@@ -52,6 +55,8 @@ def collect(folder: Path, *, samples: int, shards: int, seed: int) -> Page:
     """
     manifest = folder / MANIFEST_NAME
     rows = list(shard_rows(manifest))
+    if not any(row["num_samples"] for row in rows):
+        raise InputError(f"{manifest} names no sample", "`data_prep status DIR` counts why rows became none")
     sheet = _datasheet(folder)
     looks = look(manifest, [row["source"] for row in rows], shards, seed)
     hosts = FailedHosts()

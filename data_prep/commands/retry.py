@@ -14,9 +14,10 @@ from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetc
 from data_prep.commands.job_flags import add_max_image_bytes, add_processes
 from data_prep.commands.making import make
 from data_prep.download import download_arguments, download_shards
-from data_prep.errors import FolderError, InputError, UsageError
+from data_prep.errors import FolderError, InputError, UsageError, YieldError
 from data_prep.exclusion import Exclusions, kept_exclusions
 from data_prep.job import Folder, Job, exclusive, read_job
+from data_prep.min_yield import add_min_yield
 from data_prep.part_progress import PartProgress
 from data_prep.places import local_folder
 from data_prep.retry import WORTH_RETRYING, begun_reasons, finished_download, open_round, retried_images
@@ -32,6 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help=f"which failures to ask for again (default: {','.join(WORTH_RETRYING)})",
     )
     add_max_image_bytes(parser)
+    add_min_yield(parser, 0.0, "the rows asked for again became samples")
     add_processes(parser)
     add_fetch_flags(parser)
 
@@ -70,10 +72,16 @@ def run(flags: argparse.Namespace) -> int:
             download_shards(retried, job, done, settings, 0.0, arguments, pool, told)
 
         images = retried_images(folder, first, retried)
-        code = make(retried, job, images, settings.processes, make_shards, corpus=folder.root)
+        too_few, code = None, 1
+        try:
+            code = make(retried, job, images, settings.processes, make_shards, flags.min_yield, corpus=folder.root)
+        except YieldError as error:  # raised again when the sums of all rounds are out
+            too_few = error
     verify.report_again(folder)
     print()
     print_summary(account_of(folder, first), sys.stdout)
+    if too_few is not None:
+        raise too_few
     return code
 
 

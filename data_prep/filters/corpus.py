@@ -13,12 +13,16 @@ from typing import Any
 from data_prep.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import FolderError, InputError, UsageError
 from data_prep.filters.evaluation_sets import EvaluationSet
+from data_prep.filters.near_duplicates import DISTINCT
 from data_prep.filters.settings import RULES, FilterSettings
-from data_prep.job import locked, write_json
+from data_prep.job import OUTPUTS, locked, write_json
 from data_prep.manifest import MANIFEST_NAME, stream_manifest
+from data_prep.ownership import check_new, check_work
 from data_prep.places import file_sha256
 
 CORPUS_VERSION = 1
+LOOKS, COMMON_CAPTIONS, EVALUATION = "looks.npy", "common_captions.npy", "evaluation.npy"
+"""In the corpus' work folder, while it is filtered."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,8 @@ def begin(corpus: Corpus, wanted: dict[str, Any]) -> None:
     Raises: FolderError when the folder holds a finished corpus of other data or rules, or something else.
     """
     begun = read_record(corpus)
-    if begun is None and any((corpus.root / name).exists() for name in (MANIFEST_NAME, "shards", "job.json")):
-        raise FolderError(f"{corpus.root} holds shards or a manifest of its own", "use an empty --out")
+    if begun is None:
+        check_new(corpus.root, corpus.record, (*OUTPUTS, "job.json", corpus.removed.name))
     if begun is not None and corpus.manifest.exists():
         for part, what in (("inputs", "other data"), ("rules", "other rules"), ("evaluation_sets", "other sets")):
             if begun[part] != wanted[part]:
@@ -217,6 +221,8 @@ def changed_inputs(corpus: Corpus, record: dict[str, Any]) -> list[str]:
 @contextlib.contextmanager
 def exclusive(corpus: Corpus) -> Iterator[None]:
     """Hold the folder for this process; the lock goes with the process, however it ends."""
+    if not corpus.record.exists():
+        check_work(corpus.work, (LOOKS, DISTINCT, COMMON_CAPTIONS, EVALUATION))
     try:
         corpus.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:

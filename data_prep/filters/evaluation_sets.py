@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -21,10 +22,15 @@ from data_prep.filters.near_duplicates import ranges
 from data_prep.filters.perceptual_hash import NUM_BYTES, distances, hash_jpeg
 from data_prep.image_encoding import ImageRefused, ImageSettings, encode_image
 from data_prep.json_stream import stream_json_list
+from data_prep.local_images import open_local_images
 from data_prep.manifest import MANIFEST_NAME, stream_manifest
+from data_prep.system_files import is_system_file
 from data_prep.worker_pool import in_order
+from samples.image_roots import ImageRoots, NotRead, RootError
+from samples.quote import quote
 
 IMAGES_A_FILE = 1_000
+MAX_IMAGE_BYTES = 1 << 30
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 LOOK_SCHEMA = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("look", pa.binary(NUM_BYTES))])
 
@@ -35,9 +41,9 @@ class EvaluationSet:
 
     name: str
     path: Path
-    """A folder of images, a manifest or the folder that holds one, or a JSON list of {"image": path}."""
+    """A folder or zip of images, a manifest or the folder that holds one, or a JSON list of {"image": path}."""
     images: Path
-    """The folder that the paths of a JSON list begin in."""
+    """The folder, or zip, that the paths of a JSON list begin in."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class EvaluationImages:
 
 @dataclass(frozen=True)
 class _ImagesTask:
-    root: Path
+    images: ImageRoots
     names: tuple[str, ...]
     out: Path
 
@@ -124,12 +130,12 @@ def _files(one: EvaluationSet, folder: Path, pool: Executor, processes: int) -> 
         list(in_order(pool, make_features, missing, ahead=2 * processes))
         yield from (task.out for task in shards)
         return
-    names, root = _image_names(one)
-    digest = _digest(one.name, root, names)[:16]
+    names, images = _image_names(one)
+    digest = _digest(one.name, images, names)[:16]
     tasks = []
     for start in range(0, len(names), IMAGES_A_FILE):
         out = folder / f"{one.name}-{digest}-{start:09d}.v{VERSION}.parquet"
-        tasks.append(_ImagesTask(root, tuple(names[start : start + IMAGES_A_FILE]), out))
+        tasks.append(_ImagesTask(images, tuple(names[start : start + IMAGES_A_FILE]), out))
     list(in_order(pool, hash_images, [task for task in tasks if not task.out.exists()], ahead=2 * processes))
     yield from (task.out for task in tasks)
 
@@ -141,36 +147,37 @@ def _shard_task(row: dict[str, Any], root: Path, folder: Path) -> ShardTask:
     return ShardTask(tar, row["sha256"], row["num_samples"], keys, out)
 
 
-def _image_names(one: EvaluationSet) -> tuple[list[str], Path]:
-    if one.path.is_dir():
-        found = sorted(p for p in one.path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        return [str(path.relative_to(one.path)) for path in found], one.path
+def _image_names(one: EvaluationSet) -> tuple[list[str], ImageRoots]:
+    if one.path.is_dir() or (one.path.is_file() and zipfile.is_zipfile(one.path)):
+        images = open_local_images([str(one.path)])
+        pictures = (name for name in images.names() if Path(name).suffix.lower() in SUFFIXES)
+        return [name for name in pictures if not is_system_file(name)], images
     if not one.path.is_file():
         raise InputError(f"evaluation set {one.name}: {one.path} not found", "write --decontaminate NAME=PATH")
     names: dict[str, None] = {}
     for number, entry in enumerate(stream_json_list(one.path)):
-        images = (entry.get("image") or entry.get("images")) if isinstance(entry, dict) else None
-        images = [images] if isinstance(images, str) else images
-        if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+        listed = (entry.get("image") or entry.get("images")) if isinstance(entry, dict) else None
+        listed = [listed] if isinstance(listed, str) else listed
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
             raise InputError(
                 f"{one.path}: entry {number} names no image", 'each entry should be {"image": path, ...}, or "images"'
             )
-        names.update(dict.fromkeys(images))
-    missing = [name for name in names if not (one.images / name).is_file()]
+        names.update(dict.fromkeys(listed))
+    images = open_local_images([str(one.images)])
+    missing = [name for name in names if not images.has(name)]
     if missing:
         raise InputError(
-            f"{one.path}: {len(missing)} of {len(names)} images are not below {one.images}, {missing[0]} first",
+            f"{one.path}: {len(missing)} of {len(names)} images are not below {one.images}, {quote(missing[0])} first",
             f"give the folder their paths begin in: --images {one.name}=ROOT",
         )
-    return list(names), one.images
+    return list(names), images
 
 
-def _digest(name: str, root: Path, names: list[str]) -> str:
+def _digest(name: str, images: ImageRoots, names: list[str]) -> str:
     """Of the files as they are now; another size or time of one of them is another set."""
     digest = hashlib.sha256(name.encode())
     for image in names:
-        stat = (root / image).stat()
-        digest.update(f"\n{image}\0{stat.st_size} {stat.st_mtime_ns}".encode())
+        digest.update(f"\n{image}\0{images.stamp(image)}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -179,10 +186,10 @@ def hash_images(task: _ImagesTask) -> int:
     rows = []
     for name in task.names:
         try:
-            encoded = encode_image((task.root / name).read_bytes(), ImageSettings())
-        except ImageRefused as refused:
+            encoded = encode_image(task.images.read(name, MAX_IMAGE_BYTES), ImageSettings())
+        except (ImageRefused, NotRead, RootError) as refused:
             raise InputError(
-                f"evaluation image {task.root / name}: {refused.reason}: {refused.detail}",
+                f"evaluation image {task.images.roots[0] / quote(name)}: {refused}",
                 "copy it again, or take it out of the evaluation set",
             ) from refused
         look = hash_jpeg(encoded.jpeg)

@@ -7,6 +7,7 @@ other settings need no tar again. A file is named by its shard and the tar's SHA
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,11 @@ def make_features(task: ShardTask) -> int:
         raise _changed(task.tar, f"{len(rows)} samples instead of {task.num_samples}")
     write_table(pa.Table.from_pylist(rows, schema=SCHEMA), task.out)
     return len(rows)
+
+
+def is_features_name(name: str) -> bool:
+    """Whether a file of that name is one of `features_path`, or of an evaluation set's."""
+    return re.fullmatch(r".+\.v[0-9]+\.parquet", name) is not None
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -13,15 +13,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.datasheet import SourceAccount, shard_rows
-from data_prep.filters.corpus import Corpus, Shard, Source, begin, describe, finish, read_sources
+from data_prep.errors import YieldError
+from data_prep.filters.corpus import (
+    COMMON_CAPTIONS,
+    EVALUATION,
+    LOOKS,
+    Corpus,
+    Shard,
+    Source,
+    begin,
+    describe,
+    finish,
+    read_sources,
+)
 from data_prep.filters.evaluation_sets import EvaluationImages, EvaluationSet, hash_sets
 from data_prep.filters.exact_duplicates import first_of_equal
-from data_prep.filters.features import ShardTask, features_path, make_features
+from data_prep.filters.features import ShardTask, features_path, is_features_name, make_features
 from data_prep.filters.judging import Judge, JudgeTask, judge_shard
 from data_prep.filters.near_duplicates import find_followers
-from data_prep.filters.outcome import Decisions, selected_row, write_outcome
+from data_prep.filters.outcome import RULE_NAMES, Decisions, selected_row, write_outcome
 from data_prep.filters.settings import NUMBERS, FilterSettings
+from data_prep.job import OUTPUTS
 from data_prep.manifest import stream_manifest
+from data_prep.ownership import remove_leftovers
 from data_prep.progress import Progress
 from data_prep.worker_pool import in_order
 
@@ -60,8 +74,8 @@ def filter_corpus(
     stored = features or corpus.features
     stored.mkdir(parents=True, exist_ok=True)
     # Of a killed run. A folder of features that is shared may be written to by another filter right now.
-    for leftover in (*corpus.root.glob(".*.tmp"), *corpus.features.glob(".*.tmp")):
-        leftover.unlink()
+    remove_leftovers(corpus.root, OUTPUTS.__contains__)
+    remove_leftovers(corpus.features, is_features_name)
     evaluation = hash_sets(list(sets), stored, pool, processes)
     if not dry_run:
         begin(corpus, describe(corpus, sources, settings, sets, evaluation.digests))
@@ -69,6 +83,7 @@ def filter_corpus(
     judge = _prepare_judge(corpus, files, settings, evaluation)
     decisions, notes = _decide(corpus, sources, files, judge, pool, processes)
     notes += [f"set {name}: {n} flat images were not compared" for name, n in evaluation.num_flat.items() if n]
+    _refuse_none(decisions)
     if dry_run:
         rows = _rows_as_if(sources, decisions)
     else:
@@ -78,9 +93,21 @@ def filter_corpus(
     accounts: dict[str, SourceAccount] = {}
     for row in rows:
         accounts.setdefault(row["source"], SourceAccount()).add(row)
-    for left in corpus.work.glob("*.npy"):
-        left.unlink()
+    for name in (LOOKS, COMMON_CAPTIONS, EVALUATION):
+        (corpus.work / name).unlink(missing_ok=True)
     return Filtered(accounts, tuple(notes))
+
+
+def _refuse_none(decisions: Decisions) -> None:
+    """Raises: YieldError when nothing stays, with the rules that drop most."""
+    if np.count_nonzero(decisions.rules == 0):
+        return
+    numbers, counts = np.unique(decisions.rules, return_counts=True)
+    most = sorted(zip(counts.tolist(), numbers.tolist(), strict=True), reverse=True)[:3]
+    dropped = "; ".join(f"{count} {RULE_NAMES[number]}" for count, number in most)
+    raise YieldError(
+        f"none of {len(decisions.rules)} samples passes the rules: {dropped}", "loosen these rules, or turn them --off"
+    )
 
 
 def _shards(sources: Sequence[Source]) -> list[Shard]:
@@ -114,9 +141,9 @@ def _prepare_judge(
     corpus: Corpus, files: Sequence[Path], settings: FilterSettings, evaluation: EvaluationImages
 ) -> Judge:
     """Store what every worker needs of the whole corpus: common captions, evaluation images."""
-    common = corpus.work / "common_captions.npy"
+    common = corpus.work / COMMON_CAPTIONS
     np.save(common, _common_captions(files, settings))
-    images = corpus.work / "evaluation.npy"
+    images = corpus.work / EVALUATION
     np.save(images, evaluation.words)
     return Judge(settings, common, images if len(evaluation.words) else None)
 
@@ -147,7 +174,7 @@ def _decide(
     rules = np.zeros(total, dtype=np.uint8)
     flat = np.zeros(total, dtype=bool)
     images = np.zeros((total, 2), dtype="<u8")
-    hashes = corpus.work / "looks.npy"
+    hashes = corpus.work / LOOKS
     words = np.lib.format.open_memmap(hashes, mode="w+", dtype="<u8", shape=(total, 4))
     tasks = (JudgeTask(judge, file) for file in files)
     for number, judged in enumerate(in_order(pool, judge_shard, tasks, ahead=2 * processes)):

@@ -22,6 +22,7 @@ from data_prep.filters.exact_duplicates import first_of_equal
 from data_prep.filters.perceptual_hash import distances
 from data_prep.worker_pool import in_order
 
+DISTINCT = "distinct.npy"
 MAX_LEADERS = 1_000
 """Members of a bucket that are compared with all the others, before what is left is split by further bits."""
 SPLIT_BITS = 4
@@ -64,7 +65,7 @@ def find_followers(
     """
     first = first_of_equal(words[rows])
     distinct = np.flatnonzero(first == np.arange(len(rows)))
-    stored = _store(words, rows, distinct, work / "distinct.npy")
+    stored = _store(words, rows, distinct, work / DISTINCT)
     num_bits = num_key_bits(len(distinct))
     searches = [_Search(stored, bits, num_bits, threshold) for bits in tables(num_bits)]
     pairs, num_split = _union(np.empty(0, dtype=np.uint64), pool, searches, processes)

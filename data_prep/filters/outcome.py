@@ -66,13 +66,11 @@ def write_outcome(
 
     Args:
         features: a file for each shard of the sources, in their order.
-    Raises: FolderError when nothing stays, or a source's manifest was written anew meanwhile.
+    Raises: FolderError when a source's manifest was written again meanwhile.
     """
-    if not np.count_nonzero(decisions.rules == 0):
-        raise FolderError("no sample passes the rules", "--dry-run shows what drops them; loosen a rule or --off it")
     leaders = np.unique(decisions.leaders)
     names = _Names(evaluation_names, leaders, _keys_of(leaders, features, decisions.starts))
-    shutil.rmtree(corpus.removed, ignore_errors=True)
+    shutil.rmtree(corpus.removed, ignore_errors=True)  # `corpus.begin` has seen that it is ours
     corpus.removed.mkdir()
     writer = ManifestWriter(corpus.root)
     try:

@@ -19,6 +19,7 @@ from data_prep.report.look import Looks, Picture
 from data_prep.report.suspicious import RULE, Suspicion
 
 STYLE = Path(__file__).parent / "page.css"
+HEAD = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="data_prep report">'
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 MAX_TEXT = 1000
@@ -65,12 +66,17 @@ def render(page: Page) -> str:
         _made_with(page.datasheet),
     ]
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'{HEAD}<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(page.title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `render` made: what `report` may replace."""
+    with path.open("rb") as file:
+        return file.read(len(HEAD)) == HEAD.encode()
 
 
 def _headline(sheet: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pipeline.data.lanes import SampleRef
 from pipeline.data.manifest import Manifest
 from pipeline.data.reader import BadSample, ShardReader, load_pixels, open_image
 from samples.captions import clean_caption
+from samples.image_roots import ImageRoots, NotRead, RootError, open_image_roots
 from samples.json_text import parse_json
 from samples.quote import quote
 from samples.record import usable_captions
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 
 _READING = Lock()
 """A ShardReader serves one thread at a time; decoding, which takes longer, runs outside."""
+
+MAX_IMAGE_BYTES = 1 << 30
+"""Of a picture to evaluate on: a larger file is none."""
 
 Captions = Literal["all", "first"]
 
@@ -74,19 +78,23 @@ class EvaluationPairs:
 
         Args:
             file: the JSON file.
-            root: the folder that `image` is relative to.
+            root: the folder, or the zip as it is, that `image` is relative to.
             captions: every caption of an image, or its first one only.
             max_words: captions are cut there, as in the original.
             limit: only the first so many images.
 
         Raises: DataError when the file or an image is missing, or an entry is not as above.
         """
-        file, root = Path(file), Path(root)
+        file = Path(file)
+        try:
+            images = open_image_roots([Path(root)])
+        except RootError as error:
+            raise DataError(str(error), "--images ROOT is the folder, or zip, that paths begin in") from error
         captions_of: dict[str, list[str]] = {}
         for name, texts in _read_annotations(file):
             captions_of.setdefault(name, []).extend(texts)
         names = list(captions_of)[:limit]
-        missing = [name for name in names if not (root / name).is_file()]
+        missing = [name for name in names if not images.has(name)]
         if missing:
             raise DataError(
                 f"{file}: {len(missing)} of {len(names)} images are not below {root}, {quote(missing[0])} first",
@@ -94,7 +102,7 @@ class EvaluationPairs:
             )
         kept = _Collected(str(file), captions, max_words)
         kept_names = [name for name in names if kept.add(name, captions_of[name])]
-        return kept.pairs(partial(_open_file, [root / name for name in kept_names]))
+        return kept.pairs(partial(_open_file, images, kept_names))
 
     @classmethod
     def from_manifest(
@@ -183,11 +191,12 @@ def _read_annotations(file: Path) -> Iterable[tuple[str, list[str]]]:
         yield image, texts
 
 
-def _open_file(paths: list[Path], index: int) -> Image.Image:
+def _open_file(images: ImageRoots, names: list[str], index: int) -> Image.Image:
     try:
-        return _decode(paths[index].read_bytes(), str(paths[index]))
-    except OSError as error:
-        raise DataError(f"{paths[index]}: {error.strerror}", "is the disk with the images still there?") from error
+        data = images.read(names[index], MAX_IMAGE_BYTES)
+    except (NotRead, RootError) as error:
+        raise _unreadable(quote(names[index]), error) from error
+    return _decode(data, quote(names[index]))
 
 
 def _open_sample(reader: ShardReader, refs: list[SampleRef], index: int) -> Image.Image:
@@ -206,7 +215,7 @@ def _decode(data: bytes, name: str) -> Image.Image:
         raise _unreadable(name, bad) from bad
 
 
-def _unreadable(name: str, bad: BadSample) -> DataError:
+def _unreadable(name: str, bad: Exception) -> DataError:
     return DataError(
         f"evaluation sample {name} cannot be used: {bad}",
         "an evaluation needs all of its data: mend it, or take it out of the annotations or shards",

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import main
-from data_prep.local_images import NotRead, open_local_images
+from data_prep.local_images import open_local_images
 from data_prep.merge_captions import merge_captions
 from data_prep.row_list import ListedImage
+from samples.image_roots import NotRead
 from tests.support.data_prep_runs import failures, samples
 from tests.support.hostile_images import halves, jpeg
 
-SIZES = ("--image-size", "64", "--shard-size", "3", "--processes", "1")
+SIZES = ("--image-size", "64", "--shard-size", "3", "--processes", "1", "--min-yield", "0")
 THEIRS = "/export/home/somebody/data/"
 
 

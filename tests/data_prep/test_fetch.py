@@ -76,12 +76,16 @@ def test_leftovers_are_kept_when_proven_and_deleted_when_not(tmp_path: Path) -> 
     folder = Folder(tmp_path)
     folder.raw.mkdir(parents=True)
     job = Job(kind="download", source="x", inputs_sha256="", shard_size=ROWS, images=ImageSettings(), num_rows=3 * ROWS)
-    whole, half, done = (raw_shard(folder.raw / "launch", index) for index in range(3))
+    first, other, theirs = (folder.raw / name for name in ("18ab-7", "18ac-9", "2024"))
+    whole, half, done = (raw_shard(first, index) for index in range(3))
     half.stats.unlink()
-    raw_shard(folder.raw / "other", 1).parquet.unlink()
+    raw_shard(other, 1).parquet.unlink()
+    raw_shard(theirs, 1).stats.unlink()
+    for launch in (first, other):
+        (launch / "launch.txt").write_text("{}")
     assert proven_leftovers(folder, job, {0, 1}) == {0: whole}
     left = {path.relative_to(folder.raw).as_posix() for path in folder.raw.rglob("*") if path.is_file()}
-    assert left == {"launch/00000.parquet", "launch/00000_stats.json"}
+    assert left == {"18ab-7/00000.parquet", "18ab-7/00000_stats.json", "18ab-7/launch.txt", "2024/00001.parquet"}
     assert not done.parquet.exists()
 
 

@@ -21,7 +21,7 @@ from tests.support.image_server import ImageServer, Reply
 PICTURES = Path(__file__).parents[2] / "demo" / "assets" / "pictures.zip"
 CAPTIONS = ["medal &amp;amp; ribbon", "&quot;first&quot; ☕", "<PERSON> at sea", "", "gone", "third"]
 READ = {0: ["medal & ribbon"], 1: ['"first" ☕'], 2: ["<PERSON> at sea"], 5: ["third"]}
-SIZES = ("--image-size", "64", "--shard-size", "4", "--processes", "1")
+SIZES = ("--image-size", "64", "--shard-size", "4", "--processes", "1", "--min-yield", "0")
 
 
 def pictures(number: int) -> list[bytes]:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import main
-from data_prep.local_images import LocalImages, NotRead, open_local_images
+from data_prep.local_images import open_local_images
+from samples.image_roots import ImageRoots, NotRead
 from tests.support.data_prep_runs import failures, samples
 from tests.support.hostile_images import jpeg
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> LocalImages:
+def local(tmp_path: Path) -> ImageRoots:
     """`images` with a picture, a folder and two links; a secret beside it, and one where a link leads."""
     images, elsewhere = tmp_path / "images", tmp_path / "elsewhere" / "pictures"
     (images / "sub").mkdir(parents=True)
@@ -28,7 +29,7 @@ def local(tmp_path: Path) -> LocalImages:
     return open_local_images([str(images)])
 
 
-def reason(local: LocalImages, name: str) -> str:
+def reason(local: ImageRoots, name: str) -> str:
     with pytest.raises(NotRead) as error:
         local.read(name, 1_000_000)
     return str(error.value).partition(":")[0]
@@ -41,17 +42,17 @@ def reason(local: LocalImages, name: str) -> str:
         *("/etc/passwd", "//etc/passwd", "/proc/self/environ", "..", ".", "", "linked/../../secret.jpg"),
     ],
 )
-def test_a_path_that_leads_out_is_refused(local: LocalImages, name: str) -> None:
+def test_a_path_that_leads_out_is_refused(local: ImageRoots, name: str) -> None:
     assert reason(local, name) == "outside_images" and not local.has(name)
 
 
-def test_a_path_through_a_link_and_back_does_not_come_out_beside_it(local: LocalImages) -> None:
+def test_a_path_through_a_link_and_back_does_not_come_out_beside_it(local: ImageRoots) -> None:
     """`linked/../secret.jpg` is `secret.jpg` in the folder, not what lies beside the link's target."""
     assert reason(local, "linked/../secret.jpg") == "missing_file"
     assert local.read("linked/../a.jpg", 1_000_000) == jpeg()
 
 
-def test_paths_that_stay_inside_are_read(local: LocalImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_that_stay_inside_are_read(local: ImageRoots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Roundabout, absolute, through a link of the folder's owner, and from a folder given relatively or by a link."""
     for name in ("a.jpg", "./a.jpg", "sub/../a.jpg", "linked/b.jpg", str(tmp_path / "images" / "a.jpg")):
         assert local.read(name, 1_000_000) == jpeg() and local.has(name), name
@@ -62,7 +63,7 @@ def test_paths_that_stay_inside_are_read(local: LocalImages, tmp_path: Path, mon
         assert named.read("a.jpg", 1_000_000) == named.read(str(tmp_path / "images" / "a.jpg"), 1_000_000) == jpeg()
 
 
-def test_a_path_outside_one_folder_may_lie_in_another(local: LocalImages, tmp_path: Path) -> None:
+def test_a_path_outside_one_folder_may_lie_in_another(local: ImageRoots, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
         archive.writestr("c.jpg", jpeg())
     both = open_local_images([str(tmp_path / "images"), str(tmp_path / "elsewhere"), str(tmp_path / "more.zip")])
@@ -71,10 +72,10 @@ def test_a_path_outside_one_folder_may_lie_in_another(local: LocalImages, tmp_pa
     assert reason(both, "../secret.jpg") == "missing_file"
 
 
-def test_such_a_row_is_a_counted_failure(local: LocalImages, tmp_path: Path) -> None:
+def test_such_a_row_is_a_counted_failure(local: ImageRoots, tmp_path: Path) -> None:
     entries = [{"image": name, "caption": "x"} for name in ("a.jpg", "../secret.jpg", "/etc/passwd", "b\0.jpg")]
     (tmp_path / "list.json").write_text(json.dumps(entries))
     flags = ("--annotations", tmp_path / "list.json", "--images", tmp_path / "images", "--out", tmp_path / "out")
-    assert main(["pack", *map(str, flags), "--processes", "1"]) == 0
+    assert main(["pack", *map(str, flags), "--processes", "1", "--min-yield", "0"]) == 0
     assert list(samples(tmp_path / "out")) == [0]
-    assert failures(tmp_path / "out") == {1: "outside_images", 2: "outside_images", 3: "unreadable_file"}
+    assert failures(tmp_path / "out") == {1: "outside_images", 2: "outside_images", 3: "bad_row"}

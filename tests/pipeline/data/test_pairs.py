@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,22 @@ def test_an_image_without_words_is_left_out_and_said(tmp_path, caplog):
     assert "1 images have no caption" in caplog.text
 
 
+def test_images_may_lie_in_a_zip(tmp_path):
+    """As COCO's do: the same pictures as from the folder; a file that is no zip is named."""
+    file = write_annotations(tmp_path, ENTRIES)
+    folder = EvaluationPairs.from_annotations(file, tmp_path / "images")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for path in (tmp_path / "images").iterdir():
+            archive.write(path, f"./{path.name}")
+    zipped = EvaluationPairs.from_annotations(file, tmp_path / "images.zip")
+    assert zipped.names == folder.names
+    assert [zipped.image(i).tobytes() for i in range(3)] == [folder.image(i).tobytes() for i in range(3)]
+    with pytest.raises(DataError, match="is not a zip of images"):
+        EvaluationPairs.from_annotations(file, file)
+    with pytest.raises(DataError, match="folder or zip of images not found"):
+        EvaluationPairs.from_annotations(file, tmp_path / "none")
+
+
 def test_a_byte_order_mark_is_no_part_of_the_annotations(tmp_path):
     """As Windows' editors write it: the same pairs."""
     file = write_annotations(tmp_path, ENTRIES)
@@ -113,7 +130,7 @@ def test_a_missing_or_broken_annotation_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"2\.png cannot be used: image_undecodable"):
         pairs.image(0)
     (tmp_path / "images" / "2.png").unlink()
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="missing_file"):
         pairs.image(0)
 
 
