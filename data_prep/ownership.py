@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from data_prep.errors import FolderError
+from data_prep.system_files import is_system_file
 
 _UNPUBLISHED = re.compile(r"\.(?P<final>.+)\.[0-9]+(-[0-9a-f]{8})?\.(tmp|shorter)")
 """`.NAME.PID.tmp` and `.NAME.PID-RANDOM.tmp`: what is written before it is renamed to NAME."""
@@ -38,11 +39,11 @@ def remove_leftovers(folder: Path, is_final: Callable[[str], bool]) -> None:
 def check_new(root: Path, record: Path, names: Collection[str]) -> None:
     """A folder in which nothing was begun holds none of the files and folders that would be written there.
 
-    Raises: FolderError naming the first that is there; an empty folder is none.
+    Raises: FolderError naming the first that is there; a folder that is empty, or holds a .DS_Store, is none.
     """
     for name in names:
         path = root / name
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if path.exists() and not (path.is_dir() and all(is_system_file(entry.name) for entry in path.iterdir())):
             raise FolderError(
                 f"{path} is there but {record} is missing", f"use an empty --out, or restore {record.name}"
             )

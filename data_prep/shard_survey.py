@@ -96,7 +96,8 @@ def _survey_one(folder: Folder, job: Job | None, inside: str, found: Survey) -> 
             found.strays.append(_stray(f"{inside}shards/{name}"))
         elif expected is not None and stem not in expected:
             if extension == "tar":
-                found.problems.append(Problem(name, "", "foreign shard: not of this job", Weight.FOREIGN))
+                where = f"{inside}shards/{name}" if inside else name
+                found.problems.append(Problem(where, "", "foreign shard: not of this job", Weight.FOREIGN))
             elif f"{stem}.tar" not in present:
                 found.strays.append(_stray(f"{inside}shards/{name}"))
         elif extension == "tar":

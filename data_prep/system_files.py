@@ -21,9 +21,9 @@ APPLE_DOUBLE = (b"\x00\x05\x16\x07", b"\x00\x05\x16\x00")
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a path names a system's file, or one in a system's folder."""
-    *folders, base = name.lower().split("/")
-    return base in FILES or base.startswith((".nfs", ".fuse_hidden")) or not FOLDERS.isdisjoint(folders)
+    """Whether a path names a system's file or folder, or one inside of such a folder."""
+    parts = name.lower().split("/")
+    return parts[-1] in FILES or parts[-1].startswith((".nfs", ".fuse_hidden")) or not FOLDERS.isdisjoint(parts)
 
 
 def is_apple_double(name: str, start: bytes) -> bool:

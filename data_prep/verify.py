@@ -231,7 +231,7 @@ def _check_record(
     if record.name != path.stem:
         yield f"its record is of {quote(record.name)}"
     if sha256 is not None and sha256 != record.sha256:
-        yield f"sha256 of the tar is {sha256[:12]}, recorded when it was written: {record.sha256[:12]}"
+        yield f"sha256 of the tar is {sha256[:12]}, recorded when it was written: {quote(record.sha256[:12])}"
     elif sha256 is not None and num_samples != record.kept:
         yield f"holds {num_samples} samples, its record says {record.kept}"
     if record.kept + sum(record.failed.values()) != record.listed:

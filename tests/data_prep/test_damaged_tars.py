@@ -27,7 +27,8 @@ SIZES = [0, 1, 511, 512, 513, 100_000, 8**11 - 1]
 
 def headers(data: bytes) -> list[int]:
     """Where the headers are: blocks that carry their checksum."""
-    return [at for at in range(0, len(data), BLOCK) if with_checksum(data[at : at + BLOCK]) == data[at : at + BLOCK]]
+    blocks = range(0, len(data) - BLOCK + 1, BLOCK)
+    return [at for at in blocks if with_checksum(data[at : at + BLOCK]) == data[at : at + BLOCK]]
 
 
 def flipped(data: bytes, at: int, chance: random.Random) -> bytes:

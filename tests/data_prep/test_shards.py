@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import main
+from data_prep.errors import FolderError
 from data_prep.image_encoding import ImageSettings
-from data_prep.job import Folder, Job, write_job
+from data_prep.job import Folder, Job, check_same_job, write_job
 from data_prep.manifest import read_manifest
 from data_prep.row_list import ListedImage
 from data_prep.shard_reader import TarUnread, read_samples
@@ -304,6 +305,30 @@ def test_files_of_the_system_and_of_persons_leave_the_manifest_alone(
     assert read_manifest(copy / "manifest.parquet") == manifest
 
 
+def test_a_retrys_round_is_read_by_the_same_rules(copy: Path) -> None:
+    """The failed rows of three shards came in a round: strays are notes there, a foreign tar and a loss problems."""
+    first, round_one = Folder(copy), Folder(copy / "retry-01")
+    for path in (round_one.shards, round_one.failures, round_one.work):
+        path.mkdir(parents=True)
+    job = replace(JOB, kind="retry", round=1, num_rows=SHARDS)
+    rows = {
+        shard * ROWS + 1: ListedImage("http://a/1.jpg", ["again"], row=shard * ROWS + 1, supersedes="http_404")
+        for shard in range(SHARDS)
+    }
+    write_shard(round_one, job, 0, rows, [Answer(row, jpeg(), None) for row in rows], {})
+    write_job(round_one, job)
+    (round_one.shards / ".DS_Store").write_bytes(b"x")
+    shutil.copy(first.shards / "made-00000.tar", round_one.shards)
+    result = verify(copy)
+    assert result.strays == ["retry-01/shards/.DS_Store: no shard, and not written by data_prep"]
+    assert list(map(str, result.problems)) == ["retry-01/shards/made-00000.tar: foreign shard: not of this job"]
+    assert sum(row["num_samples"] for row in read_manifest(copy / "manifest.parquet")) == SHARDS * ROWS
+    (round_one.shards / "made-retry01-00000.tar").unlink()
+    result = verify(copy)
+    assert "made-retry01-00000.tar: missing: run `data_prep retry` again" in map(str, result.problems)
+    assert result.withdrawn is not None
+
+
 def test_a_foreign_shard_is_loud_and_leaves_the_manifest_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 1, since somebody may take it for data; what the manifest names is whole, so it is written."""
     shutil.copy(copy / "shards" / "made-00000.tar", copy / "shards" / "backup.tar")
@@ -324,6 +349,17 @@ def test_a_manifest_of_the_good_shards_stays_while_what_it_names_is_whole(copy: 
     assert result.problems and (result.stands, result.withdrawn) == (copy / "manifest.parquet", None)
     _flip_in_image(copy / "shards" / "made-00002.tar")
     assert verify(copy).withdrawn
+
+
+def test_a_systems_file_does_not_make_a_new_folder_another_jobs(tmp_path: Path) -> None:
+    """Shards without job.json are somebody's; a .DS_Store is nobody's."""
+    folder = Folder(tmp_path)
+    folder.shards.mkdir()
+    (folder.shards / ".DS_Store").write_bytes(b"x")
+    assert check_same_job(folder, JOB) is None
+    (folder.shards / "made-00000.tar").write_bytes(b"x")
+    with pytest.raises(FolderError, match="shards is there but"):
+        check_same_job(folder, JOB)
 
 
 def test_without_any_shard_nothing_is_published(tmp_path: Path) -> None:
