@@ -17,8 +17,8 @@ from typing import Any
 
 from data_prep.errors import AccountingError, InputError
 from data_prep.job import Folder, Job, read_job, write_json
-from data_prep.manifest import MANIFEST_NAME
-from data_prep.places import file_sha256, open_parquet
+from data_prep.manifest import MANIFEST_NAME, SCHEMA, stream_manifest
+from data_prep.places import file_sha256
 from data_prep.sources.catalogue import SOURCES
 
 DATASHEET_NAME = "datasheet.json"
@@ -163,10 +163,7 @@ def shard_rows(manifest: Path) -> Iterator[dict[str, Any]]:
     """
     if not manifest.exists():
         raise InputError(f"no {MANIFEST_NAME} in {manifest.parent}", "`data_prep verify DIR` writes it")
-    with open_parquet(manifest) as file:
-        columns = [name for name in file.schema_arrow.names if name not in PER_SAMPLE]
-        for group in range(file.num_row_groups):
-            yield from file.read_row_group(group, columns=columns).to_pylist()
+    yield from stream_manifest(manifest, [name for name in SCHEMA.names if name not in PER_SAMPLE])
 
 
 def _tell_listed(sources: dict[str, SourceAccount], job: Job | None, left: Mapping[str, int]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 
 from data_prep import places
 from data_prep.errors import InputError
+from samples.quote import quote
 
 MANIFEST_NAME = "manifest.parquet"
 MANIFEST_VERSION = "1"
@@ -40,6 +43,8 @@ SCHEMA = pa.schema(
 )
 
 
+CONTROLS = re.compile("[\x00-\x1f\x7f]")
+AGAIN = "write it again with the data_prep of this checkout: `python -m data_prep verify`"
 WHOLE_TAR: dict[str, Any] = {"filtered": [], "keys_sha256": None, "supersedes": []}
 """What a row says that names every sample of its tar, no retry; also what is meant where these columns are missing."""
 
@@ -118,18 +123,58 @@ def stream_manifest(path: Path, columns: Sequence[str] | None = None) -> Iterato
     Raises: InputError when it is no manifest of this version.
     """
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}", "write it with `python -m data_prep verify`") from error
-    with file:
-        version = (file.schema_arrow.metadata or {}).get(b"albef_manifest_version", b"none").decode()
-        if version != MANIFEST_VERSION:
-            raise InputError(
-                f"{path} is no manifest of version {MANIFEST_VERSION} but {version}",
-                "write it again with the data_prep of this checkout: `python -m data_prep verify`",
-            )
-        present = file.schema_arrow.names
-        wanted = [name for name in columns if name in present] if columns is not None else None
-        defaults = {name: value for name, value in WHOLE_TAR.items() if columns is None or name in columns}
-        for batch in file.iter_batches(1, columns=wanted):
-            yield {**defaults, **batch.to_pylist()[0]}
+        with places.open_parquet(path) as file:
+            version = (file.schema_arrow.metadata or {}).get(b"albef_manifest_version", b"none")
+            if version != MANIFEST_VERSION.encode():
+                shown = quote(version.decode("utf-8", "replace"))
+                raise InputError(f"{path} is no manifest of version {MANIFEST_VERSION} but {shown}", AGAIN)
+            present = file.schema_arrow.names
+            wanted = [name for name in columns or SCHEMA.names if name in present or name not in WHOLE_TAR]
+            if missing := [name for name in wanted if name not in present]:
+                raise InputError(f"{path} lacks the columns {', '.join(missing)}", AGAIN)
+            defaults = {name: value for name, value in WHOLE_TAR.items() if columns is None or name in columns}
+            for number, batch in enumerate(file.iter_batches(1, columns=wanted), start=1):
+                yield {**defaults, **_checked(path, number, batch.to_pylist()[0])}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {quote(' '.join(str(error).split()), 150)}", AGAIN) from error
+
+
+def _checked(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """The row, when its values are what the contract says.
+
+    Raises: InputError naming the column and the row, counted from 1.
+    """
+    for name, value in row.items():
+        kind = SCHEMA.field(name).type if name in SCHEMA.names else None
+        if kind is not None and not (value is None and name == "keys_sha256") and not _fits(value, kind):
+            raise InputError(f"{path}, column {name}, row {number}: holds {quote(repr(value))}", AGAIN)
+        names = value if name == "keys" else [value] if name in ("path", "source") else []
+        if strange := next(filter(CONTROLS.search, names), None):
+            what = f"'{quote(strange)}' has control characters"
+            raise InputError(f"{path}, column {name}, row {number}: {what}", AGAIN)
+    counts = {name: len(row[name]) for name in ("keys", "offsets", "lengths") if name in row}
+    if "num_samples" in row and any(count != row["num_samples"] for count in counts.values()):
+        shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise InputError(f"{path}, row {number}: {row['num_samples']} samples, {shown}", AGAIN)
+    return row
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    """Whether a value is of a type of the contract; counts are not negative."""
+    if pa.types.is_string(kind):
+        return type(value) is str
+    if pa.types.is_int64(kind):
+        return type(value) is int and 0 <= value < 2**63
+    if pa.types.is_float64(kind):
+        return type(value) is float and math.isfinite(value)
+    if not pa.types.is_list(kind):
+        fields = [kind.field(place) for place in range(kind.num_fields)]
+        return isinstance(value, dict) and all(_fits(value.get(field.name), field.type) for field in fields)
+    if not isinstance(value, list):
+        return False
+    # One look at all of a shard's types instead of one at each value: 14 million samples have 42 million of them.
+    if pa.types.is_string(kind.value_type):
+        return {*map(type, value)} <= {str}
+    if pa.types.is_int64(kind.value_type):
+        return {*map(type, value)} <= {int} and min(value, default=0) >= 0 and max(value, default=0) < 2**63
+    return all(_fits(part, kind.value_type) for part in value)

@@ -6,8 +6,8 @@ import logging
 
 from albef.config import AlbefConfig
 from pipeline.checkpoint_weights import CheckpointWeights
+from pipeline.markdown import as_code, as_text
 from pipeline.metrics_file import newest_first
-from samples.quote import quote
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def card_of_checkpoint(weights: CheckpointWeights, kind: str) -> str:
     losses = [name for name in ("itc", "itm", "mlm") if getattr(objective, name)]
     told = [name for name in losses if name != "itm" and getattr(objective, f"distill_{name}")]
     rows = {
-        "run": meta.run_name,
+        "run": as_text(meta.run_name),
         "weights": "momentum teacher (matching head and temperature are the student's)" if kind == "teacher" else kind,
         "optimizer steps": f"{meta.step:,}",
         "pairs seen": f"{meta.samples_seen:,} (with repetition), in epoch {meta.epoch}",
@@ -48,9 +48,9 @@ def card_of_checkpoint(weights: CheckpointWeights, kind: str) -> str:
         "momentum distillation": f"{', '.join(told)}, alpha {objective.alpha:g}" if told else "none",
         "queue": f"{objective.queue_size:,} features a modality",
         "text": f"at most {objective.max_text_tokens} tokens, [CLS] included",
-        "trained in": f"{meta.precision}, ZeRO stage {meta.zero_stage}, {_count(meta.world_size, 'rank')}",
-        "checkpoint": f"{weights.path.name}, saved {meta.created}",
-        "configuration hash": f"`{meta.config_hash}`",
+        "trained in": f"{as_text(meta.precision)}, ZeRO stage {meta.zero_stage}, {_count(meta.world_size, 'rank')}",
+        "checkpoint": f"{as_text(weights.path.name)}, saved {as_text(meta.created)}",
+        "configuration hash": as_code(meta.config_hash),
     }
     return _card(meta.run_name, weights.config, rows, _validation(weights))
 
@@ -58,10 +58,10 @@ def card_of_checkpoint(weights: CheckpointWeights, kind: str) -> str:
 def card_of_official(name: str, config: AlbefConfig, sha256: str, notes: list[str]) -> str:
     """The card of a model translated from an official checkpoint; `notes` say what was changed or left out."""
     rows = {
-        "translated from": f"`{name}`, a checkpoint in the layout of salesforce/ALBEF",
-        "its SHA-256": f"`{sha256}`",
+        "translated from": f"{as_code(name)}, a checkpoint in the layout of salesforce/ALBEF",
+        "its SHA-256": as_code(sha256),
     }
-    return _card(name, config, rows | {"changes": "; ".join(notes) or "none"}, "")
+    return _card(name, config, rows | {"changes": "; ".join(as_text(note, 500) for note in notes) or "none"}, "")
 
 
 def _card(title: str, config: AlbefConfig, rows: dict[str, str], evaluation: str) -> str:
@@ -74,7 +74,7 @@ def _card(title: str, config: AlbefConfig, rows: dict[str, str], evaluation: str
     }
     parts = [
         "---\npipeline_tag: feature-extraction\ntags:\n- albef\n- vision-language\n---\n",
-        f"# ALBEF: {title}\n",
+        f"# ALBEF: {as_text(title)}\n",
         "An image and text encoder with a multimodal encoder on top, after Li et al., *Align before Fuse: Vision and "
         "Language\nRepresentation Learning with Momentum Distillation* (2021).\n",
         "## Where it comes from\n\n" + _table(rows),
@@ -105,7 +105,7 @@ def _validation(weights: CheckpointWeights) -> str:
         entries = []
     for entry in reversed(entries):
         values |= {name: value for name, value in entry.items() if name.startswith("val/") and value is not None}
-    rows = {quote(name.removeprefix("val/")): f"{value:.2f}" for name, value in values.items()}
+    rows = {as_text(name.removeprefix("val/")): f"{value:.2f}" for name, value in values.items()}
     if not rows:
         return ""
     told = "Zero-shot retrieval of the student on the run's validation pairs at this step, percent"

@@ -18,6 +18,8 @@ from torch import Tensor
 from albef.batch import PretrainBatch, TeacherTargets
 from albef.preprocess import MEAN, STD
 from albef.tokenizer import AlbefTokenizer
+from pipeline.markdown import as_text
+from samples.quote import quote
 
 TILE = 192
 """Side of a picture, pixels."""
@@ -26,6 +28,8 @@ LINE = 16
 FONT_SIZE = 13
 TEXT_WIDTH = 360
 """Room for the text beside a picture, pixels."""
+MAX_TEXT = 200
+"""Letters of a caption that are drawn."""
 BLACK, GREY, GREEN = (0, 0, 0), (110, 110, 110), (0, 120, 0)
 
 
@@ -90,11 +94,11 @@ def training_tables(
 ) -> dict[str, str]:
     """Tag -> the same pseudo-targets as a markdown table, for TensorBoard's text page. Arguments as above."""
     itc = [
-        f"| {_cell(image.truth)} | {_choices(image.candidates)} | {image.queue_share:.1%} |"
+        f"| {as_text(image.truth)} | {_choices(image.candidates)} | {image.queue_share:.1%} |"
         for image in itc_targets(batch, targets, tokenizer, num_targets)
     ]
     mlm = [
-        f"| {_cell(word.text)} | {_cell(word.truth)} | {_choices(word.candidates)} |"
+        f"| {as_text(word.text)} | {as_text(word.truth)} | {_choices(word.candidates)} |"
         for word in mlm_targets(batch, targets, tokenizer, num_targets)
     ]
     tables = {
@@ -154,10 +158,12 @@ def mlm_targets(
 
 
 def _captions(batch: PretrainBatch, tokenizer: AlbefTokenizer) -> list[str]:
-    if batch.captions:
-        return batch.captions
-    rows = zip(batch.input_ids.cpu(), batch.attention_mask.sum(1).tolist(), strict=True)
-    return [tokenizer.decode(ids[1:length]) for ids, length in rows]  # without [CLS]
+    captions = batch.captions
+    if not captions:
+        rows = zip(batch.input_ids.cpu(), batch.attention_mask.sum(1).tolist(), strict=True)
+        captions = [tokenizer.decode(ids[1:length]) for ids, length in rows]  # without [CLS]
+    # On one line: Pillow cannot measure several, and a caption may be a megabyte.
+    return [quote(" ".join(caption[: 10 * MAX_TEXT].split()), MAX_TEXT) for caption in captions]
 
 
 def _pixels(images: Tensor) -> list[Image.Image]:
@@ -236,9 +242,4 @@ def _grid(tiles: list[Image.Image], *, columns: int) -> Image.Image:
 
 
 def _choices(candidates: list[tuple[str, float]]) -> str:
-    return "<br>".join(f"{p:.1%} {_cell(text)}" for text, p in candidates)
-
-
-def _cell(text: str) -> str:
-    """Text that cannot end a table cell or start markup."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return "<br>".join(f"{p:.1%} {as_text(text)}" for text, p in candidates)

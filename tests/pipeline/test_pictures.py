@@ -128,9 +128,13 @@ def test_a_batch_without_masks_or_captions_can_be_shown(step, tokenizer):
 def test_long_and_strange_captions_are_drawn(step, tokenizer):
     """A caption of 200 words, one without spaces, one in another script, an empty one."""
     batch, targets = step
-    strange = dataclasses.replace(batch, captions=["word " * 200, "x" * 300, "日本語 \x00 émoji 🙂"])
+    strange = dataclasses.replace(batch, captions=["word " * 200, "x" * 300, "日本語 \x00 émoji 🙂\ntwo\tlines"])
     picture = training_pictures(strange, targets, tokenizer)["train/itc_pseudo_targets"]
     assert picture.shape == training_pictures(batch, targets, tokenizer)["train/itc_pseudo_targets"].shape
+    endless = dataclasses.replace(batch, captions=["\n" * 10**6, "x" * 10**6, "<img src=x>|" * 10**5])
+    assert training_pictures(endless, targets, tokenizer)["train/samples"].shape
+    for table in training_tables(endless, targets, tokenizer).values():
+        assert len(table) < 5_000 and "<img" not in table and "\x1b" not in table
     empty = dataclasses.replace(batch, captions=["", "", ""])
     assert set(training_pictures(empty, targets, tokenizer)) == set(training_pictures(batch, targets, tokenizer))
 

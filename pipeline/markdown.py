@@ -1,0 +1,21 @@
+"""Text of strangers in Markdown, as in model cards and on TensorBoard's text page: shown as it is, never as markup."""
+
+from __future__ import annotations
+
+import re
+
+from samples.quote import quote
+
+MARKUP = re.compile(r"[\\`*\[\]|#~]")
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def as_text(value: object, limit: int = 200) -> str:
+    """`value` on one line for a heading or a table's cell: no HTML, link, emphasis or end of the cell, and cut."""
+    shown = MARKUP.sub(lambda found: "\\" + found[0], quote(value, limit))
+    return re.sub("[&<>]", lambda found: ENTITIES[found[0]], shown)
+
+
+def as_code(value: object, limit: int = 200) -> str:
+    """`value` in a span of code within a table's cell, which it cannot end."""
+    return "`" + quote(value, limit).replace("`", "'").replace("|", "\\|") + "`"
