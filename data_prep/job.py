@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from data_prep.image_encoding import ImageSettings
 from data_prep.ownership import check_new, check_work
 from data_prep.parts import WHOLE, Part
 from data_prep.places import is_remote
+from samples.quote import quote
 
 JOB_VERSION = 1
 IN_WORK = ("rows.parquet", "members.parquet", "progress.json", "img2dataset.log", "excluded")
@@ -97,6 +98,8 @@ class Job:
     num_rows: int = 0
     round: int = 0
     """Of a retry, from 1."""
+    flags: dict[str, Any] = field(default_factory=dict)
+    """By flag what else decides what becomes of a row; empty for a job that was begun before it was recorded."""
 
     @property
     def num_shards(self) -> int:
@@ -112,6 +115,8 @@ class Job:
         return f"{self.source}-{row:09d}"
 
 
+MAY_GROW = {"--images"}
+"""Flags that may be given again with more at their end: what was found before is still found first."""
 _WHAT = {
     "kind": "the command",
     "source": "--source",
@@ -160,21 +165,35 @@ def check_same_job(folder: Folder, wanted: Job) -> Job | None:
     if begun is None:
         check_new(folder.root, folder.job, OUTPUTS)
         return None
-    for name, what in _WHAT.items():
-        before, now = _field(begun, name), _field(wanted, name)
-        if before == now:
-            continue
-        if name == "inputs_sha256":
+    for what, before, now in _differences(begun, wanted):
+        if what == "the list":
             raise FolderError(
                 f"{folder.root} was begun with another list (or other columns or exclusions): sha256 {before[:12]}, "
                 f"now {now[:12]}",
                 "give the same --urls / --annotations, columns and --exclude-... to go on, or another --out",
             )
         raise FolderError(
-            f"{folder.root} was begun with {what} {before}, now {now}",
-            f"use {what} {before} to go on, or another --out to start afresh",
+            f"{folder.root} was begun with {what} {_shown(before)}, now {_shown(now)}",
+            f"use {what} {_shown(before)} to go on, or another --out to start afresh",
         )
     return begun
+
+
+def _differences(begun: Job, wanted: Job) -> Iterator[tuple[str, Any, Any]]:
+    """(flag, before, now) of what is another job's; what the list was read with is told before the list's hash."""
+    for flag, now in wanted.flags.items():
+        before = begun.flags.get(flag, now)
+        if before != now and not (flag in MAY_GROW and now[: len(before)] == before):
+            yield flag, before, now
+    for name, what in _WHAT.items():
+        before, now = _field(begun, name), _field(wanted, name)
+        if before != now:
+            yield what, before, now
+
+
+def _shown(value: Any) -> str:
+    """A flag's value as it is typed."""
+    return quote(" ".join(map(str, value)) if isinstance(value, list) else value) or "''"
 
 
 def _field(job: Job, dotted: str) -> Any:

@@ -17,7 +17,7 @@ REASONS_SHOWN = 3
 SHOWN = 45
 """Characters of an image's name or of a detail in the message, which shows three."""
 _HINTS = {
-    "missing_file": "--images are the folders or zips that paths begin in, --strip-prefix takes off what precedes them",
+    "missing_file": "copy them there, or add to --images, and give the command again: it reads them",
     "outside_images": "--strip-prefix takes off what precedes the images' paths in --images",
     "caption_not_text": "--caption-col names the column of the captions",
     "empty_caption": "--caption-col names the column of the captions",

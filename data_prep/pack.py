@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from data_prep.shard_writer import Answer, ShardRecord, write_shard
 from data_prep.worker_pool import in_order
 from samples.image_roots import ImageRoots, NotRead, RootError
 
+MAY_TURN_UP = ("missing_file", "unreadable_file", "outside_images")
+"""Reasons that another start may not see, once somebody has copied what was missing."""
 Encode = Callable[[bytes, ImageSettings], EncodedImage]
 
 
@@ -53,6 +56,24 @@ class LocalRows:
             self.local.check_unchanged()
         except RootError as error:
             raise _changed(error) from error
+
+    def has_found_more(self, folder: Folder, record: ShardRecord) -> bool:
+        """Whether an image that a finished shard lacks can be read now: it was copied there, or --images has grown."""
+        if not any(record.failed.get(reason) for reason in MAY_TURN_UP):
+            return False
+        failures = folder.failures / f"{record.name}.jsonl"
+        if not failures.exists():
+            return False
+        with failures.open("rb") as lines:
+            missing = (row for row in map(json.loads, lines) if row["reason"] in MAY_TURN_UP)
+            return any(self._can_be_read(row["url"]) for row in missing)
+
+    def _can_be_read(self, name: str) -> bool:
+        try:
+            self.local.read(name, self.max_image_bytes)
+        except NotRead:
+            return False
+        return True
 
 
 def _changed(error: RootError) -> InputError:

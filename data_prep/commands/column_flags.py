@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Literal
+from typing import Any, Literal
 
 from data_prep.list_columns import ListColumns
 
@@ -23,6 +23,17 @@ def add_column_flags(parser: argparse.ArgumentParser, where: Literal["url", "pat
     parser.add_argument("--id-col", metavar="NAME", help="column of the source's own name for an image")
     parser.add_argument("--licence-col", metavar="NAME", help="column of the image's licence")
     parser.add_argument("--columns", metavar="A,B", help="names of the columns of a TSV or CSV without a header")
+
+
+def column_values(flags: argparse.Namespace, where: Literal["url", "path"]) -> dict[str, Any]:
+    """By flag what was given, for the job's record."""
+    return {
+        f"--{where}-col": flags.place_col,
+        "--caption-col": flags.caption_col or ["caption"],
+        "--id-col": flags.id_col,
+        "--licence-col": flags.licence_col,
+        "--columns": flags.columns,
+    }
 
 
 def list_columns(flags: argparse.Namespace, where: Literal["url", "path"]) -> ListColumns:

@@ -7,7 +7,7 @@ import dataclasses
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.commands.column_flags import add_column_flags, list_columns
+from data_prep.commands.column_flags import add_column_flags, column_values, list_columns
 from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.job_flags import add_out, add_processes, add_shard_flags, output_folder, wanted_job
 from data_prep.commands.making import make
@@ -57,7 +57,7 @@ def run(flags: argparse.Namespace) -> int:
     else:
         images, reading = read_url_list(urls, columns), dataclasses.asdict(columns)
     exclusions = Exclusions(*(Path(name) if name else None for name in (flags.exclude_domains, flags.exclude_hashes)))
-    wanted = wanted_job("download", flags, [urls], {**reading, **exclusions.identity()})
+    wanted = wanted_job("download", flags, [urls], {**reading, **exclusions.identity()}, column_values(flags, "url"))
 
     def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
         check_resolver(flags, folder, job, done)

@@ -40,7 +40,7 @@ def run(flags: argparse.Namespace) -> int:
     folder = output_folder(flags)
     members = folder.work / "members.parquet"
     reading = {"keep_going": flags.keep_going}
-    wanted = job_of("import", flags, tars_source(tars[0]), hash_tars(tars, reading))
+    wanted = job_of("import", flags, tars_source(tars[0]), hash_tars(tars, reading), {"--keep-going": flags.keep_going})
     processes = num_processes(flags)
     rows = list_tars(tars, members, flags.shard_size, processes=processes, keep_going=flags.keep_going)
 

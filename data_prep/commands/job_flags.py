@@ -92,13 +92,21 @@ def num_processes(flags: argparse.Namespace) -> int:
     return int(flags.processes or len(os.sched_getaffinity(0)))
 
 
-def wanted_job(kind: str, flags: argparse.Namespace, inputs: Sequence[Path], reading: dict[str, Any]) -> Job:
-    """The job that the flags describe. Raises: UsageError for a source that is no name."""
+def wanted_job(
+    kind: str, flags: argparse.Namespace, inputs: Sequence[Path], reading: dict[str, Any], named: dict[str, Any]
+) -> Job:
+    """The job that the flags describe.
+
+    Args:
+        reading: what decides how the inputs are read, for their hash.
+        named: by flag what a change of is named by, see `Job.flags`.
+    Raises: UsageError for a source that is no name.
+    """
     default = _source_of(inputs[0]) if flags.source is None else ""
-    return job_of(kind, flags, default, hash_inputs(inputs, reading))
+    return job_of(kind, flags, default, hash_inputs(inputs, reading), named)
 
 
-def job_of(kind: str, flags: argparse.Namespace, default: str, inputs_sha256: str) -> Job:
+def job_of(kind: str, flags: argparse.Namespace, default: str, inputs_sha256: str, named: dict[str, Any]) -> Job:
     """The same for inputs that are hashed another way; `default` is the source's name without --source."""
     source = default if flags.source is None else flags.source
     if default_source(Path(source)) != source:
@@ -109,6 +117,7 @@ def job_of(kind: str, flags: argparse.Namespace, default: str, inputs_sha256: st
         inputs_sha256=inputs_sha256,
         shard_size=flags.shard_size,
         images=ImageSettings(image_size=flags.image_size, jpeg_quality=flags.jpeg_quality, max_pixels=flags.max_pixels),
+        flags={**named, "--max-image-bytes": flags.max_image_bytes},
     )
 
 

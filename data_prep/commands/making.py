@@ -94,6 +94,9 @@ def _begin(folder: Folder, wanted: Job, images: Iterable[ListedImage]) -> Job:
     """The job with its number of rows; the list is read once and then kept."""
     begun = check_same_job(folder, wanted)
     if begun is not None and folder.rows.exists():
+        if begun.flags != wanted.flags:
+            begun = dataclasses.replace(begun, flags=wanted.flags)
+            write_job(folder, begun)
         return begun
     num_rows = write_rows(folder.rows, _counted(images), wanted.shard_size, folder.part)
     job = dataclasses.replace(wanted, num_rows=num_rows)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from data_prep.annotations import read_annotations
-from data_prep.commands.column_flags import add_column_flags, list_columns
+from data_prep.commands.column_flags import add_column_flags, column_values, list_columns
 from data_prep.commands.job_flags import (
     add_out,
     add_processes,
@@ -75,12 +77,22 @@ def run(flags: argparse.Namespace) -> int:
     columns = list_columns(flags, "path")
     images = _images(annotations, columns, flags.strip_prefix, local, folder)
     reading = {"strip_prefix": flags.strip_prefix, "merged": True, **dataclasses.asdict(columns)}
-    wanted = wanted_job("pack", flags, annotations, reading)
+    named = {
+        "--images": [os.path.abspath(root) for root in flags.images],
+        "--strip-prefix": flags.strip_prefix,
+        **column_values(flags, "path"),
+    }
+    wanted = wanted_job("pack", flags, annotations, reading, named)
     processes = num_processes(flags)
 
     def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
         arguments = {**pack_arguments(job, [path.name for path in annotations]), **how_listed(annotations)}
-        pack_shards(folder, job, done, LocalRows(local, flags.max_image_bytes), arguments, pool, processes, told)
+        images = LocalRows(local, flags.max_image_bytes)
+        again = [index for index, record in done.items() if images.has_found_more(folder, record)]
+        if again:
+            print(f"{len(again)} shards have rows that could not be read, and can be now: made again", file=sys.stderr)
+        left = {index: record for index, record in done.items() if index not in again}
+        pack_shards(folder, job, left, images, arguments, pool, processes, told)
 
     return make(folder, wanted, images, processes, make_shards, flags.min_yield)
 

@@ -152,7 +152,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
     ),
     "missing images": (
         ["pack", "--annotations", "{dir}/list.tsv", "--images", "{dir}/no", "--out", "{dir}/o"],
-        "folder of images not found",
+        "folder or zip of images not found",
         "--images",
     ),
     "missing annotations": (
