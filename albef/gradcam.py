@@ -17,9 +17,10 @@ from torch.func import functional_call
 from albef.inputs import check_one
 from albef.layers import Attention
 from albef.model import AlbefForPretraining
-from albef.preprocess import preprocess_image, to_rgb
+from albef.preprocess import preprocess_image
 from albef.tokenizer import AlbefTokenizer
 from samples.captions import clean_caption
+from samples.image import upright_rgb
 
 COLOURS = np.array([(0, 0, 128), (0, 0, 255), (0, 255, 255), (255, 255, 0), (255, 0, 0), (128, 0, 0)], dtype=np.float64)
 """Dark blue to dark red, evenly spaced: the field's usual heat colours."""
@@ -64,7 +65,7 @@ def word_maps(
 
     Args:
         model: its weights, gradients and mode are left as they were.
-        image: any picture; squashed to the model's square, so a map covers the whole picture.
+        image: any picture, turned as its EXIF orientation says; squashed to the model's square, so a map covers it all.
         text: raw; cleaned as captions are.
         layer: multimodal layer, as `token_maps`.
         max_text_tokens: the text is cut there.
@@ -137,14 +138,14 @@ def cross_attention(
 
 
 def overlay(image: Image.Image, heat: Tensor, *, opacity: float = 0.5) -> Image.Image:
-    """A map drawn over its picture in colours, at the picture's size.
+    """A map drawn over its picture in colours, at the picture's size, upright.
 
     Args:
         image: the picture.
         heat: (G, G); scaled so that its largest value is dark red. All zero stays dark blue.
         opacity: of the colours, 0 to 1.
     """
-    picture = to_rgb(image)
+    picture = upright_rgb(image)
     values = heat.detach().float().cpu().numpy()
     smooth = Image.fromarray(values / max(float(values.max()), 1e-12)).resize(picture.size, Image.Resampling.BICUBIC)
     level = np.clip(np.asarray(smooth), 0, 1) * (len(COLOURS) - 1)  # (H, W)

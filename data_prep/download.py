@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.errors import UnfinishedError
 from data_prep.exclusion import excluded_hash, read_hashes
 from data_prep.fetch import Fetch, FetchSettings, RawShard, launches_in, proven_leftovers
-from data_prep.image_encoding import EncodedImage, ImageRefused, ImageSettings, encode_image
+from data_prep.image_encoding import EncodedImage, ImageSettings, encode_image
 from data_prep.job import Folder, Job
 from data_prep.part_progress import PartProgress
 from data_prep.patient_opener import FetchLimits
@@ -20,6 +20,7 @@ from data_prep.progress import Progress
 from data_prep.retry import later_rounds, taken_up
 from data_prep.row_list import read_shard_rows
 from data_prep.shard_writer import Answer, ShardRecord, write_shard
+from samples.image import ImageRefused
 
 POLL_S = 0.2
 START_UP_S = 120.0  # importing img2dataset takes 3 s on a free core, and much longer where many start at once

@@ -17,10 +17,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.image_encoding import EncodedImage, ImageRefused, ImageSettings, encode_image
+from data_prep.image_encoding import EncodedImage, ImageSettings, encode_image
 from data_prep.job import Folder, Job, write_json
 from data_prep.places import open_regular, publish, unpublished
 from data_prep.row_list import ListedImage
+from samples.image import ImageRefused
 from samples.json_text import is_unicode, parse_json
 from samples.quote import quote
 from samples.record import MAX_PIXELS, usable_captions

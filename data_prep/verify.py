@@ -24,7 +24,7 @@ from data_prep.shard_reader import TarUnread, read_samples
 from data_prep.shard_survey import Problem, ShardTask, Weight, survey
 from data_prep.shard_writer import ShardRecord, read_record
 from data_prep.worker_pool import in_order
-from samples.quote import quote
+from samples.quote import quote, quote_error
 from samples.record import check_meta
 from samples.shard import StoredSample
 from samples.tar import TarDamage
@@ -259,7 +259,7 @@ def _decode(image: bytes, size: tuple[int, int]) -> list[str]:
     except MemoryError:
         raise
     except Exception as error:  # a decoder of damaged bytes raises many kinds
-        return [f"image cannot be decoded: {type(error).__name__}: {quote(error)}"]
+        return [f"image cannot be decoded: {quote_error(error)}"]
 
 
 def _manifest_row(path: str, record: ShardRecord, samples: list[tuple[str, int, int]]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from albef.pretrained import Albef
 from demo.page_pictures import ImageQuery, TextQuery, WordMaps
 from demo.pictures import ASSETS, Picture, PictureArchive, read_pictures
 from samples.captions import clean_caption
+from samples.image import read_image
+from samples.record import MAX_PIXELS
 
 OWN_QUERIES = (
     "a red heart",
@@ -111,7 +113,11 @@ def _tiles(gallery: Gallery, found: Sequence[int]) -> list[Image.Image]:
 
 def photo_maps(albef: Albef) -> list[WordMaps]:
     """The photographs, with a map for each word that means something by itself."""
-    return [_maps_of(albef, Image.open(ASSETS / "photos" / name), text, source) for name, text, source in PHOTOS]
+    return [_maps_of(albef, _photo(name), text, source) for name, text, source in PHOTOS]
+
+
+def _photo(name: str) -> Image.Image:
+    return read_image((ASSETS / "photos" / name).read_bytes(), max_pixels=MAX_PIXELS)
 
 
 def scene_maps(albef: Albef, archive: PictureArchive, count: int, seed: int) -> list[WordMaps]:

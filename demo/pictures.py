@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from dataclasses import dataclass
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from samples.image import read_image
+from samples.record import MAX_PIXELS
 
 ASSETS = Path(__file__).parent / "assets"
 SPLITS = ("train", "val", "test_emoji", "test_clipart", "test_scenes")
@@ -67,7 +69,7 @@ class PictureArchive:
 
     def open(self, name: str) -> Image.Image:
         """The picture, RGB."""
-        return Image.open(io.BytesIO(self.read(name))).convert("RGB")
+        return read_image(self.read(name), max_pixels=MAX_PIXELS)
 
     def close(self) -> None:
         """Close the file."""

@@ -16,6 +16,8 @@ LIMIT = 100
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories that are escaped: controls, direction marks, surrogates, line and paragraph separators."""
 
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Of an object whose type prints it: `<_io.BytesIO object at 0x7f31c8>`."""
 LOGIN = re.compile(r"(?<=//)[^/?#\s]+@")
 """`user:password@` of a URL."""
 
@@ -30,6 +32,11 @@ def quote(value: object, limit: int = LIMIT) -> str:
     text = str(value)
     shown = "".join(map(_visible, text[: limit + 1]))
     return shown if len(text) <= limit and len(shown) <= limit else shown[: max(0, limit - 3)] + "..."
+
+
+def quote_error(error: BaseException, limit: int = LIMIT) -> str:
+    """An exception for a message or a record: its kind and text, without memory addresses, which no run repeats."""
+    return quote(f"{type(error).__name__}: {' '.join(ADDRESS.sub('', str(error)).split())}", limit)
 
 
 def one_line(text: str) -> str:

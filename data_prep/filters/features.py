@@ -20,6 +20,7 @@ from data_prep.filters.perceptual_hash import NUM_BYTES, hash_jpeg
 from data_prep.filters.sample_rules import caption_hash
 from data_prep.places import file_sha256
 from data_prep.shard_reader import read_samples
+from samples.quote import quote_error
 from samples.record import check_meta
 from samples.tar import TarDamage
 
@@ -117,7 +118,7 @@ def _features(tar: Path, key: str, image: bytes, meta: bytes) -> dict[str, objec
     except MemoryError:
         raise
     except Exception as error:  # a decoder of damaged bytes raises many kinds
-        raise _changed(tar, f"{key} cannot be decoded: {type(error).__name__}: {error}") from error
+        raise _changed(tar, f"{key} cannot be decoded: {quote_error(error)}") from error
     return {
         **{name: fields[name] for name in ("key", "width", "height", "original_width", "original_height", "captions")},
         "image_sha256": bytes.fromhex(fields["sha256"]),

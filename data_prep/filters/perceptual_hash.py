@@ -14,6 +14,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from samples.image import upright
+
 SIDE = 32
 NUM_BITS = 256
 NUM_BYTES = NUM_BITS // 8
@@ -73,7 +75,7 @@ def hash_jpeg(data: bytes) -> np.ndarray | None:
     """
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         image.draft("L", (2 * SIDE, 2 * SIDE))
-        return hash_image(image)
+        return hash_image(upright(image))
 
 
 def distances(a: np.ndarray, b: np.ndarray, *, mirrored: bool = True) -> np.ndarray:

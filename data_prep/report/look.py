@@ -19,6 +19,7 @@ from PIL import Image
 from data_prep.errors import InputError
 from data_prep.places import open_parquet, open_regular
 from data_prep.report.counters import CommonCounter, Histogram
+from samples.image import upright_rgb
 from samples.record import read_meta
 from samples.tar import BLOCK, TarDamage, check_inside, padded, parse_header
 
@@ -174,7 +175,7 @@ def _thumbnail(jpeg: bytes) -> str:
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
             image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
-            small = image.convert("RGB")
+            small = upright_rgb(image)
     except (OSError, SyntaxError, ValueError):  # `verify` is who tells; here the place stays empty
         return ""
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))

@@ -6,19 +6,21 @@ pipe, out of a local copy of the whole shard (`shard_cache`).
 
 from __future__ import annotations
 
-import io
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from albef.errors import DataError
-from albef.preprocess import to_rgb
 from pipeline.data import stores
 from pipeline.data.lanes import SampleRef
 from pipeline.data.shard_cache import ShardCache
+from samples import image as image_reading
+from samples.image import ImageRefused
 from samples.quote import quote
 from samples.record import MAX_PIXELS, RecordFault, stored_captions
 from samples.shard import NoPair, sample_of_range
@@ -135,25 +137,32 @@ class ShardReader:
 
 
 def open_image(jpg: bytes, name: str) -> Image.Image:
-    """The image, opened, its size known, its pixels not yet decoded (`load_pixels` does that).
+    """The image, opened, its upright size known, its pixels not yet decoded (`load_pixels` does that).
+
+    One that its EXIF orientation turns, which our shards never hold, is decoded here.
 
     Raises: BadSample `image_undecodable`, or `image_too_large` above MAX_PIXELS, before a pixel is decoded.
     """
-    try:
-        image = Image.open(io.BytesIO(jpg))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BadSample("image_undecodable", f"{name}: {error}") from error
-    except Image.DecompressionBombError as error:
-        raise BadSample("image_too_large", f"{name}: {error}") from error
-    if image.width * image.height > MAX_PIXELS:  # Pillow's own limit is a global that anyone may have lifted
-        raise BadSample("image_too_large", f"{name}: {image.width} x {image.height} pixels, at most {MAX_PIXELS:,}")
-    return image
+    with _refusals_of(name):
+        image = image_reading.open_image(jpg, max_pixels=MAX_PIXELS)
+        if image_reading.orientation(image) == 1:
+            return image
+        image_reading.decode(image)
+        return image_reading.upright(image)
 
 
 def load_pixels(image: Image.Image, name: str) -> Image.Image:
-    """The image as 8-bit RGB, decoded. Raises: BadSample `image_undecodable` (a cut or damaged file)."""
+    """The image as upright 8-bit RGB, decoded. Raises: BadSample `image_undecodable` (a cut or damaged file)."""
+    with _refusals_of(name):
+        image_reading.decode(image)
+        return image_reading.upright_rgb(image)
+
+
+@contextmanager
+def _refusals_of(name: str) -> Iterator[None]:
     try:
-        image.load()
-        return to_rgb(image)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for cut and damaged files
-        raise BadSample("image_undecodable", f"{name}: {error}") from error
+        yield
+    except ImageRefused as refused:
+        too_large = refused.reason == "too_many_pixels"
+        reason = "image_too_large" if too_large else "image_undecodable"
+        raise BadSample(reason, f"{name}: {refused.detail if too_large else refused}") from refused

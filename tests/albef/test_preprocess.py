@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from albef.preprocess import MEAN, STD, preprocess_image, preprocess_images, to_rgb
+from albef.preprocess import MEAN, STD, preprocess_image, preprocess_images
+from samples.image import to_rgb
 
 
 def picture(width: int, height: int, channels: int = 3) -> Image.Image:

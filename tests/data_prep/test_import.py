@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main
-from data_prep.image_encoding import ImageRefused, ImageSettings, keep_or_encode
+from data_prep.image_encoding import ImageSettings, keep_or_encode
 from data_prep.import_tars import tars_source
 from data_prep.tar_samples import read_tar
+from samples.image import ImageRefused
 from tests.support.data_prep_runs import failures, samples
 from tests.support.hostile_images import RED, halves, jpeg, rotated_jpeg, saved
 
