@@ -121,7 +121,9 @@ def _step_of_latest(folder: Path) -> tuple[int | None, str]:
         return None, f"it cannot be read: {error.strerror or error}"
     except ValueError:
         step = None
-    return (step, "") if step is not None else (None, f"it holds {quote(text)}, the name of no checkpoint")
+    if step is None:
+        return None, f"it holds {quote(text)}, the name of no checkpoint" if text else "it is empty"
+    return step, ""
 
 
 def saved_steps(folder: Path) -> dict[int, Path]:
