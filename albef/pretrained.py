@@ -18,6 +18,7 @@ from albef.errors import CheckpointError, ConfigError
 from albef.inputs import IMAGES, as_images, as_texts
 from albef.json_file import read_object
 from albef.model import AlbefForPretraining
+from albef.model_folder import MODEL_TYPE, check_replaceable
 from albef.preprocess import MEAN, STD, preprocess_images
 from albef.regular_file import check_folder
 from albef.tensor_file import write_tensors
@@ -78,12 +79,15 @@ class Albef(nn.Module):
         """Write model.safetensors, the tokenizer, preprocessor_config.json and, last, config.json.
 
         Args:
-            folder: made if it is missing; files of the same names are replaced.
+            folder: made if it is missing. If it holds an ALBEF, its files are replaced; other files stay.
             model_card: text of README.md.
+
+        Raises: CheckpointError when the folder holds files of the same names that are not an ALBEF's.
         """
         folder = Path(folder)
+        check_replaceable(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").unlink(missing_ok=True)  # no half-written folder passes for a model
+        _write_json(folder / "config.json", {"model_type": MODEL_TYPE})  # no half-written folder passes for a model
         state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         write_tensors(folder / "model.safetensors", state, metadata={"format": "pt"})
         self.tokenizer.save(folder)
@@ -91,7 +95,7 @@ class Albef(nn.Module):
         if model_card is not None:
             (folder / "README.md").write_text(model_card, encoding="utf-8")
         config = {
-            "model_type": "albef",
+            "model_type": MODEL_TYPE,
             "format_version": FORMAT_VERSION,
             "max_text_tokens": self.max_text_tokens,
             "model": self.config.to_dict(),

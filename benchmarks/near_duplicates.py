@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=0, help="side of squares to cut, in pixels")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     flags = parser.parse_args()
+    if flags.json and flags.json.exists():
+        parser.error(f"--json {flags.json} exists: name another file")
     pictures = list(windows(load(flags.images), flags.window) if flags.window else load(flags.images))
     pictures = random.Random(0).sample(pictures, min(flags.limit, len(pictures)))
     looks = [look(picture) for picture in pictures]

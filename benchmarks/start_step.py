@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--measure", type=int, metavar="STEP", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.out and args.out.exists():
+        parser.error(f"--out {args.out} exists: name another file")
     if args.measure is not None:
         print(json.dumps(measure(args)))
         return

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from albef.errors import CheckpointError, ConfigError
 from pipeline import atomic_file
 from pipeline.logs import print_answer
+from pipeline.plain_file import read_plain
+from samples.json_text import parse_json
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` need not wait for it
     import torch
@@ -20,6 +22,7 @@ if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --hel
 
 log = logging.getLogger(__name__)
 
+MAX_RESULT_BYTES = 1 << 20
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -127,6 +130,11 @@ def check_flags(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{flag.replace('_', '-')} is {value}", "it must be at least 1")
     if args.out.is_dir():
         raise ConfigError(f"--out {args.out} is a folder", "name the JSON file to write")
+    if os.path.lexists(args.out) and not _is_evaluation(args.out):
+        raise ConfigError(
+            f"--out {args.out} exists, and is not the result of an evaluation",
+            "name another file, or move it elsewhere",
+        )
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -140,6 +148,15 @@ def check_flags(args: argparse.Namespace) -> None:
             f"--model {args.model} holds checkpoints, not an exported model",
             f"`python -m pipeline export {args.model} --out DIR` makes one",
         )
+
+
+def _is_evaluation(file: Path) -> bool:
+    """Whether an earlier `evaluate` wrote a file, which this one may then replace."""
+    try:
+        values = parse_json(read_plain(file, MAX_RESULT_BYTES))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"task", "model", "data", "k_test", "num_images"} <= values.keys()
 
 
 def join_ranks(device: str) -> World:

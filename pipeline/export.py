@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.logs import print_answer
-from pipeline.output_folder import check_free, fresh_folder
+from pipeline.output_folder import MADE_BY, OFFICIAL_NAME, check_free, fresh_folder
 
 log = logging.getLogger(__name__)
-
-OFFICIAL_NAME = "albef.pth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +80,7 @@ def export_checkpoint(
     with fresh_folder(out, overwrite=overwrite) as folder:
         if layout == "official":
             torch.save({"model": to_official(weights, found.teacher, found.queue)}, folder / OFFICIAL_NAME)
+            (folder / MADE_BY).write_text(f"`pipeline export` wrote {OFFICIAL_NAME}; --overwrite replaces it.\n")
         else:
             model = AlbefForPretraining(found.config, found.objective)
             load_strictly(model, weights, source=str(found.path))

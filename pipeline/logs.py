@@ -127,7 +127,8 @@ def print_answer(text: str) -> None:
     Raises: BrokenPipeError when nobody reads on, ConfigError when it cannot be written.
     """
     try:
-        print(text, flush=True)
+        sys.stdout.write(f"{text}\n")  # at once, also unbuffered: `| grep -q` leaves after the line it wants
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

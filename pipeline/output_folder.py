@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from albef.errors import CheckpointError
+from albef.model_folder import MODEL_FILES, is_model_folder
+from samples.quote import quote
 
-OURS = (("config.json", "model.safetensors"), ("albef.pth",))
-"""A folder that holds all of one of these was written by export or import, and `--overwrite` may replace it."""
+OFFICIAL_NAME = "albef.pth"
+MADE_BY = "made_by_pipeline"
+"""The record beside an exported albef.pth; alone, that may as well be somebody's download."""
 
 
 @contextmanager
@@ -30,11 +33,16 @@ def fresh_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         temporary.chmod(0o755 & ~_umask())  # mkdtemp makes it private
         yield temporary
+        check_free(out, overwrite=overwrite)  # again: somebody may have put something there meanwhile
         if out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
             os.replace(out, old)  # onto an empty folder: allowed, and atomic
-            os.replace(temporary, out)
-            shutil.rmtree(old)
+            try:
+                os.replace(temporary, out)
+            except OSError:
+                os.replace(old, out)
+                raise
+            shutil.rmtree(old)  # checked: it held files of ours only
         else:
             os.replace(temporary, out)
     except OSError as error:
@@ -54,11 +62,18 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise CheckpointError(f"{out} is not empty", "choose another folder (--out), or say --overwrite")
-    if not any(names.issuperset(files) for files in OURS):
+    if foreign := _foreign(out, names):
         raise CheckpointError(
-            f"{out} holds something else than an exported model, {sorted(names)[0]} for one",
-            "--overwrite replaces exported models only; choose another folder (--out)",
+            f"{out} holds something else than an exported model, {quote(foreign)} for one",
+            "--overwrite replaces exported models only; choose another folder (--out), or move that elsewhere",
         )
+
+
+def _foreign(out: Path, names: set[str]) -> str:
+    """The first thing in a folder that export and import did not write; empty if they wrote all of it."""
+    ours = {OFFICIAL_NAME, MADE_BY} if MADE_BY in names else set(MODEL_FILES) if is_model_folder(out) else set()
+    files = {entry.name for entry in os.scandir(out) if entry.is_file(follow_symlinks=False)}
+    return min(names - (ours & files), default="")
 
 
 def _umask() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ FACTS: dict[str, Any] = dict.fromkeys(COUNTS, int) | {
     "lanes": list,
 }
 """What is read of a rank's JSON again, and its types; numbers that are not finite are words."""
+PART = re.compile(r"\.?rank_[0-9]+\.(json|safetensors)(\.[0-9]+)?(\.tmp)?")
+"""What a rank writes of a dump, and what a kill leaves of that."""
 LOSS_NAMES = ("loss", "loss_itc", "loss_itm", "loss_mlm")
 
 
@@ -97,6 +100,16 @@ def write_dump(
         with contextlib.suppress(OSError):  # a half takes room on a full disk, and counts as a dump with batches
             (folder / tensors).unlink(missing_ok=True)
         raise
+
+
+def remove_dump(folder: Path) -> None:
+    """Remove the files of a dump from its folder; what else lies there stays.
+
+    Raises: OSError when they cannot be removed.
+    """
+    for path in folder.iterdir():
+        if PART.fullmatch(path.name) and not path.is_symlink():
+            path.unlink()
 
 
 def read_dump(path: Path) -> Dump:

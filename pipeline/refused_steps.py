@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pipeline.checkpoint import step_tag
 from pipeline.data.loader import StepBatches
 from pipeline.distributed import World
 from pipeline.refusal import StepCheck
-from pipeline.refused_dump import bad_losses, refused_in_a_row, write_dump
+from pipeline.refused_dump import bad_losses, refused_in_a_row, remove_dump, write_dump
 from pipeline.run_folder import package_versions
 from pipeline.watch_config import WatchConfig
 
@@ -118,8 +117,8 @@ class RefusedSteps:
     def _prepare(self, target: Path) -> bool:
         """Rank 0: an empty folder for the step. Returns whether there is room for its batches among the dumps."""
         try:
-            shutil.rmtree(target, ignore_errors=True)  # of a start that was killed, and of other ranks perhaps
-            target.mkdir(parents=True)
+            target.mkdir(parents=True, exist_ok=True)
+            remove_dump(target)  # of a start that was killed, and of other ranks perhaps
             return len(list(self.folder.glob("step_*/rank_0.safetensors"))) < self.config.max_dumps
         except OSError as error:
             log.warning("%s: %s", target, error)

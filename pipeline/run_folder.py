@@ -41,6 +41,9 @@ FIXED = (
 
 data.manifests may: data moves. That it is the same data is `data_record.hold_to_data`'s to check."""
 
+RESOLVED = ", resolved; runs again as it is"
+"""How the first line of a run's config.yaml ends."""
+
 PACKAGES = ("torch", "deepspeed", "timm", "transformers", "numpy", "pillow", "pyarrow", "webdataset", "safetensors")
 """Packages whose versions env.json tells."""
 
@@ -125,12 +128,13 @@ class RunFolder:
 def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world: World) -> list[str] | UserError:
     """Rank 0: check what is there, then write. Returns lines to log, or the error for every rank to raise."""
     try:
+        check_ours(folder)
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         lines = compare_with_previous(folder, run)
         if folder.stop_file.exists():
             folder.stop_file.unlink()  # it stopped the run before this one
             lines.append(f"removed {folder.stop_file}, which had stopped the run before")
-        atomic_file.write_text(folder.config, f"# {run.name}, resolved; runs again as it is\n" + to_yaml(run))
+        atomic_file.write_text(folder.config, f"# {run.name}{RESOLVED}\n" + to_yaml(run))
         atomic_file.write_json(folder.path / "ds_config.json", ds_config)
         atomic_file.write_json(folder.path / "env.json", environment(world))
     except OSError as error:
@@ -138,6 +142,25 @@ def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world
     except UserError as error:
         return error
     return lines
+
+
+def check_ours(folder: RunFolder) -> None:
+    """Raise a ConfigError if a run would replace files that no run wrote: a person's recipe named config.yaml, say.
+
+    A folder is a run's if its config.yaml begins as runs write it, or a checkpoint was ever finished in it.
+    """
+    try:
+        with folder.config.open("rb") as file:
+            ours = file.readline(1_000).decode().rstrip().endswith(RESOLVED)
+    except (OSError, ValueError):
+        ours = False
+    replaced = (folder.config, folder.path / "ds_config.json", folder.path / "env.json", folder.metrics)
+    foreign = [path for path in replaced if os.path.lexists(path)]
+    if foreign and not ours and not has_checkpoints(folder.checkpoints):
+        raise ConfigError(
+            f"{folder.path} is not the folder of a run, and holds {foreign[0].name}, which the run would replace",
+            "give another --run-dir, or move that file elsewhere",
+        )
 
 
 def _add_log(folder: RunFolder, world: World) -> ConfigError | None:

@@ -69,12 +69,19 @@ run_ranks() {
   local launcher=() command=("${AS_RANK[@]}" "$@")
   exits=$1
   if [ -n "$job" ]; then launcher_of_slurm; else launcher_of_workstation; fi
-  rm -rf "$exits"
+  remove_exits
   mkdir -p "$exits"
   run_and_forward_signals "${launcher[@]}" "${command[@]}" && code=0 || code=$?
   [ "$code" -ne 137 ] || [ -n "$job" ] || [ "$num_ranks" -eq 1 ] || wait_for_ranks
   code=$(code_of_ranks "$code")
-  rm -rf "$exits"
+  remove_exits
+}
+
+# Removes the ranks' exit codes and their folder; what else lies there stays, with the folder.
+remove_exits() {
+  [ -d "$exits" ] && [ ! -L "$exits" ] || return 0
+  find "$exits" -maxdepth 1 -type f -name '[0-9]*' -delete
+  rmdir "$exits" 2> /dev/null || true
 }
 
 # A rank leaves its exit code in a file, and 0 to its launcher when it stopped and saved: torchrun and srun kill the

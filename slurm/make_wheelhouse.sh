@@ -29,6 +29,9 @@ main() {
   python=${PYTHON:-python3}
   [ -f "$lock" ] || fail "there is no lock $lock" "LOCK=FILE with lines NAME==VERSION"
   mkdir -p "$folder"
+  local other
+  other=$(find "$folder" -mindepth 1 -maxdepth 1 ! -name '*.whl' ! -name requirements.lock ! -name made_for | sort | head -n 1)
+  [ -z "$other" ] || fail "$folder holds something else than a wheelhouse: ${other##*/}" "give a new folder"
   rm -f "$folder/made_for"    # written last: a folder without it is not complete
   venv=$(mktemp -d)
   trap 'rm -rf "$venv"' EXIT

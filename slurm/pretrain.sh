@@ -58,7 +58,8 @@ main() {
   note_start "$run_dir/starts.log" latest "$at_start"
   echo "START $(now_utc) run folder $run_dir, latest checkpoint $at_start, python $python"
   [ -z "$job" ] || log=$(job_log)
-  [ -z "$log" ] || ln -sfn "$log" "$run_dir/slurm-$SLURM_JOB_ID.out"
+  local link=$run_dir/slurm-${SLURM_JOB_ID:-}.out
+  [ -z "$log" ] || { [ -e "$link" ] && [ ! -L "$link" ]; } || ln -sfn "$log" "$link"    # a file there is the log itself
 
   # -P: a folder named `pipeline` where you stand is not ours
   run_ranks "$run_dir/exits.${SLURM_JOB_ID:-$$}" "$python" -P -m pipeline pretrain "$@" --run-dir "$run_dir"

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor
 
 from albef import Albef
 from albef.config import AlbefConfig
+from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from albef.preprocess import preprocess_images
 from albef.tokenizer import AlbefTokenizer
@@ -69,6 +70,26 @@ def test_everything_is_saved(folder: Path, trained: AlbefForPretraining) -> None
     assert albef.config == trained.config and albef.max_text_tokens == 12
     assert all(torch.equal(tensor, weights[name]) for name, tensor in albef.model.state_dict().items())
     assert (folder / "README.md").read_text() == "# A model\n"
+
+
+def test_a_model_is_saved_over_a_model_and_over_nothing_else(folder: Path, tmp_path: Path) -> None:
+    """Another model's config, a project's README and a vocabulary are not replaced; a killed save of ours is."""
+    albef = Albef.from_pretrained(folder, device="cpu")
+    for name, text in {"config.json": '{"model_type": "bert"}', "README.md": "mine", "vocab.txt": "mine"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(text)
+        with pytest.raises(CheckpointError, match=f"holds {name}, which would be replaced"):
+            albef.save_pretrained(tmp_path / name, model_card="ours")
+        assert {path.name: path.read_text() for path in (tmp_path / name).iterdir()} == {name: text}
+    model = tmp_path / "model"
+    albef.save_pretrained(model)
+    (model / "notes.txt").write_text("mine")
+    (model / "config.json").write_text('{"model_type": "albef"}')  # as a killed save leaves it
+    with pytest.raises(CheckpointError, match="not of an ALBEF in format 1"):
+        Albef.from_pretrained(model)
+    albef.save_pretrained(model)
+    assert Albef.from_pretrained(model, device="cpu").config == albef.config
+    assert (model / "notes.txt").read_text() == "mine"
 
 
 def test_texts_are_cut_to_the_trained_length(folder: Path) -> None:

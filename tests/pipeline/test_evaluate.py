@@ -118,6 +118,18 @@ def test_wrong_flags_are_refused(folder, tmp_path, capsys):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"notes", b'{"mine": 1}', b'["task", "model"]', b"\xff\xfe"])
+def test_a_file_that_no_evaluation_wrote_is_not_replaced(folder, tmp_path, capsys, content):
+    """Refused by name before anything is loaded. An earlier result is replaced."""
+    out = tmp_path / "metrics.json"
+    out.write_bytes(content)
+    command = by_annotations(folder, out, "--model", str(tmp_path / "nowhere"))
+    assert f"--out {out} exists, and is not the result of an evaluation" in refusal(capsys, command)
+    assert out.read_bytes() == content
+    out.write_text(json.dumps(dict.fromkeys(("task", "model", "data", "k_test", "num_images"))))
+    assert "nowhere does not exist" in refusal(capsys, command)
+
+
 def test_missing_and_broken_data_is_named(folder, tmp_path, capsys):
     """No such file, no JSON, an image that is not there, an image that is none, no such model, a run folder, a .pth."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from albef import Albef
 from albef.batch import PretrainBatch
+from albef.errors import CheckpointError
 from albef.masking import mask_tokens
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
@@ -29,6 +30,7 @@ from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.ds_config import resolve_ds_config
 from pipeline.optim import build_optimizer
+from pipeline.output_folder import check_free
 from pipeline.saving import CheckpointSaver
 from tests.support.checkpoints import seal
 from tests.support.ranks import run_ranks
@@ -324,15 +326,37 @@ def test_the_output_folder_is_replaced_only_when_asked_and_only_if_it_was_export
     out = tmp_path / "model"
     command = ["export", str(copy), "--out", str(out)]
     assert main(command) == 0
-    (out / "stray.txt").write_text("left by an earlier version")
+    (out / "notes.txt").write_text("a person's")
     assert "--overwrite" in refusal(capsys, command)
+    assert "something else than an exported model, notes.txt" in refusal(capsys, [*command, "--overwrite"])
+    assert (out / "notes.txt").read_text() == "a person's"
+    (out / "notes.txt").unlink()
+    (out / "README.md").write_text("of the earlier export")
     assert main([*command, "--overwrite"]) == 0
-    assert not (out / "stray.txt").exists()
+    assert (out / "README.md").read_text() != "of the earlier export"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]  # nothing temporary left
     assert "something else" in refusal(capsys, ["export", str(copy), "--out", str(copy), "--overwrite"])
     (tmp_path / "file").write_text("")
     assert "not a folder" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "file")])
     assert "cannot be written" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "file" / "model")])
+
+
+def test_only_what_export_and_import_wrote_is_overwritten(tmp_path):
+    """Another library's model, a download named albef.pth, our names in other hands: none may be replaced."""
+    model, official, download, folders = (tmp_path / name for name in ("model", "official", "download", "folders"))
+    for folder in (model, official, download, folders):
+        folder.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (model / name).write_text('{"model_type": "bert"}')
+    (folders / "config.json").write_text('{"model_type": "albef"}')
+    (folders / "model.safetensors").mkdir()
+    for folder in (official, download):
+        (folder / "albef.pth").write_bytes(b"weights")
+    (official / "made_by_pipeline").write_text("")
+    check_free(official, overwrite=True)
+    for folder in (model, download, folders):
+        with pytest.raises(CheckpointError, match="holds something else than an exported model"):
+            check_free(folder, overwrite=True)
 
 
 def test_read_back_weights_carry_no_extra_names(saved, tmp_path):

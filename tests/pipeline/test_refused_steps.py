@@ -64,6 +64,20 @@ def test_a_run_that_goes_on_goes_on_counting(tmp_path: Path) -> None:
     assert after.in_a_row == 0, "step 10 was not refused"
 
 
+def test_a_dump_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path: Path) -> None:
+    """Other ranks' parts of a killed start go, notes and links stay, and nothing that a link leads to is touched."""
+    dump = tmp_path / "step_00000007"
+    refuse(watcher(tmp_path), 6)
+    (tmp_path / "mine.json").write_text("mine")
+    for name in ("rank_1.json", "rank_1.safetensors", ".rank_1.json.tmp"):
+        (dump / name).write_text("of a start on two ranks")
+    (dump / "notes.md").write_text("mine")
+    (dump / "rank_2.json").symlink_to(tmp_path / "mine.json")
+    refuse(watcher(tmp_path), 6)
+    assert {path.name for path in dump.iterdir()} == {"rank_0.json", "rank_0.safetensors", "notes.md", "rank_2.json"}
+    assert (tmp_path / "mine.json").read_text() == "mine"
+
+
 def test_a_dump_that_cannot_be_written_is_told_and_the_run_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

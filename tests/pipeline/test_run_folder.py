@@ -15,6 +15,7 @@ from pipeline import logs
 from pipeline.config import load_config, resolve
 from pipeline.distributed import World
 from pipeline.run_folder import RunFolder
+from tests.support.checkpoints import published
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
@@ -117,3 +118,15 @@ def test_resume_is_held_against_what_was_found(tmp_path: Path) -> None:
         folder.check_resume("must", False)
     with pytest.raises(ConfigError, match="holds a run already"):
         folder.check_resume("never", True)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "env.json", "ds_config.json", "metrics.jsonl"])
+def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path, name: str) -> None:
+    """--run-dir names a folder of recipes, say: nothing is written there. With a checkpoint in it, it is a run's."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("seed: 1  # mine\n")
+    with pytest.raises(ConfigError, match=f"is not the folder of a run, and holds {name}"):
+        start(tmp_path)
+    assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == {name: "seed: 1  # mine\n"}
+    published(tmp_path / "run" / "checkpoints", 10)
+    assert start(tmp_path, seed=1).config.is_file()

@@ -71,6 +71,18 @@ def test_an_environment_comes_out_of_a_folder_and_of_nothing_else(tree: Path) ->
     assert f"error: pip could not install from {house}\nhint: " in poorer.stderr
 
 
+def test_a_folder_of_something_else_stays_as_it_is(tree: Path, tmp_path: Path) -> None:
+    """A project with a lock of its own: refused before pip is asked for anything."""
+    (tmp_path / "requirements.lock").write_text("mine")
+    (tmp_path / "setup.py").write_text("mine")
+    refused = call(tree, "make_wheelhouse.sh", tmp_path)
+    assert refused.returncode == 2 and "holds something else than a wheelhouse: setup.py" in refused.stderr
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "requirements.lock": "mine",
+        "setup.py": "mine",
+    }
+
+
 def test_a_folder_that_does_not_fit_is_refused(tree: Path, tmp_path: Path) -> None:
     """Half copied, or made for another Python."""
     house = tmp_path / "house"

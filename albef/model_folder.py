@@ -1,0 +1,39 @@
+"""Which files a model folder consists of, and whether a folder is one that may be written again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from albef.errors import CheckpointError
+from albef.json_file import read_object
+
+MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "README.md",
+)
+"""What `Albef.save_pretrained` writes."""
+MODEL_TYPE = "albef"
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether `Albef.save_pretrained` wrote the folder's config.json, or was killed after it had begun to."""
+    try:
+        return read_object(folder / "config.json", hint="").get("model_type") == MODEL_TYPE
+    except CheckpointError:
+        return False
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise a CheckpointError if writing a model would replace files that are not of an ALBEF's folder."""
+    there = [name for name in MODEL_FILES if os.path.lexists(folder / name)]
+    if there and not is_model_folder(folder):
+        raise CheckpointError(
+            f"{folder} is not the folder of an ALBEF, and holds {there[0]}, which would be replaced",
+            "choose another folder, or move that file elsewhere",
+        )
