@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import InputError
 from data_prep.ownership import check_replaceable
-from data_prep.parquet_rows import parquet_rows
+from data_prep.parquet_rows import parquet_rows, reading
 from data_prep.row_list import SHOWN, ListedImage, keep_captions, read_note
 from data_prep.sources.source import ListedRow
+from samples.json_text import parse_json
 from samples.quote import quote
 
 MADE_KEY = "data_prep_list"
@@ -102,7 +103,7 @@ def write_list(
 
 def is_list(path: Path) -> bool:
     """Whether a file has the list's columns, whoever wrote it; captions in lists, not in a text."""
-    if path.suffix != ".parquet" or not path.is_file():
+    if path.suffix.lower() != ".parquet" or not path.is_file():
         return False
     try:
         schema = pq.read_schema(path)
@@ -116,12 +117,20 @@ def _is_written_here(path: Path) -> bool:
 
 
 def how_listed(paths: Iterable[Path]) -> dict[str, Any]:
-    """For a shard's record: `listed`, how each of these lists was made and what was left out of it by choice."""
+    """For a shard's record: `listed`, how each of these lists was made and what was left out of it by choice.
+
+    Raises: InputError when a list says it in another way than `write_list`.
+    """
     made = {}
     for path in filter(is_list, paths):
         told = (pq.read_metadata(path).metadata or {}).get(MADE_KEY.encode())
         if told is not None:
-            made[path.name] = json.loads(told)
+            try:
+                made[path.name] = parse_json(told)
+            except ValueError as error:
+                raise InputError(
+                    f"{path}: what it says of its making is no JSON: {error}", "list its source again"
+                ) from error
     return {"listed": made} if made else {}
 
 
@@ -130,7 +139,7 @@ def list_source(path: Path) -> str:
 
     Raises: InputError when they are of several.
     """
-    with pq.ParquetFile(path) as file:
+    with reading(path), pq.ParquetFile(path) as file:
         names: set[str] = set()
         for batch in file.iter_batches(100_000, columns=["source"]):
             names.update(batch.column("source").unique().to_pylist())
@@ -147,7 +156,7 @@ def read_list(path: Path, where: Literal["url", "path"]) -> Iterator[ListedImage
 
     Raises: InputError when not one row has such a thing.
     """
-    with pq.ParquetFile(path) as file:
+    with reading(path), pq.ParquetFile(path) as file:
         missing = sum(batch.column(where).null_count for batch in file.iter_batches(BATCH_ROWS, columns=[where]))
         if missing == file.metadata.num_rows:
             raise InputError(f"no row of {path.name} has {'an address' if where == 'url' else 'a path'}", _OTHER[where])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def refuse_when_none_exists(images: Iterable[ListedImage], local: ImageRoots) ->
 
 def _way_out(local: ImageRoots, prefix: str | None) -> str:
     if prefix is not None and len(prefix) <= MAX_PREFIX_SHOWN and prefix.isprintable():
-        return f"--strip-prefix {prefix} finds them there"
+        return f"--strip-prefix {shlex.quote(prefix)} finds them there"
     zips = [path for root in local.roots if root.is_dir() for path in sorted(root.glob("*.zip"))]
     if zips:
         return f"zips in a folder are not looked into: --images {zips[0]}"

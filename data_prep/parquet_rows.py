@@ -5,6 +5,7 @@ Parquet does not promise that its strings are UTF-8, and one that is not must co
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,8 @@ BATCH_ROWS = 10_000
 
 def parquet_names(path: Path) -> list[str]:
     """Names of a file's columns. Raises: InputError when it is no parquet file."""
-    try:
+    with reading(path):
         return list(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
 
 
 def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -31,14 +30,20 @@ def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
     Memory: 10,000 rows. Raises: InputError when the file cannot be read, or not to its end.
     """
+    with reading(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
+            cells = [_as_binary(batch.column(name)).to_pylist() for name in names]
+            for row in zip(*cells, strict=True):
+                yield dict(zip(names, row, strict=True))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what pyarrow raises for a damaged file into an InputError that names it."""
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
-                cells = [_as_binary(batch.column(name)).to_pylist() for name in names]
-                for row in zip(*cells, strict=True):
-                    yield dict(zip(names, row, strict=True))
+        yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
+        raise InputError(f"{path} cannot be read as parquet: {quote(error)}", "give a readable list") from error
 
 
 def _as_binary(column: Any) -> Any:
@@ -56,7 +61,3 @@ def _as_binary(column: Any) -> Any:
 
 def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    return InputError(f"{path} cannot be read as parquet: {quote(error)}", "give a readable list")

@@ -28,8 +28,9 @@
 #   PYTHON=.venv/bin/python            of the project, else the first python3 on PATH
 #   slurm/site.sh                      read first if it exists: modules, proxies (site.example.sh)
 #
-# Exit codes: those of `data_prep download`: 0 every row of the part is a sample or a counted failure; 1 unfinished; 2 a
-# mistake in the command, which the error explains; 143 told to stop (Slurm: requeued before the time limit).
+# Exit codes: those of `data_prep download`: 0 every row of the part is a sample or a counted failure; 1 unfinished, or
+# (the whole list, not a part) below --min-yield; 2 a mistake in the command, which the error explains; 143 told to stop
+# (Slurm: requeued before the time limit).
 set -euo pipefail
 
 # Under sbatch this file is a copy in Slurm's spool. Slurm knows the command it came from: a path, which may have blanks,

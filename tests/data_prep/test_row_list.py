@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.annotations import read_annotations
+from data_prep.errors import InputError
 from data_prep.list_columns import ListColumns
-from data_prep.list_file import SCHEMA, is_list, read_list
+from data_prep.list_file import SCHEMA, how_listed, is_list, read_list
 from data_prep.row_list import ListedImage, keep_captions
 from data_prep.sources.catalogue import SOURCES
 from data_prep.sources.source import ListOptions
@@ -124,3 +125,24 @@ def test_an_images_name_is_text(tmp_path: Path, place: object) -> None:
     row = dict.fromkeys(SCHEMA.names) | {"captions": ["a dog"], "source": "s"}
     pq.write_table(pa.Table.from_pylist([row, row | {"path": "a.jpg"}], SCHEMA), tmp_path / "list.parquet")
     assert [reason(image) for image in read_list(tmp_path / "list.parquet", "path")] == ["empty_url", None]
+
+
+@pytest.mark.parametrize("how", ["page", "footer", "metadata"])
+def test_a_damaged_list_is_an_error_that_names_it(tmp_path: Path, how: str) -> None:
+    """Of a list that has the columns of a normalised one: no traceback, wherever the damage is."""
+    path = tmp_path / "list.parquet"
+    rows = [dict.fromkeys(SCHEMA.names) | {"captions": ["a dog"], "source": "s", "path": f"{i}.jpg"} for i in range(99)]
+    metadata = {"data_prep_list": "{"} if how == "metadata" else {}
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata(metadata)), path)
+    data = bytearray(path.read_bytes())
+    if how == "metadata":
+        with pytest.raises(InputError, match=r"list\.parquet: what it says of its making is no JSON"):
+            how_listed([path])
+        return
+    begin, end = (4, len(data) // 4) if how == "page" else (len(data) // 2, len(data) - 8)
+    data[begin:end] = b"\xaa" * (end - begin)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"list\.parquet cannot be read as parquet"):
+        list(read_list(path, "path"))
+    with pytest.raises(InputError, match=r"list\.parquet cannot be read as parquet"):
+        list(read_url_list(path, ListColumns(url="path", captions=("captions",), local=True)))
