@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import random
 from collections.abc import Callable, Iterable
@@ -11,8 +10,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from data_prep.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import AccountingError, InputError
@@ -24,12 +21,15 @@ from data_prep.shard_reader import TarUnread, read_samples
 from data_prep.shard_survey import Problem, ShardTask, Weight, survey
 from data_prep.shard_writer import ShardRecord, read_record
 from data_prep.worker_pool import in_order
-from samples.quote import quote, quote_error
-from samples.record import check_meta
+from samples.image import ImageRefused, decode, open_image, orientation
+from samples.quote import quote
+from samples.record import MAX_PIXELS, check_meta
 from samples.shard import StoredSample
 from samples.tar import TarDamage
 
 MAX_PROBLEMS_PER_SHARD = 20
+JPEGS = ("JPEG", "MPO")
+"""Pillow's names for one format; the second is a camera's JPEG with a second picture behind the first."""
 
 
 @dataclass
@@ -175,9 +175,9 @@ def check_shard(task: ShardTask) -> ShardCheck:
     sha256: str | None
     try:
         for sample in read_samples(path, digest):
-            decode = chooser.random() < task.fraction
-            check.num_decoded += decode
-            reasons = check_sample(sample, decode)
+            decoded = chooser.random() < task.fraction
+            check.num_decoded += decoded
+            reasons = check_sample(sample, decoded)
             if sample.key in seen:
                 reasons.append("duplicate key")
             seen.add(sample.key)
@@ -242,24 +242,27 @@ def _check_record(
         yield f"accounts for {record.listed} rows of {task.listed}"
 
 
-def check_sample(sample: StoredSample, decode: bool) -> list[str]:
-    """What is wrong with one sample: its JSON, its captions, its image's hash, and with `decode` its image."""
+def check_sample(sample: StoredSample, decoded: bool) -> list[str]:
+    """What is wrong with one sample: its JSON, its captions, its image's hash, and with `decoded` its image."""
     record, faults = check_meta(sample.meta, sample.key, sample.image)
-    return faults if faults or not decode else _decode(sample.image, (record["width"], record["height"]))
+    return faults if faults or not decoded else _decode(sample.image, (record["width"], record["height"]))
 
 
-def _decode(image: bytes, size: tuple[int, int]) -> list[str]:
-    """`size`: width and height as the sample's record states them."""
+def _decode(data: bytes, size: tuple[int, int]) -> list[str]:
+    """`size`: width and height as the sample's record states them, within bounds."""
     try:
-        with Image.open(io.BytesIO(image), formats=("JPEG",)) as decoded:
-            if decoded.size != size:  # before a pixel is decoded: the record's size is within bounds
-                return [f"image is {decoded.width} x {decoded.height}, its JSON says {size[0]} x {size[1]}"]
-            decoded.load()
-            return [] if decoded.mode == "RGB" else [f"image is {decoded.mode}, not RGB"]
-    except MemoryError:
-        raise
-    except Exception as error:  # a decoder of damaged bytes raises many kinds
-        return [f"image cannot be decoded: {quote_error(error)}"]
+        image = open_image(data, max_pixels=MAX_PIXELS)
+        if image.size != size:  # before a pixel is decoded
+            return [f"image is {image.width} x {image.height}, its JSON says {size[0]} x {size[1]}"]
+        decode(image)
+    except ImageRefused as refused:
+        return [f"image cannot be decoded: {refused}"]
+    reasons = [] if image.format in JPEGS else [f"image is {image.format}, not JPEG"]
+    if image.mode != "RGB":
+        reasons.append(f"image is {image.mode}, not RGB")
+    if orientation(image) != 1:
+        reasons.append("image is not upright: its EXIF turns it")
+    return reasons
 
 
 def _manifest_row(path: str, record: ShardRecord, samples: list[tuple[str, int, int]]) -> dict[str, Any]:

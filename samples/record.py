@@ -32,6 +32,8 @@ FIELDS = {
 }
 OPTIONAL_FIELDS = {"id": str, "licence": str}
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Mn", "Mc", "Me", "Zs", "Zl", "Zp"}
+"""Unicode categories of what is no content by itself: controls, joiners, private use, marks, white space. What has any
+other character has a token, whichever it is."""
 
 
 class RecordFault(Exception):
@@ -126,5 +128,5 @@ def _has_content(cleaned: str) -> bool:
 
 
 def _is_seen(character: str) -> bool:
-    """Not white space, a control, a joiner, a lone mark or the sign for a lost character: the tokenizer drops those."""
+    """Not one of UNSEEN, nor the sign for a lost character, which the tokenizer drops too."""
     return unicodedata.category(character) not in UNSEEN and character != "\ufffd"

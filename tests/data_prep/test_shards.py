@@ -25,7 +25,7 @@ from data_prep.shard_reader import TarUnread, read_samples
 from data_prep.shard_writer import Answer, read_record, write_shard
 from data_prep.verify import ShardTask, Verification, check_shard, verify_folder
 from samples.tar import TarDamage
-from tests.support.hostile_images import halves, jpeg
+from tests.support.hostile_images import halves, jpeg, rotated_jpeg, saved
 from tests.support.unprivileged import as_ordinary_user
 
 SHARDS, ROWS = 3, 4
@@ -167,10 +167,18 @@ def _edit_meta(**changes: object) -> Callable[[Path], None]:
     return edit
 
 
-def _not_an_image(tar: Path) -> None:
-    content = members(tar)
-    meta = json.loads(content[1][1]) | {"sha256": hashlib.sha256(b"\xff\xd8\xff no").hexdigest()}
-    rewrite(tar, [(content[0][0], b"\xff\xd8\xff no"), (content[1][0], json.dumps(meta).encode()), *content[2:]])
+def _another_image(data: bytes) -> Callable[[Path], None]:
+    """Of the same size and with a right hash."""
+
+    def edit(tar: Path) -> None:
+        content = members(tar)
+        meta = json.loads(content[1][1]) | {"sha256": hashlib.sha256(data).hexdigest()}
+        rewrite(tar, [(content[0][0], data), (content[1][0], json.dumps(meta).encode()), *content[2:]])
+
+    return edit
+
+
+_not_an_image = _another_image(b"\xff\xd8\xff no")
 
 
 FIRST, SECOND = "made-000000004", "made-000000006"
@@ -207,6 +215,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "foreign member",
     ),
     "bytes that are no image": (_not_an_image, FIRST, "image cannot be decoded"),
+    "a PNG": (_another_image(saved(halves(82, 64), "PNG")), FIRST, "image is PNG, not JPEG"),
+    "a gray JPEG": (_another_image(jpeg(halves(82, 64, left=1, right=2, mode="L"))), FIRST, "image is L, not RGB"),
+    "a JPEG on its side": (_another_image(rotated_jpeg(3, 82, 64)), FIRST, "image is not upright"),
     "a field that is gone": (_edit_meta(captions="REMOVED"), FIRST, "JSON has no captions"),
     "a field of another kind": (_edit_meta(width="82"), FIRST, "JSON field width is '82', not int"),
     "an id that is no text": (_edit_meta(id=7), FIRST, "JSON field id is 7, not str"),
