@@ -13,6 +13,7 @@ from data_prep.job import Folder, Job, read_job, retry_rounds, write_json
 from data_prep.parts import WHOLE, Part
 from data_prep.places import is_remote, sizes
 from data_prep.shard_writer import ShardRecord, read_record, record_path
+from samples.quote import quote
 
 RECORDS_AT_ONCE = 16
 
@@ -125,7 +126,7 @@ def print_summary(account: Account, stream: TextIO) -> None:
     print(f"listed  {account.listed:>10}", file=stream)
     print(f"kept    {account.kept:>10}  {_share(account.kept, account.accounted)}", file=stream)
     for reason, count in sorted(account.failed.items(), key=lambda item: (-item[1], item[0])):
-        print(f"failed  {count:>10}  {_share(count, account.accounted)}  {reason}", file=stream)
+        print(f"failed  {count:>10}  {_share(count, account.accounted)}  {quote(reason)}", file=stream)
     if not account.complete:
         print(f"left    {account.listed - account.accounted:>10}", file=stream)
     shards = f"{account.finished_shards} of {account.num_shards} shards"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import re
@@ -11,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO
 
 from data_prep.commands import (
     download,
@@ -26,7 +27,7 @@ from data_prep.commands import (
 )
 from data_prep.commands import filter as filter_command
 from data_prep.errors import UsageError, UserError
-from samples.quote import cut_words, printable, quote
+from samples.quote import cut_words, printable, quote, visible
 
 COMMANDS = {
     "sources": ("what each source is, what it still yields, and what it takes", sources),
@@ -47,13 +48,7 @@ EXIT_TERMINATED = 143
 class Parser(argparse.ArgumentParser):
     """argparse, with its complaints as UsageError and the nearest flag in the hint."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does; the words are kept for `error`."""
-        self._words: list[str] = list(args or ())
-        return super().parse_known_args(args, namespace)
-
     def error(self, message: str) -> NoReturn:
-        message = cut_words(message, self._words)
         raise UsageError(message, self._nearest(message) or f"see {self.prog} --help")
 
     def _nearest(self, message: str) -> str:
@@ -99,12 +94,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsed, unknown = parser.parse_known_args(arguments)
         if unknown:
             by_name[parsed.command].error(f"unrecognized arguments: {quote(' '.join(unknown), 200)}")
-        code: int = parsed.run(parsed)
+        with contextlib.redirect_stdout(_Visible(sys.stdout)):
+            code: int = parsed.run(parsed)
         return code
     except UserError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"error: {printable(error.message)}\nhint: {printable(error.hint)}", file=sys.stderr)
+        message, hint = (printable(cut_words(text, arguments)) for text in (error.message, error.hint))
+        print(f"error: {message}\nhint: {hint}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if "--debug" in arguments:
@@ -122,6 +119,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_TERMINATED
     finally:
         signal.signal(signal.SIGTERM, sigterm_before)
+
+
+class _Visible:
+    """Stdout without control characters, but for line feeds: reports name what strangers' files hold."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(visible(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 class _Terminated(BaseException):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import re
 import socket
 import ssl
 import urllib.error
@@ -13,12 +12,10 @@ from email.utils import parsedate_to_datetime
 from data_prep import address_guard
 from data_prep.http_response import TooSlow
 from data_prep.web_url import BadUrl
-from samples.quote import quote, without_logins
+from samples.quote import quote, without_logins, without_memory_addresses
 
 WORTH_RETRYING = {408, 425, 429, 500, 502, 503, 504}
 MAX_DETAIL = 200
-MEMORY_ADDRESS = re.compile(r" (?:object )?at 0x[0-9a-fA-F]+")
-"""As in the repr of an object: of no use to a reader, and another one in every run."""
 
 
 class FetchFailed(Exception):
@@ -33,7 +30,7 @@ class FetchFailed(Exception):
 
 def shown(detail: object) -> str:
     """On one line, cut, without passwords of URLs and memory addresses."""
-    return quote(MEMORY_ADDRESS.sub("", without_logins(" ".join(str(detail).split()))), MAX_DETAIL)
+    return quote(without_memory_addresses(without_logins(" ".join(str(detail).split()))), MAX_DETAIL)
 
 
 def why(error: Exception) -> FetchFailed:

@@ -53,11 +53,6 @@ class Parser(argparse.ArgumentParser):
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does; the words are kept for `error`."""
-        self._words: list[str] = list(args or ())
-        return super().parse_known_args(args, namespace)
-
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found, with the usage as the way out."""
         hint = " ".join(self.format_usage().split()) + f"; {self.prog} --help"
@@ -65,7 +60,7 @@ class Parser(argparse.ArgumentParser):
             from pipeline.recipe import shipped_recipes
 
             hint = f"give the path of a YAML recipe, or one of {', '.join(shipped_recipes())}"
-        raise ConfigError(f"{self.prog}: {cut_words(message, self._words)}", hint)
+        raise ConfigError(f"{self.prog}: {message}", hint)
 
     def flags(self) -> list[str]:
         """Every long flag, those of subcommands included."""
@@ -90,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        logs.print_error(error.message, error.hint, rank=rank)
+        logs.print_error(cut_words(error.message, arguments), cut_words(error.hint, arguments), rank=rank)
         return LOST if isinstance(error, ProcessKilledError) else 2
     except KeyboardInterrupt:
         return 130

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from albef.errors import ConfigError
 from pipeline.retrying_file import RetryingFile, reason
-from samples.quote import printable
+from samples.quote import printable, visible
 
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 OWNERS = ("albef", "pipeline")
@@ -127,7 +127,7 @@ def print_answer(text: str) -> None:
     Raises: BrokenPipeError when nobody reads on, ConfigError when it cannot be written.
     """
     try:
-        sys.stdout.write(f"{text}\n")  # at once, also unbuffered: `| grep -q` leaves after the line it wants
+        sys.stdout.write(f"{visible(text)}\n")  # at once, also unbuffered: `| grep -q` leaves after the line it wants
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -22,6 +22,7 @@ from pipeline import atomic_file, logs
 from pipeline.checkpoint import has_checkpoints
 from pipeline.config import RunConfig, differences, load_config, to_yaml
 from pipeline.retrying_file import unwritable
+from samples.quote import quote
 
 if TYPE_CHECKING:
     from pipeline.distributed import World
@@ -183,13 +184,13 @@ def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:
     has_checkpoint = has_checkpoints(folder.checkpoints)
     refused = {name: pair for name, pair in changed.items() if name.startswith(FIXED)} if has_checkpoint else {}
     if refused:
-        listed = "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in refused.items())
+        listed = "; ".join(f"{name} was {quote(old)}, is {quote(new)}" for name, (old, new) in refused.items())
         raise ConfigError(
             f"{folder.path} holds a run that cannot go on with this recipe: {listed}",
             f"go on as it was with `python -m pipeline pretrain {folder.config} --run-dir {folder.path}`, "
             "or begin another run with another --run-dir",
         )
-    return [f"recipe change: {name} was {old}, is {new}" for name, (old, new) in changed.items()]
+    return [f"recipe change: {name} was {quote(old)}, is {quote(new)}" for name, (old, new) in changed.items()]
 
 
 def environment(world: World) -> dict[str, Any]:

@@ -11,12 +11,14 @@ import unicodedata
 from collections.abc import Iterable
 
 LIMIT = 100
-"""Characters shown of one value; no message shows more than 200 characters of input."""
+"""Characters shown of one value."""
+MOST = 200
+"""Characters of input that a message shows at most, as of a path on the command line."""
 
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories that are escaped: controls, direction marks, surrogates, line and paragraph separators."""
 
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """Of an object whose type prints it: `<_io.BytesIO object at 0x7f31c8>`."""
 LOGIN = re.compile(r"(?<=//)[^/?#\s]+@")
 """`user:password@` of a URL."""
@@ -36,12 +38,17 @@ def quote(value: object, limit: int = LIMIT) -> str:
 
 def quote_error(error: BaseException, limit: int = LIMIT) -> str:
     """An exception for a message or a record: its kind and text, without memory addresses, which no run repeats."""
-    return quote(f"{type(error).__name__}: {' '.join(ADDRESS.sub('', str(error)).split())}", limit)
+    return quote(f"{type(error).__name__}: {' '.join(without_memory_addresses(str(error)).split())}", limit)
 
 
 def one_line(text: str) -> str:
     """The whole text with its control characters escaped: the last guard where a message is printed."""
     return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def visible(text: str) -> str:
+    """Several lines, each without control characters: the last guard of what a command prints as its answer."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def printable(text: str) -> str:
@@ -60,16 +67,21 @@ def without_logins(text: str) -> str:
     return LOGIN.sub("***@", text)
 
 
+def without_memory_addresses(text: str) -> str:
+    """A message without `at 0x7f...` of some object, which no reader can use and which differs in every run."""
+    return MEMORY_ADDRESS.sub("", text)
+
+
 def cut_words(message: str, words: Iterable[str]) -> str:
-    """argparse's message, which repeats words of the command line, with the long ones among them cut as `quote` does.
+    """A message that may repeat words of the command line, with the long ones among them cut as `quote` does.
 
     Args:
         words: of the command line; `--flag=value` counts as a flag and a value.
     """
     for word in words:
         for part in (word, word.partition("=")[2]):
-            if len(part) > LIMIT:
-                message = message.replace(repr(part), quote(part)).replace(part, quote(part))
+            if len(part) > MOST:
+                message = message.replace(repr(part), quote(part, MOST)).replace(part, quote(part, MOST))
     return message
 
 

@@ -15,6 +15,7 @@ from data_prep.errors import InputError
 from data_prep.filters.corpus import Corpus, changed_inputs, read_record
 from data_prep.job import Folder, read_job, retry_rounds
 from data_prep.places import place
+from samples.quote import one_line, quote
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def run(flags: argparse.Namespace) -> int:
 def _tell(title: str, status: ArrayStatus) -> None:
     print(title)
     for line in status.lines():
-        print(line)
+        print(one_line(line))
     print_summary(status.account, sys.stdout)
 
 
@@ -72,7 +73,7 @@ def _tell_corpus(corpus: Corpus, record: dict[str, Any], as_json: bool) -> int:
     print(f"listed    {sums['listed']:>10}\nkept      {sums['kept']:>10}")
     for what in ("failed", "filtered"):
         for name, count in sorted(sums[what].items(), key=lambda item: (-item[1], item[0])):
-            print(f"{what:<8}  {count:>10}  {name}")
+            print(f"{what:<8}  {count:>10}  {quote(name)}")
     if sums["left"]:
         print(f"left      {sums['left']:>10}")
     return 0

@@ -17,6 +17,7 @@ from data_prep.places import place
 from data_prep.progress import Progress
 from data_prep.verify import Verification, verify_folder
 from data_prep.worker_pool import open_pool
+from samples.quote import one_line
 
 MAX_PROBLEMS_SHOWN = 100
 
@@ -73,11 +74,11 @@ def check_and_show(
 def tell(result: Verification) -> int:
     """Print what was found; returns the exit code."""
     for problem in result.problems[:MAX_PROBLEMS_SHOWN]:
-        print(f"wrong: {problem}")
+        print(f"wrong: {one_line(str(problem))}")
     if len(result.problems) > MAX_PROBLEMS_SHOWN:
         print(f"wrong: and {len(result.problems) - MAX_PROBLEMS_SHOWN} more")
     for stray in result.strays[:MAX_PROBLEMS_SHOWN]:
-        print(f"note: {stray}")
+        print(f"note: {one_line(str(stray))}")
     if len(result.strays) > MAX_PROBLEMS_SHOWN:
         print(f"note: and {len(result.strays) - MAX_PROBLEMS_SHOWN} more")
     if result.withdrawn:

@@ -212,7 +212,7 @@ def _open(path: str) -> pa.NativeFile:
         if isinstance(error, pa.ArrowException) or not stores.is_store_fault(error):
             raise
         raise DataError(
-            f"{path} cannot be fetched: {str(error) or type(error).__name__}",
+            f"{quote(path)} cannot be fetched: {stores.fault(error)}",
             "are the address, the network and the credentials of this machine right?",
         ) from error
 
@@ -283,9 +283,8 @@ def _sizes_in_store(manifest: str, names: Sequence[str]) -> dict[str, int] | Non
     except Exception as error:
         if not stores.is_store_fault(error):
             raise
-        raise DataError(
-            f"{stores.parent(manifest)} cannot be listed: {error}", "may these credentials list it?"
-        ) from error
+        what = f"{quote(stores.parent(manifest))} cannot be listed: {stores.fault(error)}"
+        raise DataError(what, "may these credentials list it?") from error
     return None if listed is None else {name: listed[url] for url, name in urls.items() if url in listed}
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from albef.errors import ConfigError, DataError
 from pipeline.seeds import derive, splitmix64
+from samples.quote import quote
 
 
 @dataclass(frozen=True)
@@ -178,4 +179,4 @@ def check_weights(weights: tuple[float, ...], num_sources: int, key: str = "data
 
 
 def _listed(weights: tuple[float, ...]) -> str:
-    return "[" + ", ".join(f"{weight:g}" for weight in weights) + "]"
+    return quote("[" + ", ".join(f"{weight:g}" for weight in weights) + "]")

@@ -217,6 +217,6 @@ def _decode(data: bytes, name: str) -> Image.Image:
 
 def _unreadable(name: str, bad: Exception) -> DataError:
     return DataError(
-        f"evaluation sample {name} cannot be used: {bad}",
+        f"evaluation sample {quote(name)} cannot be used: {quote(bad, 200)}",
         "an evaluation needs all of its data: mend it, or take it out of the annotations or shards",
     )

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from albef.errors import DataError
+from samples.quote import quote, without_memory_addresses
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -135,6 +136,11 @@ def patiently(action: Callable[[], T], what: str) -> T:
     raise AssertionError("the last try returns or raises")
 
 
+def fault(error: Exception) -> str:
+    """A store's error for a message: on one line, cut, without what differs in every run."""
+    return quote(without_memory_addresses(" ".join(str(error).split())) or type(error).__name__, 150)
+
+
 def is_store_fault(error: Exception) -> bool:
     """Whether the error is the store's and not a bug: an OSError, or a class of its own package.
 
@@ -153,8 +159,10 @@ def _store(url: str) -> tuple[Any, str]:
         protocol = url.partition("://")[0].rpartition("::")[2]
         package = PACKAGES.get(protocol)
         raise DataError(
-            f"{url}: {error}",
+            f"{quote(url)}: {fault(error)}",
             f"pip install {package}" if package else f"install the package that fsspec needs for {protocol}://",
         ) from error
     except ValueError as error:  # "Protocol not known"
-        raise DataError(f"{url}: {error}", "use s3://, gs://, http(s):// or another protocol of fsspec") from error
+        raise DataError(
+            f"{quote(url)}: {fault(error)}", "use s3://, gs://, http(s):// or another protocol of fsspec"
+        ) from error

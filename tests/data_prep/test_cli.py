@@ -207,6 +207,21 @@ def test_a_word_of_the_command_line_is_shown_escaped_and_cut(
     assert "\x1b" not in shown and "x" * 201 not in shown
 
 
+def test_a_report_shows_no_control_characters(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record of a shard comes with the folder: its reasons stand on the screen as text, on their own line."""
+    record = packed / "out" / "shards" / "coco-00000.json"
+    before = record.read_text()
+    fields = json.loads(before)
+    fields["failed"] = {"\x1b[2J\nleft\u202e": sum(fields["failed"].values()) or 1}
+    record.write_text(json.dumps(fields))
+    try:
+        main(["status", str(packed / "out")])
+    finally:
+        record.write_text(before)
+    shown = capsys.readouterr().out
+    assert r"\x1b[2J\nleft\u202e" in shown and not {"\x1b", "\u202e"} & set(shown)
+
+
 def test_debug_shows_where_an_error_was_raised(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "/nowhere/at/all", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

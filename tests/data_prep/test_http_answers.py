@@ -224,4 +224,4 @@ def test_details_are_the_same_in_every_run() -> None:
     """No memory address of an object, one line, no control characters, cut."""
     detail = shown(f"{object()} <ssl.SSLSocket object at 0x7f3d2c> at 0x1234abcd\x1b[31m\n" + "x" * 5000)
     assert not re.search("0x[0-9a-f]{4,}", detail) and "\x1b" not in detail and "\n" not in detail
-    assert detail.startswith("<object> <ssl.SSLSocket>") and len(detail) == 200
+    assert detail.startswith("<object object> <ssl.SSLSocket object>") and len(detail) == 200

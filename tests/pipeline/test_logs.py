@@ -11,6 +11,12 @@ from albef.errors import ConfigError
 from pipeline import logs
 
 
+def test_an_answer_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines stay lines; what is on them cannot act on the terminal."""
+    logs.print_answer("run a\x1b[2J\n  source \u202eb")
+    assert capsys.readouterr().out == "run a\\x1b[2J\n  source \\u202eb\n"
+
+
 def test_a_record_is_one_line_without_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the console and in the file; a traceback keeps its lines, which are indented."""
     log = logging.getLogger("pipeline.test_logs")
