@@ -13,6 +13,7 @@ from data_prep.row_list import ListedImage
 from data_prep.url_list import read_records
 
 NO_FLAGS = ListColumns(url="path", local=True)
+"""Columns of `pack` when no flag names one."""
 
 
 def read_annotations(path: Path, columns: ListColumns = NO_FLAGS) -> Iterator[ListedImage]:

@@ -1,7 +1,7 @@
 """Reads TSV and CSV, with or without a header, row by row: each row's cells by column, or what is wrong with it.
 
-Cells are bytes until it is known which column they are of, so that a caption in another encoding can be told from an
-address in another encoding.
+Cells are bytes until it is known which column they are of: a caption and an address in another encoding are different
+faults.
 """
 
 from __future__ import annotations

@@ -174,13 +174,13 @@ def check_same_job(folder: Folder, wanted: Job) -> Job | None:
             )
         raise FolderError(
             f"{folder.root} was begun with {what} {_shown(before)}, now {_shown(now)}",
-            f"use {what} {_shown(before)} to go on, or another --out to start afresh",
+            f"use {what} {_shown(before)} to continue, or another --out",
         )
     return begun
 
 
 def _differences(begun: Job, wanted: Job) -> Iterator[tuple[str, Any, Any]]:
-    """(flag, before, now) of what is another job's; what the list was read with is told before the list's hash."""
+    """(flag, before, now) of what is another job's; flags come before the hash of the list, which says less."""
     for flag, now in wanted.flags.items():
         before = begun.flags.get(flag, now)
         if before != now and not (flag in MAY_GROW and now[: len(before)] == before):

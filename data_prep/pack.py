@@ -40,18 +40,16 @@ class LocalRows:
     def answers(self, index: int, rows: dict[int, ListedImage]) -> Iterator[Answer]:
         """A file that is missing or cannot be read is a failure of its row.
 
-        Raises: InputError when a zip was replaced since it was given.
+        Raises: InputError when a zip was replaced since it was given, or a root is gone.
         """
         for row, image in rows.items():
             if image.rejected is not None:
                 yield Answer(row, None, image.rejected)
                 continue
             try:
-                yield Answer(row, self.local.read(image.url, self.max_image_bytes), None)
+                yield Answer(row, self._read(image.url), None)
             except NotRead as error:
                 yield Answer(row, None, str(error))
-            except RootError as error:
-                raise _changed(error) from error
         try:
             self.local.check_unchanged()
         except RootError as error:
@@ -70,10 +68,16 @@ class LocalRows:
 
     def _can_be_read(self, name: str) -> bool:
         try:
-            self.local.read(name, self.max_image_bytes)
+            self._read(name)
         except NotRead:
             return False
         return True
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self.local.read(name, self.max_image_bytes)
+        except RootError as error:
+            raise _changed(error) from error
 
 
 def _changed(error: RootError) -> InputError:

@@ -35,7 +35,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, pa.ArrowExc
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
-    """The content, whatever it is wrapped in, from behind the byte order mark.
+    """The content, unpacked, after its byte order mark.
 
     Raises: InputError for what is no file, is damaged, holds several files, or is text in wide characters.
     """

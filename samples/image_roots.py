@@ -85,8 +85,10 @@ class ImageRoots:
                 yield from (str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file())
 
     def check_unchanged(self) -> None:
-        """Raises: RootError when a zip is not the one that was given: rows would be read from two."""
+        """Raises: RootError when a zip is not the one that was given, or a root is gone: images would be missing."""
         for root, stamp in zip(self.roots, self.stamps, strict=True):
+            if not root.exists():
+                raise RootError(f"{root} is gone since it was given")
             if stamp is not None and _stamp(root) != stamp:
                 raise RootError(f"{root} was changed or replaced while it was read")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.annotations import read_annotations
+from data_prep.annotations import NO_FLAGS, read_annotations
 from data_prep.commands.column_flags import add_column_flags, column_values, list_columns
 from data_prep.commands.job_flags import (
     add_out,
@@ -105,6 +105,6 @@ def _images(
 
 
 def _entries(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
-    if is_list(path):
+    if is_list(path) and columns == NO_FLAGS:
         return read_list(path, "path")
     return read_annotations(path, columns) if list_format(path) in ("json", None) else read_url_list(path, columns)

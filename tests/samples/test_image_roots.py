@@ -181,3 +181,6 @@ def test_a_zip_that_is_replaced_is_noticed(tmp_path: Path) -> None:
     zip_of(tmp_path / "b.zip", {"a.jpg": b"two"}).replace(archive)
     with pytest.raises(RootError, match="was changed or replaced"):
         images.check_unchanged()
+    archive.unlink()
+    with pytest.raises(RootError, match="is gone"):
+        images.check_unchanged()
