@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
@@ -52,7 +53,11 @@ class InitReport:
 
 
 def initialise(model: AlbefForPretraining, init: InitConfig) -> list[InitReport]:
-    """Load what `init` names into `model`, in place; one report per source, for the log."""
+    """Load what `init` names into `model`, in place; one report per source, for the log.
+
+    A model on the meta device takes no numbers: then this is the look whether the files are there and fit, by their
+    headers, and what `hub:` names is not fetched.
+    """
     reports = []
     if init.image is not None:
         reports.append(load_vision_weights(model, init.image))
@@ -71,7 +76,9 @@ def load_vision_weights(model: AlbefForPretraining, source: str) -> InitReport:
     Raises:
         CheckpointError: unreadable, or anything but the classifier `head.*` is missing, left over or misshapen.
     """
-    state = _from_hub(source.removeprefix(HUB)) if source.startswith(HUB) else read_weights(source)
+    device = next(model.parameters()).device
+    from_hub = source.startswith(HUB)
+    state = _from_hub(source.removeprefix(HUB), device) if from_hub else read_weights(source, device=device)
     state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     encoder = model.image_encoder
     wanted = encoder.state_dict()
@@ -104,7 +111,8 @@ def load_bert_weights(model: AlbefForPretraining, source: str) -> InitReport:
     """
     path = _bert_file(Path(source))
     _check_heads(path, model.config)
-    bert = {_modern_name(name): tensor for name, tensor in read_weights(path).items()}
+    device = next(model.parameters()).device
+    bert = {_modern_name(name): tensor for name, tensor in read_weights(path, device=device).items()}
     if "cls.predictions.decoder.bias" in bert:
         bert.setdefault("cls.predictions.bias", bert["cls.predictions.decoder.bias"])
     bert = {name: tensor for name, tensor in bert.items() if not BERT_UNUSED.match(name)}
@@ -170,10 +178,11 @@ def _load(
     )
 
 
-def _from_hub(name: str) -> dict[str, Tensor]:
-    """The state dict of a pretrained timm model, fetched or from timm's cache."""
+def _from_hub(name: str, device: torch.device) -> dict[str, Tensor]:
+    """The state dict of a pretrained timm model, fetched or from timm's cache; on the meta device names and shapes."""
     try:
-        return dict(timm.create_model(name, pretrained=True).state_dict())
+        with device:
+            return dict(timm.create_model(name, pretrained=device.type != "meta").state_dict())
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"timm could not give pretrained weights for {name!r}: {first_line(error)}",

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,10 +37,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         unpublished.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, on the CPU.
+def read_tensors(path: Path, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """The tensors of a .safetensors file; on the "meta" device their names and shapes, read from its header alone.
 
     Raises: OSError when the file cannot be opened, SafetensorError when it is damaged.
     """
     with path.open("rb"):  # safetensors reports every failure to open, also a lack of permission, as a missing file
-        return load_file(path)
+        if torch.device(device).type == "meta":
+            with safe_open(path, framework="pt") as file:
+                return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+        return load_file(path, device=str(device))

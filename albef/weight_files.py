@@ -36,11 +36,14 @@ FOREIGN = {
 """What a download brings in the place of weights, by its first bytes."""
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a .pth/.bin file, wrapped (`{"model": ...}`) or bare, on the CPU.
+def read_weights(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pth/.bin file, wrapped (`{"model": ...}`) or bare.
 
     A pickle is read with `weights_only=True`: a file from the web cannot run code here. Of settings beside the weights
     nothing is kept (`albef.beside_weights`).
+
+    Args:
+        device: where the tensors go; on "meta" names and shapes are read, and no number.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something other than named tensors.
@@ -49,10 +52,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     check_readable(path, hint="check the path; a folder is not a weight file")
     try:
         if path.suffix == ".safetensors":
-            content: object = read_tensors(path)
+            content: object = read_tensors(path, device=device)
         else:
             with torch.serialization.safe_globals(STAND_INS):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location=device, weights_only=True)
     except OSError as error:
         raise unreadable(path, error, hint="copy the file again") from error
     except NOT_WEIGHTS as error:

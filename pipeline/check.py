@@ -6,16 +6,18 @@ import argparse
 import json
 
 from albef.errors import ConfigError, DataError
-from pipeline.cli import add_recipe_argument
+from pipeline.cli import add_recipe_argument, add_run_arguments, default_run_dir
 from pipeline.config import RunConfig, load_config, to_yaml
+from pipeline.data import shared_memory
 from pipeline.data.lane_plan import lane_order
 from pipeline.data.lanes import divisors
 from pipeline.data.loader import cache_of
-from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.data.manifest import Manifest
 from pipeline.data.order import LaneOrder
 from pipeline.ds_config import ResolvedDeepSpeed, find_ds_config, resolve_ds_config
-from pipeline.logs import print_answer
+from pipeline.logs import print_answer, print_error
 from pipeline.memory import estimate_memory
+from pipeline.readiness import read_data, refusals, shared_memory_warning
 from pipeline.schedule import lr_at
 
 GIB = 2**30
@@ -27,10 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--world-size", type=int, metavar="N", help="ranks to check for (default: one a lane, the most there can be)"
     )
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--without-data", action="store_true", help="the shards are yet to be made: do not look for them"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the resolved recipe, the DeepSpeed JSON, batch arithmetic, memory and data; returns 0."""
+    """Print the resolved recipe, the DeepSpeed JSON, batch arithmetic, memory and data, and what training would refuse.
+
+    Returns: 0, or 2 when there is something.
+    """
     config = load_config(args.recipe, args.overrides, other_flags=args.flags)
     world_size = config.batch.num_lanes if args.world_size is None else args.world_size
     if world_size < 1:
@@ -43,12 +52,16 @@ def run(args: argparse.Namespace) -> int:
         ).splitlines(),
         "batch": batch_lines(config, ds, world_size),
         "memory": memory_lines(config, ds, world_size),
-        "data": data_lines(config, world_size),
+        "data": ["left out: not made yet"] if args.without_data else data_lines(config, world_size),
     }
     for title, lines in sections.items():
         print_answer(f"== {title}")
         print_answer("\n".join(lines) + "\n")
-    return 0
+    run_dir = args.run_dir or default_run_dir(config)
+    found = refusals(config, run_dir, resume=args.resume, without_data=args.without_data)
+    for error in found:
+        print_error(error.message, error.hint)
+    return 2 if found else 0
 
 
 def batch_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[str]:
@@ -89,8 +102,7 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
     if not run.data.manifests:
         return ["data.manifests is empty: training will refuse; set it to what `data_prep verify` wrote"]
     try:
-        manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
-        manifest.check()
+        manifest = read_data(run)
         order = lane_order(
             manifest,
             seed=run.seed,
@@ -101,7 +113,7 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
         )
         cache = cache_of(run.data, manifest)
     except DataError as error:
-        return [f"not ready, training will refuse: {error.message}", f"({error.hint})"]
+        return [f"not ready, training will refuse: {error.message}"]
     num_shards, steps_per_epoch = len(manifest.shards), order.steps_per_epoch
     total = run.total_steps(steps_per_epoch)
     readers = world_size * max(1, run.data.num_workers)
@@ -114,6 +126,8 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
     ]
     if cache is not None:
         lines.append(cache.cost)
+    if short := shared_memory_warning(run, world_size):
+        lines.append(f"warning: {short}, for each rank of a machine; {shared_memory.HINT}")
     rates = [
         lr_at(step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=total)
         for step in (0, min(run.schedule.warmup_steps, total - 1), total // 2, total - 1)

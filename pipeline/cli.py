@@ -13,13 +13,16 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from albef.errors import ConfigError, ProcessKilledError, UserError
 from pipeline import launcher, logs
 from pipeline.exit_codes import LOST
 from pipeline.nearest import nearest
 from samples.quote import cut_words, quote
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
 
 COMMANDS = {
     "check": ("pipeline.check", "resolve a recipe and print what it means: batch, memory, shards; needs no GPU"),
@@ -134,6 +137,11 @@ def _dispatch(arguments: list[str]) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `pretrain`, beside every key of the recipe."""
     add_recipe_argument(parser)
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """--run-dir and --resume."""
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder (default: runs/NAME of the recipe)")
     parser.add_argument(
         "--resume",
@@ -144,6 +152,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def default_run_dir(config: RunConfig) -> Path:
+    """Where a run without --run-dir lies."""
+    return Path("runs") / config.name
+
+
 def run(args: argparse.Namespace) -> int:
     """`pretrain`."""
     from pipeline.config import load_config
@@ -151,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.recipe, args.overrides, other_flags=args.flags)
     _import("pipeline.distributed").prepare_deepspeed_import()
     train = _import("pipeline.train")
-    return train.pretrain(config, args.run_dir or Path("runs") / config.name, resume=args.resume)
+    return train.pretrain(config, args.run_dir or default_run_dir(config), resume=args.resume)
 
 
 def add_recipe_argument(parser: argparse.ArgumentParser) -> None:

@@ -45,15 +45,9 @@ def hold_to_data(folder: RunFolder, manifest: Manifest, world: World) -> None:
         raise problem
 
 
-def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
-    """Rank 0: the error for every rank to raise, or None and the record is written."""
-    path = folder.path / FILE_NAME
-    now: dict[str, Any] = {
-        "fingerprint": manifest.fingerprint(),
-        "num_samples": manifest.num_samples,
-        "num_shards": len(manifest.shards),
-        "manifests": list(manifest.paths),
-    }
+def difference(folder: RunFolder, manifest: Manifest) -> UserError | None:
+    """The error when the run in the folder has a checkpoint and was on other data; None where it may resume."""
+    path, now = folder.path / FILE_NAME, _record_of(manifest)
     try:
         has_checkpoint = has_checkpoints(folder.checkpoints)
         before = parse_json(read_plain(path, MAX_BYTES)) if os.path.lexists(path) else None
@@ -71,11 +65,27 @@ def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
         return ConfigError(f"{path} cannot be read: {reason(error)}", "make it readable, or give another --run-dir")
     except (ValueError, KeyError, TypeError):
         return ConfigError(f"{path} is damaged", "restore it from a copy; without it nobody knows what the run was on")
+    return None
+
+
+def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
+    """Rank 0: the error for every rank to raise, or None and the record is written."""
+    if (problem := difference(folder, manifest)) is not None:
+        return problem
     try:
-        atomic_file.write_json(path, now)
+        atomic_file.write_json(folder.path / FILE_NAME, _record_of(manifest))
     except OSError as error:
         return unwritable(folder.path, error)
     return None
+
+
+def _record_of(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "fingerprint": manifest.fingerprint(),
+        "num_samples": manifest.num_samples,
+        "num_shards": len(manifest.shards),
+        "manifests": list(manifest.paths),
+    }
 
 
 def _facts(record: dict[str, Any]) -> str:

@@ -7,9 +7,10 @@
 #   URLS=cc3m.tsv DOWNLOAD_FLAGS='--columns caption,url' PARTS=16 PRETRAIN_SBATCH='--gpus-per-node=8 --ntasks-per-node=8' \
 #     EVALUATE_FLAGS='--annotations coco_test.json --images /coco' bash slurm/pipeline.sh albef_14m --seed 3
 #
-# RECIPE and the flags are those of `python -m pipeline pretrain`; they are checked before anything is submitted. On a
-# cluster the stages are submitted with dependencies, and a line for each says `STAGE JOBID after JOBID`; a stage whose
-# predecessor failed is cancelled. Without Slurm, or with --local, they run here one after another. --dry-run prints the
+# RECIPE and the flags are those of `python -m pipeline pretrain`. Before anything is submitted, and with --dry-run, all
+# that a stage would miss is named: weights, shards and folders that no stage before it makes. On a cluster the stages are
+# submitted with dependencies, and a line for each says `STAGE JOBID after JOBID`; a stage whose predecessor failed is
+# cancelled. Without Slurm, or with --local, they run here one after another. --dry-run prints the
 # commands and does nothing else. Run this on a login node; it is not a job itself.
 #
 # Settings from the environment, with their defaults. FLAGS and SBATCH hold words as you would type them, quotes included.
@@ -51,7 +52,7 @@ main() {
   [ $# -gt 0 ] || fail "no recipe given" "$usage"
   [[ $1 != -* ]] || fail "$1 is not an option of this script, or stands before the recipe" "$usage"
   settle "$@"
-  [ "${CHECK:-yes}" = no ] || "$python" -P -m pipeline check "${recipe[@]}" > /dev/null || exit 2
+  [ "${CHECK:-yes}" = no ] || look_ahead
   [ -n "$dry" ] || [ -n "$local" ] || without_own_job
   for stage in "${stages[@]}"; do
     if [ -n "$local" ]; then run_here "$stage"; else submit "$stage"; fi
@@ -73,7 +74,8 @@ read_options() {
   command -v sbatch > /dev/null || local=yes
 }
 
-# Sets, from RECIPE and flags: stages; recipe, what is to be checked; and the words of each stage's script: download, verify, filter, pretrain, export, evaluate.
+# Sets, from RECIPE and flags: stages; and the words of each stage's script: download, verify, filter, pretrain, export,
+# evaluate.
 settle() {
   local run_dir data=${DATA:-} model name stage
   run_dir=$(run_dir_of "$@")
@@ -100,10 +102,7 @@ settle() {
   # shellcheck disable=SC2034
   filter=("$data" "${found[@]}" --out "${CORPUS:-}")
   data=${CORPUS:-$data}
-  recipe=("$1" ${data:+--data.manifests "$data"})
-  # shellcheck disable=SC2034
-  pretrain=("${recipe[@]}" "${@:2}" --run-dir "$run_dir")
-  add_keys "${@:2}"
+  pretrain=("$1" ${data:+--data.manifests "$data"} "${@:2}" --run-dir "$run_dir")
   words EXPORT_FLAGS
   # shellcheck disable=SC2034
   export=("$run_dir" --out "$model" "${found[@]}")
@@ -116,16 +115,28 @@ settle() {
   evaluate=(retrieval --model "$model" --out "${METRICS:-$run_dir/evaluation.json}" "${found[@]}")
 }
 
-# Adds to `recipe` the keys of the recipe among the flags of pretrain, which has two flags of its own.
-add_keys() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      --run-dir | --resume) shift ;;
-      --run-dir=* | --resume=*) ;;
-      *) recipe+=("$1") ;;
-    esac
-    [ $# -eq 0 ] || shift
-  done
+# Ends with 2, after naming all of it, when a stage would find something missing that none before it makes: `pipeline
+# check` knows what training needs.
+look_ahead() {
+  local made_later=() missing=0
+  ! { wanted download || wanted verify || wanted filter || [ -n "${AFTER:-}" ]; } || made_later=(--without-data)
+  if wanted pretrain; then
+    "$python" -P -m pipeline check "${pretrain[@]}" "${made_later[@]}" > /dev/null || missing=2
+  fi
+  if [ -z "${AFTER:-}" ]; then
+    wanted download || ! wanted verify || needs "${verify[0]}" "verify has no shards" "STAGES with download, or DATA=DIR"
+    wanted verify || ! wanted filter || needs "${filter[0]}" "filter has no shards" "STAGES with verify, or DATA=DIR"
+    wanted pretrain || ! wanted export || needs "${export[0]}" "export has no run" "STAGES with pretrain, or RUN_DIR=DIR"
+    wanted export || ! wanted evaluate || needs "${evaluate[2]}" "evaluate has no model" "STAGES with export, or MODEL=DIR"
+  fi
+  [ "$missing" -eq 0 ] || exit 2
+}
+
+# Sets: missing, when there is no folder $1 on this machine; URLs are not looked at.
+needs() {
+  [[ $1 != *://* && ! -d $1 ]] || return 0
+  printf 'error: %s: there is no folder %s\nhint: %s\n' "$2" "$1" "$3" >&2
+  missing=2
 }
 
 # Sets: stages, those of STAGES in the order of the chain.

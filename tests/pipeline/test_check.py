@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from albef.config import AlbefConfig
+from albef.model import AlbefForPretraining
 from albef.objective import ObjectiveConfig
 from pipeline import cli
 from pipeline.config import load_config, resolve
@@ -42,13 +44,79 @@ def test_prints_recipe_json_batch_memory_and_data(tmp_path: Path, capsys: pytest
 def test_missing_data_is_told_and_mistakes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A recipe can be checked before its shards exist; a world that does not fit cannot be run at all."""
     recipe = str(tiny_recipe(tmp_path))
-    assert cli.main(["check", recipe, "--data.manifests", "nowhere"]) == 0
-    assert "not ready, training will refuse: no manifest at nowhere" in capsys.readouterr().out
+    assert cli.main(["check", recipe, "--data.manifests", "nowhere"]) == 2
+    said = capsys.readouterr()
+    assert "not ready, training will refuse: no manifest at nowhere" in said.out
+    assert "error: no manifest at nowhere\nhint: " in said.err
+    assert cli.main(["check", recipe, "--data.manifests", "nowhere", "--without-data"]) == 0
     assert cli.main(["check", recipe, "--world-size", "3"]) == 2
     assert (
         "global_batch_size 8 is not micro_batch_size 4 x grad_accum_steps 1 x world_size 3" in capsys.readouterr().err
     )
     assert cli.main(["check", recipe, "--world-size", "0"]) == 2
+
+
+def test_all_that_training_would_refuse_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run folder, shards, both weight files, validation: each an error with a hint, and nothing is made."""
+    recipe = str(tiny_recipe(tmp_path))
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "page.pth").write_text("<html>")
+    flags = ["--run-dir", str(tmp_path / "file"), "--data.manifests", "nowhere", "--validation.manifest", "nothing"]
+    weights = ["--init.image", str(tmp_path / "gone.pth"), "--init.text", str(tmp_path / "page.pth")]
+    assert cli.main(["check", recipe, *flags, *weights]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    for error, words in zip(
+        errors,
+        (
+            "file cannot be written",
+            "no manifest at nowhere",
+            "gone.pth does not exist",
+            "page.pth",
+            "no manifest at nothing",
+        ),
+        strict=True,
+    ):
+        assert words in error, errors
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "page.pth", "shards", "tiny.yaml"}
+
+
+def test_weights_are_compared_by_their_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the right names and shapes: ready; of another model: what does not fit. As .safetensors and .pth."""
+    recipe = tiny_recipe(tmp_path)
+    run = load_config(recipe)
+    state = AlbefForPretraining(run.model, run.objective).image_encoder.state_dict()
+    save_file(state, tmp_path / "whole.safetensors")
+    torch.save({"model": state}, tmp_path / "whole.pth")
+    torch.save({name: tensor for name, tensor in state.items() if "blocks.1" not in name}, tmp_path / "half.pth")
+    for name, code in (("whole.safetensors", 0), ("whole.pth", 0), ("half.pth", 2)):
+        assert cli.main(["check", str(recipe), "--init.image", str(tmp_path / name)]) == code, name
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 1 and "half.pth does not fit" in said and "blocks.1" in said, said
+
+
+def test_a_run_folder_that_cannot_resume_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another seed, other data, and --resume never, of a run that has a checkpoint; a run that fits is ready."""
+    recipe = str(tiny_recipe(tmp_path))
+    run_dir = tmp_path / "run"
+    assert cli.main(["pretrain", recipe, "--run-dir", str(run_dir), "--max_steps", "1"]) == 0
+    write_corpus(tmp_path / "more", [30], source="more")
+    check = ["check", recipe, "--run-dir", str(run_dir)]
+    assert cli.main([*check, "--resume", "must"]) == 0
+    capsys.readouterr()
+    for flags, words in (
+        (["--seed", "9"], "cannot go on with this recipe: seed was"),
+        (["--data.manifests", str(tmp_path / "more")], "holds a run on other data"),
+        (["--resume", "never"], "--resume never"),
+    ):
+        assert cli.main([*check, *flags]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_more_shared_memory_than_there_is_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """10 workers that each prepare a million micro-batches of 49,152 bytes: 468,750 MiB, and two lanes more."""
+    words = ["check", str(tiny_recipe(tmp_path)), "--data.num_workers", "10", "--data.prefetch", "1000000"]
+    assert cli.main([*words, "--world-size", "1"]) == 0
+    assert "warning: data workers need up to 468,750.2 MiB of /dev/shm, but" in capsys.readouterr().out
 
 
 def test_sources_are_reckoned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -269,6 +269,20 @@ def test_mistakes_are_told_before_anything_begins(
     assert done.stdout == ""
 
 
+def test_what_no_earlier_stage_makes_is_named_before_anything_begins(project: Path, tmp_path: Path) -> None:
+    """Shards and run of stages that are left out, in a dry run as well. With a job to wait for they may yet come."""
+    missing = {"STAGES": "verify export evaluate", "DATA": "data/none"}
+    done = chain(project, tmp_path, "--dry-run", "--local", "toy", **missing)
+    assert (done.returncode, done.stdout) == (2, "")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: verify has no shards: there is no folder data/none",
+        "error: export has no run: there is no folder runs/toy",
+    ]
+    later = chain(project, tmp_path, "--dry-run", "--local", "toy", **missing, AFTER="4")
+    assert later.returncode == 0 and len(later.stdout.splitlines()) == 3, later.stderr
+
+
 def test_the_check_can_be_left_out(project: Path, tmp_path: Path) -> None:
     """For login nodes on which the project does not run: the recipe's mistake is then the job's to tell."""
     done = chain(project, tmp_path, "--dry-run", "--local", "toy", "--typo", CHECK="no")
