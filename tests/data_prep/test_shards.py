@@ -16,16 +16,18 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import main
-from data_prep.errors import FolderError
+from data_prep.errors import FolderError, InputError
 from data_prep.image_encoding import ImageSettings
 from data_prep.job import Folder, Job, check_same_job, write_job
 from data_prep.manifest import read_manifest
+from data_prep.report.look import look
 from data_prep.row_list import ListedImage
 from data_prep.shard_reader import TarUnread, read_samples
 from data_prep.shard_writer import Answer, read_record, write_shard
 from data_prep.verify import ShardTask, Verification, check_shard, verify_folder
 from samples.tar import TarDamage
 from tests.support.hostile_images import halves, jpeg, rotated_jpeg, saved
+from tests.support.raw_tar import base256, with_checksum
 from tests.support.unprivileged import as_ordinary_user
 
 SHARDS, ROWS = 3, 4
@@ -439,6 +441,25 @@ def test_a_sample_of_the_images_is_decoded_and_all_are_hashed(copy: Path) -> Non
     assert (result.problems, result.num_decoded, result.num_samples) == ([], 0, 9)
     _flip_in_image(copy / "shards" / "made-00002.tar")
     assert "differ from their sha256" in str(verify(copy, fraction=0.0).problems)
+
+
+@pytest.mark.parametrize("name", ["broken header", "ends inside", "cannot be read", "JSON has no key"])
+def test_a_report_of_a_shard_that_changed_names_it(copy: Path, name: str) -> None:
+    """The report believes the manifest's offsets; what it then finds there is read as strictly as elsewhere."""
+    verify(copy)
+    tar = copy / "shards" / "made-00001.tar"
+    data = tar.read_bytes()
+    changes = {
+        "broken header": b"x" + data[1:],
+        "ends inside": with_checksum(data[:124] + base256(1 << 80) + data[136:512]) + data[512:],
+        "JSON has no key": data.replace(b'"key"', b'"kez"'),
+    }
+    if name == "cannot be read":
+        tar.unlink()
+    else:
+        tar.write_bytes(changes[name])
+    with pytest.raises(InputError, match=rf"made-00001\.tar: .*{name}"):
+        look(copy / "manifest.parquet", ["made"] * SHARDS, SHARDS, 0)
 
 
 def test_the_same_seed_decodes_the_same_sample(whole: Path) -> None:
