@@ -13,7 +13,7 @@ from PIL import Image
 
 from samples.image_kinds import is_cut, read_kind, why_no_picture
 from samples.png_texts import TextBomb, without_texts
-from samples.quote import quote_error
+from samples.quote import quote_error, without_memory_addresses
 
 Image.init()  # registers every format; a Pillow built without AVIF has none to offer
 FORMATS = tuple({"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"} & set(Image.OPEN))
@@ -36,9 +36,9 @@ class ImageRefused(Exception):
     """A picture that cannot be used: `reason` is the name under which it is counted, `detail` is for the record."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = without_memory_addresses(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
 
 def open_image(data: bytes, *, max_pixels: int) -> Image.Image:

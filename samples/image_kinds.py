@@ -75,6 +75,9 @@ HTML = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")
 
 def read_kind(data: bytes) -> str | None:
     """The name of the format that these bytes begin as, if it is one that is read."""
+    if data[4:12] in (b"ftypmif1", b"ftypmsf1"):  # a container of AVIF or of HEIC: the brands it lists say which
+        brands = data[8 : min(int.from_bytes(data[:4], "big"), 1024)]
+        return "avif" if b"avif" in brands or b"avis" in brands else None
     return _named(data, READ)
 
 

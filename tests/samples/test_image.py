@@ -241,6 +241,13 @@ NAMED: dict[str, tuple[bytes, str, str]] = {
 }
 
 
+def test_an_avif_in_a_container_of_another_brand_is_read() -> None:
+    """HEIC comes in the same one."""
+    data = saved(scene(), "AVIF", quality=95)
+    renamed = data[:8] + b"mif1" + data[12:]
+    assert b"avif" in renamed[12:40] and read_image(renamed, max_pixels=LIMIT).size == (96, 64)
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_what_is_not_read_is_named(name: str) -> None:
     """The reason is what is true of the bytes, and the detail their format's name."""
@@ -272,3 +279,4 @@ def test_no_address_in_an_error() -> None:
     """They differ in every run, so that two runs' records of the same failure would differ."""
     error = ValueError(f"cannot identify image file {io.BytesIO()!r}")
     assert quote_error(error) == "ValueError: cannot identify image file <_io.BytesIO object>"
+    assert ImageRefused("download_failed", str(error)).detail == "cannot identify image file <_io.BytesIO object>"
