@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -91,12 +92,24 @@ class ShardCache:
         with commands_hear_signals():
             stream = gopen(self.address(path))
         # closing a pipe raises when its command's exit code is not 0
-        with closing(stream), open(partial, "wb") as file:
+        with closing(stream), open(partial, "wb", buffering=0) as file:
             while chunk := stream.read(CHUNK):
-                file.write(chunk)
+                self._write(file, chunk)
         found = partial.stat().st_size
         if found != shard_bytes:
             raise OSError(f"{self.address(path)} gave {found} bytes, the manifest says {shard_bytes}")
+
+    def _write(self, file: FileIO, chunk: bytes) -> None:
+        """Raises: DataError when it cannot be written: the store is not to blame, and asking it again does not help."""
+        rest = memoryview(chunk)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError as error:
+            raise DataError(
+                f"data.cache_dir {self.folder} cannot be written: {error.strerror}",
+                "make room there, lower data.cache_gib, or name a folder on another disk",
+            ) from error
 
 
 def shard_cache(

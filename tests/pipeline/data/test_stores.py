@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -266,6 +267,19 @@ def test_a_stream_that_fails_leaves_no_copy(corpus, tmp_path, impatient, opener,
     with pytest.raises(BadSample, match=rf"shard_unreadable: .*{detail}"):
         ShardReader(cache=cache).read(read_manifest(corpus).sample(0))
     assert not list(tmp_path.rglob("*.tar")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_cache_without_room_is_named_at_once(corpus, tmp_path):
+    """The store is not to blame: it is not asked again, with its pauses of minutes."""
+    ref = read_manifest(corpus).sample(0)
+    cache = ShardCache(opener="pipe:cat {path}", folder=str(tmp_path), max_bytes=1 << 30)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))
+    try:
+        with pytest.raises(DataError, match=f"data.cache_dir {tmp_path} cannot be written: File too large"):
+            cache.read(ref.path, ref.shard_bytes, 0, 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 def test_cache_keys_that_do_not_fit_are_refused(corpus, tmp_path):
