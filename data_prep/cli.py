@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import os
 import re
 import signal
 import sys
@@ -43,6 +44,7 @@ COMMANDS = {
 }
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+EXIT_PIPE_CLOSED = 141
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,36 +91,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 whole, 1 wrong or unfinished, 2 a user's error."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sigterm_before = signal.signal(signal.SIGTERM, _terminated)
+    out: object = None
     try:
         parser, by_name = build_parser()
         parsed, unknown = parser.parse_known_args(arguments)
+        out = getattr(parsed, "out", None)
         if unknown:
             by_name[parsed.command].error(f"unrecognized arguments: {quote(' '.join(unknown), 200)}")
         with contextlib.redirect_stdout(_Visible(sys.stdout)):
             code: int = parsed.run(parsed)
+        sys.stdout.flush()
         return code
     except UserError as error:
         if "--debug" in arguments:
             traceback.print_exc()
         message, hint = (printable(cut_words(text, arguments)) for text in (error.message, error.hint))
-        print(f"error: {message}\nhint: {hint}", file=sys.stderr)
+        _print(f"error: {message}\nhint: {hint}")
         return error.exit_code
+    except BrokenPipeError:  # `| head` has seen enough
+        return EXIT_PIPE_CLOSED
     except OSError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        where = f"{quote(error.filename)}: " if error.filename else ""
-        cure = "make room on the disk of the output folder" if error.errno == errno.ENOSPC else "mend that"
-        what = quote(error.strerror or error)
-        print(f"error: {where}{what}\nhint: {cure}, then run the same command again", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        place = error.filename or (out if full else None)
+        where = f"{quote(place)}: " if place else ""
+        cure = "make room on the disk of the output folder" if full else "mend that"
+        _print(f"error: {where}{quote(error.strerror or error)}\nhint: {cure}, then run the same command again")
         return 2
     except KeyboardInterrupt:
-        print("interrupted: finished shards stay, the same command goes on from there", file=sys.stderr)
+        _print("interrupted: finished shards stay, the same command goes on from there")
         return EXIT_INTERRUPTED
     except _Terminated:
-        print("terminated: finished shards stay, the same command goes on from there", file=sys.stderr)
+        _print("terminated: finished shards stay, the same command goes on from there")
         return EXIT_TERMINATED
     finally:
         signal.signal(signal.SIGTERM, sigterm_before)
+        _release_unwritable()
+
+
+def _print(text: str) -> None:
+    """Print to stderr. Where that cannot be written (a full disk, a closed pipe) nothing is left to report it to."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _release_unwritable() -> None:
+    """Give up what stdout and stderr hold and cannot write: Python would try again, and end with exit code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Visible:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -33,13 +34,11 @@ class Progress:
     def finish(self, done: int, note: str = "") -> None:
         self._print(self._line(done, note))
         if self._bar:
-            self._stream.write("\n")
-            self._stream.flush()
+            self._write("\n")
 
     def say(self, text: str) -> None:
         """A line of its own, above the bar."""
-        self._stream.write(f"\r\033[K{text}\n" if self._bar else f"{text}\n")
-        self._stream.flush()
+        self._write(f"\r\033[K{text}\n" if self._bar else f"{text}\n")
 
     def _line(self, done: int, note: str) -> str:
         elapsed = max(time.monotonic() - self._start, 1e-9)
@@ -53,8 +52,12 @@ class Progress:
         return "  ".join([*parts, note] if note else parts)
 
     def _print(self, line: str) -> None:
-        self._stream.write(f"\r\033[K{line}" if self._bar else f"{line}\n")
-        self._stream.flush()
+        self._write(f"\r\033[K{line}" if self._bar else f"{line}\n")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone, or the log is on a full disk: the work goes on
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def clock(seconds: float) -> str:

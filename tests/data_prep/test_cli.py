@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -253,3 +254,19 @@ def test_the_package_runs_without_torch_and_the_rest() -> None:
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.stdout.strip() == "data_prep", process.stderr
+
+
+def test_a_full_disk_is_an_error_wherever_it_is(packed: Path, tmp_path: Path) -> None:
+    """Files may grow to 2,000 bytes: no shard fits. Where stderr is on a full disk, too, the exit code is still 2; and
+    an answer that stdout cannot take is an error."""
+    words = [*pack_flags(packed), "--out", str(tmp_path / "out")]
+    command = f"{sys.executable} -m data_prep {shlex.join(words)}"
+    limited = ["bash", "-c", f"ulimit -f 2; exec {command}"]
+    done = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "error: " in done.stderr and "File too large" in done.stderr and "same command again" in done.stderr
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(limited, cwd=ROOT, stderr=full, timeout=120).returncode == 2
+        words = [sys.executable, "-m", "data_prep", "sources"]
+        done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, "error: No space left on device")
