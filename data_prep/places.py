@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow.parquet as pq
 
 from data_prep.errors import FolderError, UsageError
+from samples.quote import quote, quote_error
 
 
 def place(text: str) -> Path:
@@ -43,12 +44,12 @@ def place(text: str) -> Path:
         remote.exists()
     except (ImportError, ValueError) as error:
         raise UsageError(
-            f"{text} cannot be opened: {error}",
+            f"{quote(text, 200)} cannot be opened: {quote_error(error)}",
             f"pip install universal-pathlib and fsspec's package for {protocol}:// (s3fs, gcsfs, adlfs)",
         ) from error
     except Exception as error:  # of whatever client library the store has
         raise FolderError(
-            f"{text} cannot be reached: {type(error).__name__}: {error}",
+            f"{quote(text, 200)} cannot be reached: {quote_error(error)}",
             "are the address, the network and the credentials of this machine right?",
         ) from error
     return cast(Path, remote)
