@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,6 +59,28 @@ def test_a_folder_a_list_and_shards_give_the_same_images(images: Path, tmp_path:
     again = hashed(tmp_path / "features", EvaluationSet("listed", tmp_path / "list.json", images))
     assert again.names.to_pylist() == found.names.to_pylist()[4:8]
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()} == times
+
+
+def test_images_may_lie_in_a_zip(images: Path, tmp_path: Path) -> None:
+    """As the set itself, without macOS's companions, and as the root of a list: the looks of the folder."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in sorted(images.rglob("*")):
+            archive.write(path, path.relative_to(images))
+        archive.writestr("__MACOSX/val2014/._0.jpg", b"not a picture")
+    names = [f"val2014/{number}.jpg" for number in range(3)]
+    (tmp_path / "list.json").write_text(json.dumps([{"image": name} for name in names]))
+    found = hashed(
+        tmp_path / "features",
+        EvaluationSet("folder", images, images),
+        EvaluationSet("zip", tmp_path / "a.zip", tmp_path),
+        EvaluationSet("listed", tmp_path / "list.json", tmp_path / "a.zip"),
+    )
+    assert found.names.to_pylist()[4:] == [
+        *("zip/3.png", *(f"zip/{n}" for n in names)),
+        *(f"listed/{n}" for n in names),
+    ]
+    assert found.words[4:8].tolist() == found.words[:4].tolist()
+    assert found.words[8:].tolist() == found.words[1:4].tolist()
 
 
 def test_a_set_that_is_not_whole_is_refused(images: Path, tmp_path: Path) -> None:
