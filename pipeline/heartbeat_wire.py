@@ -185,7 +185,8 @@ def _connect(address: Address) -> socket.socket:
 def _start_of(pid: int) -> str:
     """The start time of a process in /proc; empty where there is none, and for a dead one its parent has not reaped."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # bytes: the name in it, cut to 15 of them, need not be text
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else fields[19]

@@ -49,7 +49,7 @@ def launchers(environment: Mapping[str, str]) -> list[Process]:
     if "TORCHELASTIC_RUN_ID" in environment:
         pids.append(_ancestor(lambda pid: not _started_with(pid, b"TORCHELASTIC_RUN_ID=")))
     elif "SLURM_STEP_ID" in environment:
-        pids.append(_ancestor(lambda pid: _name_of(pid) == "slurmstepd"))
+        pids.append(_ancestor(lambda pid: _name_of(pid) == b"slurmstepd"))
     return [Process.of(pid) for pid in dict.fromkeys(pids) if pid > 1]
 
 
@@ -84,7 +84,7 @@ def _ancestor(wanted: Callable[[int], bool]) -> int:
     pid = os.getppid()
     try:
         while pid > 1 and not wanted(pid):
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            pid = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
     except OSError:
         return 0
     return pid
@@ -95,8 +95,8 @@ def _started_with(pid: int, variable: bytes) -> bool:
     return any(entry.startswith(variable) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
 
 
-def _name_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+def _name_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/comm").read_bytes().strip()
 
 
 def _pid_namespace() -> str:

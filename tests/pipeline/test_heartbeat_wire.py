@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,3 +91,19 @@ def test_a_process_is_known_by_its_start() -> None:
     assert not Process(host=own.host, pid=child.pid, started=own.started).is_here()
     child.kill()
     child.wait()
+
+
+def test_a_process_with_a_name_that_is_no_text_is_known_until_it_dies(tmp_path: Path) -> None:
+    """Linux cuts names to 15 bytes, within a letter too; a dead process is not here, though nobody has reaped it."""
+    program = tmp_path / "schläfer ééé"  # 15 bytes end within the second é
+    program.symlink_to(shutil.which("sleep") or "")
+    with subprocess.Popen([program, "100"]) as child:
+        process = Process.of(child.pid)
+        while b"schl" not in Path(f"/proc/{child.pid}/comm").read_bytes():
+            time.sleep(0.01)
+        with pytest.raises(UnicodeDecodeError):
+            Path(f"/proc/{child.pid}/comm").read_bytes().strip().decode()
+        assert process.is_here()
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped
+        assert not process.is_here()
