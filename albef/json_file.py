@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from albef.errors import CheckpointError
-from albef.regular_file import read_text
+from albef.regular_file import read_bytes
+from samples.json_text import parse_json
 from samples.quote import quote
 
 
@@ -19,11 +19,9 @@ def read_object(path: Path, *, hint: str) -> dict[str, Any]:
 
     Raises: CheckpointError when it cannot be read, or is too large, nested too deeply, or no JSON object.
     """
-    text = read_text(path, hint=hint)
+    data = read_bytes(path, hint=hint)
     try:
-        values = json.loads(text)
-    except RecursionError as error:
-        raise CheckpointError(f"{path} cannot be read: it is nested too deeply", hint) from error
+        values = parse_json(data)
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be read: {quote(error)}", hint) from error
     if not isinstance(values, dict):

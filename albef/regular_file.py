@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 
 from albef.errors import CheckpointError
+from samples.json_text import decode_text
+from samples.plain_file import read_plain
 
 MAX_TEXT_BYTES = 64 << 20
 """The largest text file of a model folder, a tokenizer.json of a large vocabulary, has a few megabytes."""
@@ -53,20 +55,24 @@ def unreadable(path: Path, error: OSError, *, hint: str) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read: {error.strerror or error}", "is the disk still there? " + hint)
 
 
-def read_text(path: Path, *, hint: str) -> str:
-    """The text of a file of a model folder, with or without a byte order mark.
+def read_bytes(path: Path, *, hint: str) -> bytes:
+    """The content of a small file of a model folder.
 
-    Raises: CheckpointError when it is no readable file, is larger than MAX_TEXT_BYTES, or is not UTF-8.
+    Raises: CheckpointError when it is no readable file, or is larger than MAX_TEXT_BYTES.
     """
     check_readable(path, hint=hint)
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
+        return read_plain(path, MAX_TEXT_BYTES)
     except OSError as error:
         raise unreadable(path, error, hint=hint) from error
-    if len(data) > MAX_TEXT_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_TEXT_BYTES >> 20} MiB", hint)
+
+
+def read_text(path: Path, *, hint: str) -> str:
+    """The text of a file of a model folder, with or without a byte order mark.
+
+    Raises: CheckpointError as `read_bytes`, and when it is not UTF-8.
+    """
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{path} cannot be read: it is not UTF-8 at byte {error.start}", hint) from error
+        return decode_text(read_bytes(path, hint=hint))
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", hint) from error

@@ -31,7 +31,7 @@ from pipeline.checkpoint_meta import (
     write_meta,
 )
 from pipeline.checkpoint_removal import is_leftover, set_aside, unpublish
-from pipeline.plain_file import read_plain
+from samples.plain_file import read_plain
 from samples.quote import quote
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,8 @@ from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
 from albef.objective import ObjectiveConfig
 from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
-from pipeline.plain_file import read_plain
+from samples.json_text import parse_json
+from samples.plain_file import read_plain
 from samples.quote import quote
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def read_model_config(path: Path) -> tuple[AlbefConfig, ObjectiveConfig]:
     """
     file = path / "model_config.json"
     try:
-        values = json.loads(read_plain(file, MAX_CONFIG_BYTES))
+        values = parse_json(read_plain(file, MAX_CONFIG_BYTES))
         return AlbefConfig.from_dict(values["model"]), ObjectiveConfig(**values["objective"])
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, ConfigError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, ConfigError) as error:
         raise CheckpointError(f"{file} cannot be read: {quote(error)}", USE_ANOTHER) from None
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from albef.errors import CheckpointError
 from pipeline import atomic_file
-from pipeline.plain_file import read_plain
+from samples.json_text import parse_json
+from samples.plain_file import read_plain
 from samples.quote import quote
 
 FORMAT = 2
@@ -86,14 +87,14 @@ def read_meta(folder: Path) -> CheckpointMeta:
     """
     path = folder / META
     try:
-        values = json.loads(read_plain(path, MAX_META_BYTES))
+        values = parse_json(read_plain(path, MAX_META_BYTES))
         fault = _fault(values)
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} is not a finished checkpoint: it has no {META}",
             "name a step_* folder that has one, or the run folder to take the newest whole checkpoint",
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {quote(error)}", USE_ANOTHER) from None
     if fault:
         raise CheckpointError(f"{path} is damaged: {fault}", USE_ANOTHER)

@@ -11,10 +11,10 @@ from pipeline import atomic_file
 from pipeline.checkpoint import has_checkpoints
 from pipeline.data.manifest import Manifest
 from pipeline.distributed import World
-from pipeline.plain_file import read_plain
 from pipeline.retrying_file import reason, unwritable
 from pipeline.run_folder import RunFolder
 from samples.json_text import parse_json
+from samples.plain_file import read_plain
 from samples.quote import quote
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from albef.errors import CheckpointError, ConfigError
 from pipeline import atomic_file
 from pipeline.logs import print_answer
-from pipeline.plain_file import read_plain
 from samples.json_text import parse_json
+from samples.plain_file import read_plain
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` need not wait for it
     import torch

@@ -23,8 +23,8 @@ from albef.batch import PretrainBatch
 from albef.errors import DataError
 from albef.tensor_file import read_tensors, write_tensors
 from pipeline import atomic_file
-from pipeline.plain_file import read_plain
 from samples.json_text import parse_json
+from samples.plain_file import read_plain
 from samples.quote import quote
 
 FORMAT = 1

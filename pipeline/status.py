@@ -22,11 +22,11 @@ from albef.errors import CheckpointError, ConfigError
 from pipeline.checkpoint import step_of, survey_checkpoints
 from pipeline.logs import print_answer
 from pipeline.metrics_file import newest_first
-from pipeline.plain_file import read_plain
 from pipeline.progress import duration
 from pipeline.recipe import read_recipe
 from pipeline.recipe_yaml import Plain
 from samples.json_text import parse_json
+from samples.plain_file import read_plain
 from samples.quote import quote
 
 QUIET_FOR_S = 600.0

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.plain_file import read_plain
+from samples.plain_file import read_plain
 
 FOLDER = "albef_shard_copies"
 MARK = "made_by_pipeline"

@@ -153,13 +153,13 @@ ABSURD = [
         (change(name), f"{name}.*{named}")
         for name in FILES
         for change, named in (
-            (lambda name: written(name, "\n".join(["a caption"] * 9).encode("utf-16")), "is not UTF-8 at byte 0"),
+            (lambda name: written(name, "\n".join(["a caption"] * 9).encode("utf-16")), "cannot be read: not UTF-8"),
             (lambda name: replaced_by(Path.mkdir, name), "is a folder"),
             (lambda name: replaced_by(os.mkfifo, name), "is no regular file"),
         )
     ],
     *[
-        (written(name, "[" * 200_000), f"{name} cannot be read: it is nested too deeply")
+        (written(name, "[" * 200_000), f"{name} cannot be read: nested more than 64 levels deep")
         for name in ("config.json", "preprocessor_config.json")
     ],
     *[

@@ -106,7 +106,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         '{"aio": ' + "[" * 100 + "]" * 100 + "}": "nested more than 32 deep",
         '{"aio": ' * 100_000: "nested more than 32 deep",
         '{"steps_per_print": ' + "9" * 5000 + "}": "cannot be read as JSON",
-        '{"x": "' + "x" * 2_000_000 + '"}': "more than 1,048,576 bytes",
+        '{"x": "' + "x" * 2_000_000 + '"}': "longer than 1,048,576 bytes",
         "\ud800": "no text in UTF-8",
     }.items():
         path.write_bytes(text.encode("utf-8", "surrogatepass"))

@@ -117,7 +117,7 @@ def test_a_whole_number_is_decimal(tmp_path: Path, text: str, number: int) -> No
         ("seed: *nowhere", "found undefined alias"),
         ("\n".join(f"key{n}: 1" for n in range(5_000)), "has 5000 mistakes"),
         ("\n".join(f"key{n}: 1" for n in range(20_000)), "with its aliases written out"),
-        ("x" * (1 << 21), "has more than 1,048,576 bytes"),
+        ("x" * (1 << 21), "longer than 1,048,576 bytes"),
         ("k" * 100_000 + ": 1", "is not "),
         ("seed: " + "v" * 50_000, "seed should be a whole number, is 'vvv"),
         (b"seed: \xff\xff", "no text in UTF-8"),
