@@ -261,18 +261,29 @@ def test_a_dead_mount_ends_training(tmp_path, num_workers):
 
 
 def test_a_hanging_mount_ends_training(tmp_path):
-    """A read that never returns (a pipe nobody writes to): an error after timeout_s, and the stuck worker is gone."""
-    corpus = write_corpus(tmp_path, [16])
+    """A shard whose bytes never come: an error after timeout_s, and the stuck worker is gone."""
+    (tmp_path / "corpus").mkdir()
+    corpus = write_corpus(tmp_path / "corpus", [16])
     loader = make_loader(corpus, num_workers=1, timeout_s=60)
     next(loader.steps(0))  # the fork server is up: from here on a second is ample
     loader.close()
-    loader = make_loader(corpus, num_workers=1, timeout_s=3)
-    (tmp_path / "shard_00000.tar").unlink()
-    os.mkfifo(tmp_path / "shard_00000.tar")
+    loader = make_loader(
+        corpus, num_workers=1, timeout_s=3, shard_opener="pipe:sleep 20; cat {path}", cache_dir=str(tmp_path / "cache")
+    )
     steps = loader.steps(0)
     with pytest.raises(DataError, match="no micro-batch arrived in 3 s"):
         next(steps)
     assert not [process for process in torch.multiprocessing.active_children() if process.is_alive()]
+
+
+def test_a_pipe_in_a_shards_place_is_an_error(tmp_path):
+    """Opening a named pipe would wait for its writer; it is a shard that cannot be read, as any other."""
+    corpus = write_corpus(tmp_path, [16])
+    loader = make_loader(corpus)
+    (tmp_path / "shard_00000.tar").unlink()
+    os.mkfifo(tmp_path / "shard_00000.tar")
+    with pytest.raises(DataError, match="cannot be used: shard_unreadable"):
+        next(loader.steps(0))
 
 
 def test_a_killed_worker_is_an_error_that_says_so(corpus):
