@@ -33,7 +33,8 @@ def main() -> int:
         signal.signal(number, lambda number, _frame: told.append(number))
     latest = Path(run_dir, "checkpoints", "latest")
     latest.parent.mkdir(parents=True, exist_ok=True)
-    step = int(latest.read_text().removeprefix("step_")) if latest.exists() else 0
+    named = latest.read_text() if latest.is_file() else ""  # damage counts as none
+    step = int(named.removeprefix("step_")) if named.startswith("step_") else 0
     print(f"rank {rank} of {size} at step {step} recipe {recipe} master {os.environ.get('MASTER_ADDR')}", flush=True)
     # The real ranks meet in a collective before the first step; without that, one might step while another has no
     # signal handlers yet.

@@ -144,3 +144,35 @@ def test_the_run_folder_can_be_named_in_three_ways(project: Path, tmp_path: Path
         launch.communicate(timeout=60)
         assert launch.returncode == 0
         assert {path.name for path in (tmp_path / folder).iterdir()} == {"checkpoints", "ends.log", "starts.log"}
+
+
+def test_a_damaged_latest_is_a_word_in_the_record_of_starts(project: Path, tmp_path: Path) -> None:
+    """`latest` of zero bytes and escape sequences, or a pipe in its place: the run starts, and its lines stay lines."""
+    checkpoints = tmp_path / "runs" / "toy" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "latest").write_bytes(b"\x1b[2J\0step=\n7 x")
+    first = start(project, tmp_path, "--steps", "1")
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 0, output
+    (checkpoints / "latest").unlink()
+    os.mkfifo(checkpoints / "latest")
+    second = start(project, tmp_path, "--steps", "0")
+    output, _ = second.communicate(timeout=60)
+    lines = (tmp_path / "runs" / "toy" / "starts.log").read_text().splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == ["latest=2Jstep7x", "latest=none"], output
+
+
+def test_a_record_of_ends_that_cannot_be_written_hides_no_exit_code(project: Path, tmp_path: Path) -> None:
+    """/dev/full behind ends.log, as on a full disk: the code is the trainer's; behind starts.log nothing is started."""
+    run_dir = tmp_path / "runs" / "toy"
+    run_dir.mkdir(parents=True)
+    (run_dir / "ends.log").symlink_to("/dev/full")
+    launch = start(project, tmp_path, "--steps", "1")
+    output, _ = launch.communicate(timeout=60)
+    assert launch.returncode == 0 and "warning: runs/toy/ends.log cannot be written" in output
+    (run_dir / "starts.log").unlink()
+    (run_dir / "starts.log").symlink_to("/dev/full")
+    launch = start(project, tmp_path, "--steps", "1")
+    output, _ = launch.communicate(timeout=60)
+    assert launch.returncode == 2 and "error: run folder runs/toy cannot be written" in output
+    assert "at step" not in output
