@@ -28,6 +28,7 @@ from data_prep.commands import (
 )
 from data_prep.commands import filter as filter_command
 from data_prep.errors import UsageError, UserError
+from samples.json_text import NOT_UTF8_HINT, is_unicode
 from samples.quote import cut_words, printable, quote, visible
 
 COMMANDS = {
@@ -93,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sigterm_before = signal.signal(signal.SIGTERM, _terminated)
     out: object = None
     try:
+        if odd := next((word for word in arguments if not is_unicode(word)), ""):  # Arrow takes no such path
+            raise UsageError(f"{quote(odd)} holds bytes that are not UTF-8", NOT_UTF8_HINT)
         parser, by_name = build_parser()
         parsed, unknown = parser.parse_known_args(arguments)
         out = getattr(parsed, "out", None)

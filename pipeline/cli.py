@@ -19,6 +19,7 @@ from albef.errors import ConfigError, ProcessKilledError, UserError
 from pipeline import launcher, logs
 from pipeline.exit_codes import LOST
 from pipeline.nearest import nearest
+from samples.json_text import NOT_UTF8_HINT, is_unicode
 from samples.quote import cut_words, quote
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         logs.print_answer(overview())
         return 0
+    if odd := next((word for word in arguments if not is_unicode(word)), ""):  # Arrow and YAML take no such path
+        raise ConfigError(f"{quote(odd)} holds bytes that are not UTF-8", NOT_UTF8_HINT)
     if not arguments:
         raise ConfigError("no command given", f"one of {', '.join(COMMANDS)}; `python -m pipeline --help` tells more")
     command, *rest = arguments

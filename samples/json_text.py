@@ -37,6 +37,10 @@ def parse_json(data: bytes) -> Any:
     return json.loads(text)
 
 
+NOT_UTF8_HINT = "rename it; or, where the name is UTF-8 and the locale is not, set LC_ALL=C.UTF-8"
+"""The way out of a command line with a word that `is_unicode` refuses."""
+
+
 def is_unicode(text: str) -> bool:
     """False for text with lone surrogates, which JSON escapes and undecodable bytes leave behind."""
     try:

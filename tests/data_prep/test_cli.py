@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -221,6 +222,13 @@ def test_a_report_shows_no_control_characters(packed: Path, capsys: pytest.Captu
         record.write_text(before)
     shown = capsys.readouterr().out
     assert r"\x1b[2J\nleft\u202e" in shown and not {"\x1b", "\u202e"} & set(shown)
+
+
+def test_a_word_that_is_not_utf8_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of Latin-1 bytes, as the operating system hands it over: an error, not a failure deep in Arrow."""
+    assert main(["verify", os.fsdecode(b"bilder_\xe4")]) == 2
+    shown = capsys.readouterr().err
+    assert "error: bilder_\\udce4 holds bytes that are not UTF-8\nhint: rename it" in shown
 
 
 def test_debug_shows_where_an_error_was_raised(capsys: pytest.CaptureFixture[str]) -> None:

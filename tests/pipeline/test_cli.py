@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,9 @@ def test_a_dependency_that_is_not_installed_is_something_to_mend() -> None:
     """Not a traceback."""
     with pytest.raises(cli.ConfigError, match="nonexistent_package is not installed"):
         cli._import("nonexistent_package.module")
+
+
+def test_a_word_that_is_not_utf8_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder of Latin-1 bytes, as the operating system hands it over: an error, not a failure deep in Arrow."""
+    error, hint = told(capsys, "status", os.fsdecode(b"l\xe4ufe"))
+    assert error == "error: l\\udce4ufe holds bytes that are not UTF-8" and "LC_ALL=C.UTF-8" in hint
