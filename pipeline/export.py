@@ -65,12 +65,11 @@ def export_checkpoint(
     Raises: CheckpointError when the checkpoint is missing, damaged or does not fit, or `out` may not be written.
     """
     check_free(out, overwrite=overwrite)
-    # torch is imported where it is used, so that `export --help` need not wait for it
-    import torch
-
+    # imported where they are used, so that `export --help` need not wait for torch
     from albef.model import AlbefForPretraining
     from albef.official import to_official
     from albef.pretrained import Albef
+    from albef.tensor_file import write_pickle
     from albef.weight_files import load_strictly
     from pipeline.checkpoint_weights import load_weights
     from pipeline.model_card import card_of_checkpoint
@@ -79,7 +78,7 @@ def export_checkpoint(
     weights = found.student | (found.teacher if kind == "teacher" else {})
     with fresh_folder(out, overwrite=overwrite) as folder:
         if layout == "official":
-            torch.save({"model": to_official(weights, found.teacher, found.queue)}, folder / OFFICIAL_NAME)
+            write_pickle(folder / OFFICIAL_NAME, {"model": to_official(weights, found.teacher, found.queue)})
             (folder / MADE_BY).write_text(f"`pipeline export` wrote {OFFICIAL_NAME}; --overwrite replaces it.\n")
         else:
             model = AlbefForPretraining(found.config, found.objective)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from albef.tensor_file import read_tensors, write_tensors
+from albef.tensor_file import read_tensors, write_pickle, write_tensors
+from tests.support.small_disk import run_on_small_disk
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(3, dtype=torch.bfloat16), "empty": torch.empty(0, 4)}
 
@@ -68,3 +70,22 @@ def test_nothing_else_in_the_product_writes_safetensors() -> None:
     files = [path for package in packages for path in (root / package).rglob("*.py")]
     writers = [path.relative_to(root) for path in files if re.search(r"\bsave_(file|model)\b", path.read_text())]
     assert writers == [Path("albef/tensor_file.py")]
+
+
+def write_too_much(disk: Path) -> dict[str, int | None]:
+    """The errno that each writer raises, and what it leaves."""
+    found: dict[str, int | None] = {}
+    for writer in (write_tensors, write_pickle):
+        try:
+            writer(disk / "w", {"w": torch.zeros(1 << 20)})
+        except OSError as error:
+            found[writer.__name__] = error.errno
+        if writer is write_tensors:
+            found["left"] = len(list(disk.iterdir()))
+    return found
+
+
+def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
+    """4 MiB onto a disk of 1 MiB: ENOSPC, not what safetensors or torch's zip writer make of it."""
+    found = run_on_small_disk(write_too_much, tmp_path / "disk", mib=1)
+    assert found == {"write_tensors": errno.ENOSPC, "left": 0, "write_pickle": errno.ENOSPC}
