@@ -58,7 +58,7 @@ def write_pickle(path: Path, values: Any) -> None:
     Raises: OSError when it cannot be written; half of the file may be left.
     """
     with path.open("wb") as file:
-        watched = _Watched(file)
+        watched: Any = _Watched(file)  # torch asks for no more than write and flush
         try:
             torch.save(values, watched)
         except RuntimeError as error:

@@ -16,7 +16,7 @@ from tests.support.shards import write_corpus
 
 ROOT = Path(__file__).resolve().parents[3]
 LOADS = """
-import json, os, subprocess, sys, time
+import gc, json, os, subprocess, sys, time
 from pathlib import Path
 from albef.errors import UserError
 from pipeline.data import shared_memory
@@ -38,6 +38,7 @@ for step in loader.steps(0):
         break
 loader.close()
 del step
+gc.collect()  # the queues' semaphores, a page each, go with their objects
 left = whole - shared_memory.free_bytes()
 subprocess.run(["mount", "-o", "remount,size=64k", "/dev/shm"], check=True)
 too_small = errors(lambda: next(make_loader(Path(sys.argv[1]), num_workers=1, micro_batch_size=8).steps(0)))
