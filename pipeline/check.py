@@ -9,7 +9,6 @@ from albef.errors import ConfigError, DataError
 from pipeline.cli import add_recipe_argument, add_run_arguments, default_run_dir
 from pipeline.config import RunConfig, load_config, to_yaml
 from pipeline.data import shared_memory
-from pipeline.data.lane_plan import lane_order
 from pipeline.data.lanes import divisors
 from pipeline.data.loader import cache_of
 from pipeline.data.manifest import Manifest
@@ -17,7 +16,7 @@ from pipeline.data.order import LaneOrder
 from pipeline.ds_config import ResolvedDeepSpeed, find_ds_config, resolve_ds_config
 from pipeline.logs import print_answer, print_error
 from pipeline.memory import estimate_memory
-from pipeline.readiness import read_data, refusals, shared_memory_warning
+from pipeline.readiness import order_of, read_data, refusals, shared_memory_warning
 from pipeline.schedule import lr_at
 
 GIB = 2**30
@@ -103,14 +102,7 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
         return ["data.manifests is empty: training will refuse; set it to what `data_prep verify` wrote"]
     try:
         manifest = read_data(run)
-        order = lane_order(
-            manifest,
-            seed=run.seed,
-            window_shards=run.data.shuffle_window_shards,
-            weights=run.data.weights,
-            micro_batch_size=run.batch.micro_batch_size,
-            num_lanes=run.batch.num_lanes,
-        )
+        order = order_of(run, manifest)
         cache = cache_of(run.data, manifest)
     except DataError as error:
         return [f"not ready, training will refuse: {error.message}"]

@@ -19,6 +19,7 @@ from pipeline.data import shared_memory, socket_folder
 from pipeline.data.lane_plan import lane_order
 from pipeline.data.loader import cache_of
 from pipeline.data.manifest import Manifest, read_manifest
+from pipeline.data.order import LaneOrder
 from pipeline.data_record import difference
 from pipeline.distributed import World
 from pipeline.retrying_file import unwritable
@@ -71,6 +72,18 @@ def shared_memory_warning(run: RunConfig, world_size: int) -> str | None:
     return shared_memory.shortage(needed)
 
 
+def order_of(run: RunConfig, manifest: Manifest) -> LaneOrder:
+    """The order in which a recipe's steps take the corpus. Raises: DataError when it is too small."""
+    return lane_order(
+        manifest,
+        seed=run.seed,
+        window_shards=run.data.shuffle_window_shards,
+        weights=run.data.weights,
+        micro_batch_size=run.batch.micro_batch_size,
+        num_lanes=run.batch.num_lanes,
+    )
+
+
 def _run_folder(folder: RunFolder, run: RunConfig, resume: str) -> None:
     above = next(path for path in (folder.path, *folder.path.absolute().parents) if path.exists())
     try:
@@ -84,14 +97,7 @@ def _run_folder(folder: RunFolder, run: RunConfig, resume: str) -> None:
 
 def _data(folder: RunFolder, run: RunConfig) -> None:
     manifest = read_data(run)
-    lane_order(
-        manifest,
-        seed=run.seed,
-        window_shards=run.data.shuffle_window_shards,
-        weights=run.data.weights,
-        micro_batch_size=run.batch.micro_batch_size,
-        num_lanes=run.batch.num_lanes,
-    )
+    order_of(run, manifest)
     cache_of(run.data, manifest)
     if (problem := difference(folder, manifest)) is not None:
         raise problem

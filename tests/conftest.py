@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
+
+LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 # Before torch or a hub client is imported, by this process or by those that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors with the ranks they start
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # img2dataset's albumentations asks the package index at import
 for name in list(os.environ):
-    if name.startswith(("SLURM_", "SBATCH_")) or name in {"RANK", "LOCAL_RANK", "WORLD_SIZE", "RUN_DIR", "NPROC"}:
+    if name.startswith(("SLURM_", "SBATCH_")) or name in {*LAUNCHERS, "RUN_DIR", "NPROC"}:
         del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def no_launchers_variables_are_left() -> Iterator[None]:
+    """A command that a test calls in this process names itself rank 0 of 1 at a port; what later tests start is not."""
+    yield
+    for name in LAUNCHERS:
+        os.environ.pop(name, None)
