@@ -53,6 +53,7 @@ def test_what_the_loader_takes_of_shared_memory(tmp_path: Path) -> None:
     6 + 2 x 4 of them. In 64 KiB eight images do not fit, and with none free workers cannot start: both say so, with a
     way out."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        assert os.environ.get("CI") != "true", "this machine lets nobody mount"
         pytest.skip("no right to mount here")
     corpus = write_corpus(tmp_path / "corpus", [20, 12])
     small = 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"'
