@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
 import pytest
 
 LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LOGGERS = ("albef", "pipeline", "DeepSpeed", "py.warnings")
 
 # Before torch or a hub client is imported, by this process or by those that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the processors with the ranks they start
@@ -24,3 +26,15 @@ def no_launchers_variables_are_left() -> Iterator[None]:
     yield
     for name in LAUNCHERS:
         os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_another_test_is_written_to() -> Iterator[None]:
+    """A run that a test starts in this process would log to its run folder until the process ends."""
+    yield
+    for name in LOGGERS:
+        for handler in list(logging.getLogger(name).handlers):
+            if type(handler).__module__ == "pipeline.logs":
+                logging.getLogger(name).removeHandler(handler)
+                handler.close()
+    logging.captureWarnings(False)

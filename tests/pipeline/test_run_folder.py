@@ -11,23 +11,12 @@ import pytest
 import torch
 
 from albef.errors import CheckpointError, ConfigError
-from pipeline import logs
 from pipeline.config import load_config, resolve
 from pipeline.distributed import World
 from pipeline.run_folder import RunFolder
 from tests.support.checkpoints import published
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-
-
-@pytest.fixture(autouse=True)
-def _no_log_files_left_open() -> Any:
-    yield
-    for name in (*logs.OWNERS, "DeepSpeed", "py.warnings"):
-        for handler in list(logging.getLogger(name).handlers):
-            if isinstance(handler, logging.FileHandler):
-                logs.remove(handler)
-    logging.captureWarnings(False)
 
 
 def start(folder: Path, **recipe: Any) -> RunFolder:
