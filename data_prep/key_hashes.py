@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.errors import UnfinishedError
 from data_prep.shard_reader import read_samples
+from samples.tar import TarDamage
 
 
 def key_hash(key: str) -> bytes:
@@ -20,6 +22,8 @@ def repeated_keys(root: Path, hashes: dict[str, bytes]) -> list[tuple[str, str, 
 
     Args:
         hashes: of each shard, by its path, the `key_hash` of its keys. Shards whose hashes meet are opened.
+
+    Raises: UnfinishedError when such a shard, whole a moment ago, cannot be read any more.
     """
     arrays = {path: np.frombuffer(packed, dtype=np.uint64) for path, packed in hashes.items()}
     if not arrays:
@@ -33,9 +37,15 @@ def repeated_keys(root: Path, hashes: dict[str, bytes]) -> list[tuple[str, str, 
     for path, array in arrays.items():
         if not np.isin(array, repeated).any():
             continue
-        for sample in read_samples(root / path):
-            if sample.key in first:
-                again.append((path, sample.key, first[sample.key]))
-            elif np.frombuffer(key_hash(sample.key), dtype=np.uint64)[0] in repeated:
-                first[sample.key] = path
+        try:
+            for sample in read_samples(root / path):
+                if sample.key in first:
+                    again.append((path, sample.key, first[sample.key]))
+                elif np.frombuffer(key_hash(sample.key), dtype=np.uint64)[0] in repeated:
+                    first[sample.key] = path
+        except TarDamage as damage:
+            raise UnfinishedError(
+                f"{root / path} changed while it was verified: {damage.reason}",
+                "verify again once nothing writes there",
+            ) from damage
     return again

@@ -82,7 +82,7 @@ def verify_folder(
 
     Args:
         keep_going: write a manifest of the good shards even when others are bad or missing; never one without a sample.
-    Raises: InputError when there is no folder of shards.
+    Raises: InputError when there is no folder of shards; UnfinishedError when a shard changes meanwhile.
     """
     folder = Folder(root)
     if not folder.shards.is_dir():

@@ -19,6 +19,7 @@ from pipeline.data.reader import BadSample, ShardReader, load_pixels, open_image
 from samples.captions import clean_caption
 from samples.image_roots import ImageRoots, NotRead, RootError, open_image_roots
 from samples.json_text import parse_json
+from samples.plain_file import read_plain
 from samples.quote import quote
 from samples.record import usable_captions
 from samples.text_files import HEAD_BYTES, conversion_hint, wide_encoding
@@ -30,6 +31,9 @@ _READING = Lock()
 
 MAX_IMAGE_BYTES = 1 << 30
 """Of a picture to evaluate on: a larger file is none."""
+
+MAX_ANNOTATION_BYTES = 1 << 30
+"""Of an annotation file: a larger one is none."""
 
 Captions = Literal["all", "first"]
 
@@ -171,7 +175,7 @@ class _Collected:
 def _read_annotations(file: Path) -> Iterable[tuple[str, list[str]]]:
     layout = 'a list of {"image": path, "caption": text or list of texts} is expected'
     try:
-        data = file.read_bytes()
+        data = read_plain(file, MAX_ANNOTATION_BYTES)
     except OSError as error:
         raise DataError(f"annotation file {file}: {error.strerror}", "check the path (--annotations)") from error
     if (encoding := wide_encoding(data[:HEAD_BYTES])) is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import main
-from data_prep.errors import FolderError, InputError
+from data_prep.errors import FolderError, InputError, UnfinishedError
 from data_prep.image_encoding import ImageSettings
 from data_prep.job import Folder, Job, check_same_job, write_job
 from data_prep.manifest import read_manifest
@@ -276,6 +276,16 @@ def test_a_key_in_two_shards_is_found_and_left_out_once(copy: Path) -> None:
         ("made-00002.tar", "duplicate key: also in made-00001.tar")
     }
     assert [row["path"][-6:] for row in read_manifest(copy / "manifest.parquet")] == ["00.tar", "01.tar"]
+
+
+def test_a_shard_that_vanishes_while_keys_are_compared_is_named(copy: Path) -> None:
+    """Gone after the check that found it whole, before its keys are read again: an error, and no new manifest."""
+    before = (copy / "manifest.parquet").read_bytes()
+    last = copy / "shards" / "made-00002.tar"
+    rewrite(last, members(copy / "shards" / "made-00001.tar"))
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UnfinishedError, match=r"made-00002\.tar changed while"):
+        verify_folder(copy, pool, 1, on_shard=lambda done, total: last.unlink() if done == total else None)
+    assert (copy / "manifest.parquet").read_bytes() == before
 
 
 def test_files_that_do_not_belong_are_named(copy: Path) -> None:

@@ -22,7 +22,7 @@ from pipeline.data.reader import load_pixels, open_image
 from samples.image import ImageRefused, read_image, upright_rgb
 from samples.quote import quote_error
 from tests.support import hostile_images as hostile
-from tests.support.hostile_images import saved
+from tests.support.hostile_images import as_stored, saved
 
 LIMIT = 1_000_000
 
@@ -33,24 +33,10 @@ def scene() -> Image.Image:
     return Image.fromarray(spots).resize((96, 64), Image.Resampling.BICUBIC)
 
 
-def as_stored(orientation: object) -> Image.Image:
-    """The scene as a camera stores it that writes this orientation."""
-    undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    return scene().transpose(undo[orientation]) if orientation in undo else scene()
-
-
 def turned(kind: str, orientation: object, **options: object) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return saved(as_stored(orientation), kind, exif=exif, **options)
+    return saved(as_stored(scene(), orientation), kind, exif=exif, **options)
 
 
 def late_exif(orientation: int) -> bytes:

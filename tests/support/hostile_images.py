@@ -31,10 +31,9 @@ def jpeg(image: Image.Image | None = None, **options: object) -> bytes:
     return saved(image or halves(), "JPEG", **{"quality": 95, **options})
 
 
-def rotated_jpeg(orientation: int, width: int = 200, height: int = 120) -> bytes:
-    """A JPEG that, seen as its EXIF orientation says, shows `halves(width, height)` upright."""
+def as_stored(upright: Image.Image, orientation: object) -> Image.Image:
+    """An upright picture as a camera that writes this EXIF orientation stores it; unknown values turn nothing."""
     undo = {
-        1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
         4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -42,11 +41,15 @@ def rotated_jpeg(orientation: int, width: int = 200, height: int = 120) -> bytes
         6: Image.Transpose.ROTATE_90,
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
-    }[orientation]
-    upright = halves(width, height)
+    }
+    return upright.transpose(undo[orientation]) if orientation in undo else upright
+
+
+def rotated_jpeg(orientation: int, width: int = 200, height: int = 120) -> bytes:
+    """A JPEG that, seen as its EXIF orientation says, shows `halves(width, height)` upright."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return jpeg(upright if undo is None else upright.transpose(undo), exif=exif)
+    return jpeg(as_stored(halves(width, height), orientation), exif=exif)
 
 
 def animated(kind: str) -> bytes:

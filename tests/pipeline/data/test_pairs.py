@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -115,9 +116,12 @@ def test_a_wrong_annotation_file_is_named(tmp_path, entries, message):
 
 
 def test_a_missing_or_broken_annotation_file_is_named(tmp_path):
-    """No such file; not JSON; not text; an image that does not decode."""
+    """No such file; a pipe that nobody writes to; not JSON; not text; an image that does not decode."""
     with pytest.raises(DataError, match=r"none\.json: No such file"):
         EvaluationPairs.from_annotations(tmp_path / "none.json", tmp_path)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match=r"pipe\.json: not a regular file"):
+        EvaluationPairs.from_annotations(tmp_path / "pipe.json", tmp_path)
     broken = tmp_path / "broken.json"
     faults = [(b"[{", "is not JSON"), (b'["caf\xe9"]', "is not JSON"), (b"[" * 100_000, "is not JSON")]
     for content, fault in (*faults, ("[{}]".encode("utf-16"), "is UTF-16, not UTF-8")):

@@ -299,3 +299,4 @@ def test_paths_are_quoted_for_the_shell():
     """A shard's name is data, not a command."""
     cache = ShardCache(opener="pipe:cat {path} {name}", folder="", max_bytes=1)
     assert cache.address("/a b/$(c);d.tar") == "pipe:cat '/a b/$(c);d.tar' '$(c);d.tar'"
+    assert cache.address("/a/{name}{path}.tar") == "pipe:cat '/a/{name}{path}.tar' '{name}{path}.tar'"
