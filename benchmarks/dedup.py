@@ -30,7 +30,7 @@ from data_prep.filters.banding import num_key_bits
 from data_prep.filters.near_duplicates import find_followers
 from data_prep.filters.perceptual_hash import MIRROR, NUM_BITS, as_words, hash_image
 from data_prep.filters.settings import FilterSettings
-from data_prep.worker_pool import open_pool
+from data_prep.workers.worker_pool import open_pool
 
 ASSETS = Path(__file__).parents[1] / "demo" / "assets"
 LARGE = 14_000_000

@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.commands import list_source
-from data_prep.import_tars import list_tars
-from data_prep.merge_captions import merge_captions
-from data_prep.row_list import ListedImage
+from data_prep.lists.merge_captions import merge_captions
+from data_prep.lists.row_list import ListedImage
+from data_prep.stages.import_tars import list_tars
 
 IMAGE_BYTES = 40 * 1024
 

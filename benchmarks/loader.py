@@ -34,7 +34,7 @@ from albef.preprocess import MEAN, STD
 from albef.tokenizer import AlbefTokenizer
 from benchmarks.download import TICKS_PER_S, photo
 from benchmarks.verify import DISTINCT, verify, write
-from data_prep.image_encoding import ImageSettings, encode_image
+from data_prep.shards.image_encoding import ImageSettings, encode_image
 from pipeline.data.loader import DataConfig, PretrainLoader
 from pipeline.data.manifest import read_manifest
 

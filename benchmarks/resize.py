@@ -23,7 +23,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from data_prep.image_encoding import shrink
+from data_prep.shards.image_encoding import shrink
 
 Size = tuple[int, int]
 SIZES: list[tuple[Size, Size]] = [((400, 300), (341, 256)), ((640, 480), (384, 288)), ((1024, 768), (384, 288))]

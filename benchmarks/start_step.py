@@ -75,7 +75,7 @@ def folders(args: argparse.Namespace) -> list[Path]:
 
 def write_manifest(folder: Path, num_shards: int, num_samples: int) -> None:
     """A manifest as `data_prep verify` writes it, one row group a shard, and sparse tars."""
-    from data_prep.manifest import ManifestWriter
+    from data_prep.shards.manifest import ManifestWriter
 
     if (folder / "manifest.parquet").exists():
         return

@@ -20,10 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.download import Usage, photo
-from data_prep.image_encoding import ImageSettings
-from data_prep.job import Folder, Job, write_job
-from data_prep.row_list import ListedImage
-from data_prep.shard_writer import Answer, write_shard
+from data_prep.lists.row_list import ListedImage
+from data_prep.output.job import Folder, Job, write_job
+from data_prep.shards.image_encoding import ImageSettings
+from data_prep.shards.writer import Answer, write_shard
 from tests.support.data_prep_runs import ROOT
 
 DISTINCT = 50

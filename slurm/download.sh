@@ -98,7 +98,7 @@ download_part() {
   return "$code"
 }
 
-# Prints: how many shards of this part are finished (data_prep/parts.py: every so many-th shard).
+# Prints: how many shards of this part are finished (data_prep/output/parts.py: every so many-th shard).
 num_finished() {
   local record number count=0
   for record in "$out"/shards/*-[0-9]*.json; do

@@ -7,21 +7,21 @@ import dataclasses
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.commands.column_flags import add_column_flags, column_values, list_columns
-from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
-from data_prep.commands.job_flags import add_out, add_processes, add_shard_flags, output_folder, wanted_job
-from data_prep.commands.making import make
-from data_prep.download import download_arguments, download_shards
-from data_prep.exclusion import Exclusions, without_excluded
-from data_prep.job import Job
-from data_prep.list_columns import ListColumns
-from data_prep.list_file import how_listed, is_list, read_list
-from data_prep.min_yield import add_min_yield
-from data_prep.part_progress import PartProgress
-from data_prep.parts import parse_part
-from data_prep.places import is_remote
-from data_prep.shard_writer import ShardRecord
-from data_prep.url_list import read_url_list
+from data_prep.accounts.min_yield import add_min_yield
+from data_prep.commands.flags.column_flags import add_column_flags, column_values, list_columns
+from data_prep.commands.flags.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
+from data_prep.commands.flags.job_flags import add_out, add_processes, add_shard_flags, output_folder, wanted_job
+from data_prep.commands.run_job import make
+from data_prep.lists.exclusion import Exclusions, without_excluded
+from data_prep.lists.list_columns import ListColumns
+from data_prep.lists.url_list import read_url_list
+from data_prep.output.job import Job
+from data_prep.output.part_progress import PartProgress
+from data_prep.output.parts import parse_part
+from data_prep.output.storage import is_remote
+from data_prep.shards.writer import ShardRecord
+from data_prep.sources.list_file import how_listed, is_list, read_list
+from data_prep.stages.download import download_arguments, download_shards
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -7,17 +7,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from data_prep import flag_types
-from data_prep.commands.job_flags import add_processes, num_processes
-from data_prep.datasheet import SourceAccount
+from data_prep.accounts.datasheet import SourceAccount
+from data_prep.accounts.min_yield import REASONS_SHOWN, add_min_yield, check_yield
+from data_prep.commands.flags import flag_types
+from data_prep.commands.flags.job_flags import add_processes, num_processes
 from data_prep.errors import UsageError
 from data_prep.filters.corpus import Corpus, exclusive
 from data_prep.filters.evaluation_sets import EvaluationSet
 from data_prep.filters.filtering import filter_corpus
 from data_prep.filters.settings import RULES, FilterSettings
-from data_prep.min_yield import REASONS_SHOWN, add_min_yield, check_yield
-from data_prep.places import local_folder
-from data_prep.worker_pool import open_pool
+from data_prep.output.storage import local_folder
+from data_prep.workers.worker_pool import open_pool
 
 DEFAULTS = FilterSettings()
 COUNTS = {

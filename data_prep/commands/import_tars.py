@@ -6,16 +6,23 @@ import argparse
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.commands.job_flags import add_out, add_processes, add_shard_flags, job_of, num_processes, output_folder
-from data_prep.commands.making import make
-from data_prep.image_encoding import keep_or_encode
-from data_prep.import_tars import TarRows, hash_tars, list_tars, tars_source
-from data_prep.job import Job
-from data_prep.min_yield import add_min_yield
-from data_prep.pack import pack_arguments, pack_shards
-from data_prep.part_progress import PartProgress
-from data_prep.published_file import check_is_file
-from data_prep.shard_writer import ShardRecord
+from data_prep.accounts.min_yield import add_min_yield
+from data_prep.commands.flags.job_flags import (
+    add_out,
+    add_processes,
+    add_shard_flags,
+    job_of,
+    num_processes,
+    output_folder,
+)
+from data_prep.commands.run_job import make
+from data_prep.lists.published_file import check_is_file
+from data_prep.output.job import Job
+from data_prep.output.part_progress import PartProgress
+from data_prep.shards.image_encoding import keep_or_encode
+from data_prep.shards.writer import ShardRecord
+from data_prep.stages.import_tars import TarRows, hash_tars, list_tars, tars_source
+from data_prep.stages.pack import pack_arguments, pack_shards
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_prep import flag_types
+from data_prep.accounts.min_yield import REASONS_SHOWN, add_min_yield, check_yield
+from data_prep.commands.flags import flag_types
 from data_prep.errors import InputError, UsageError
-from data_prep.list_file import ListSummary, write_list
-from data_prep.min_yield import REASONS_SHOWN, add_min_yield, check_yield
-from data_prep.progress import Progress
-from data_prep.published_file import check_is_file, lines
-from data_prep.row_list import SHOWN, whole_number
+from data_prep.lists.published_file import check_is_file, lines
+from data_prep.lists.row_list import SHOWN, whole_number
 from data_prep.sources.catalogue import SOURCES
 from data_prep.sources.coco import SPLITS, karpathy_images
+from data_prep.sources.list_file import ListSummary, write_list
 from data_prep.sources.source import ListedRow, ListOptions, Source
+from data_prep.workers.progress import Progress
 from samples.quote import quote
 
 FLAG_OF = {"split": "--split", "min_region_area": "--min-region-area", "excluded_coco_ids": "--exclude-coco"}

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.annotations import NO_FLAGS, read_annotations
-from data_prep.commands.column_flags import add_column_flags, column_values, list_columns
-from data_prep.commands.job_flags import (
+from data_prep.accounts.min_yield import add_min_yield
+from data_prep.commands.flags.column_flags import add_column_flags, column_values, list_columns
+from data_prep.commands.flags.job_flags import (
     add_out,
     add_processes,
     add_shard_flags,
@@ -20,19 +20,19 @@ from data_prep.commands.job_flags import (
     output_folder,
     wanted_job,
 )
-from data_prep.commands.making import make
-from data_prep.job import Folder, Job
-from data_prep.list_columns import ListColumns
-from data_prep.list_file import how_listed, is_list, read_list
-from data_prep.local_images import open_local_images, refuse_when_none_exists, without_prefix
-from data_prep.merge_captions import merge_captions
-from data_prep.min_yield import add_min_yield
-from data_prep.pack import LocalRows, pack_arguments, pack_shards
-from data_prep.part_progress import PartProgress
-from data_prep.published_file import check_is_file
-from data_prep.row_list import ListedImage
-from data_prep.shard_writer import ShardRecord
-from data_prep.url_list import list_format, read_url_list
+from data_prep.commands.run_job import make
+from data_prep.lists.annotations import NO_FLAGS, read_annotations
+from data_prep.lists.list_columns import ListColumns
+from data_prep.lists.merge_captions import merge_captions
+from data_prep.lists.published_file import check_is_file
+from data_prep.lists.row_list import ListedImage
+from data_prep.lists.url_list import list_format, read_url_list
+from data_prep.output.job import Folder, Job
+from data_prep.output.part_progress import PartProgress
+from data_prep.shards.writer import ShardRecord
+from data_prep.sources.list_file import how_listed, is_list, read_list
+from data_prep.stages.local_images import open_local_images, refuse_when_none_exists, without_prefix
+from data_prep.stages.pack import LocalRows, pack_arguments, pack_shards
 from samples.image_roots import ImageRoots
 
 

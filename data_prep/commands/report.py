@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_prep import flag_types
-from data_prep.datasheet import DATASHEET_NAME, shard_rows
+from data_prep.accounts.datasheet import DATASHEET_NAME, shard_rows
+from data_prep.commands.flags import flag_types
 from data_prep.errors import InputError
-from data_prep.manifest import MANIFEST_NAME
-from data_prep.ownership import check_replaceable
-from data_prep.places import file_sha256, is_remote, place, publish, unpublished
+from data_prep.output.ownership import check_replaceable
+from data_prep.output.storage import file_sha256, is_remote, place, publish, unpublished
 from data_prep.report.hosts import FailedHosts
 from data_prep.report.look import contact_sheet, look
 from data_prep.report.page import Page, is_page, render
 from data_prep.report.suspicious import suspicious
+from data_prep.shards.manifest import MANIFEST_NAME
 
 NUM_HOSTS = 40
 

@@ -8,20 +8,20 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from data_prep.accounting import account_of, print_summary
+from data_prep.accounts.accounting import account_of, print_summary
+from data_prep.accounts.min_yield import add_min_yield
 from data_prep.commands import verify
-from data_prep.commands.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
-from data_prep.commands.job_flags import add_max_image_bytes, add_processes
-from data_prep.commands.making import make
-from data_prep.download import download_arguments, download_shards
+from data_prep.commands.flags.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
+from data_prep.commands.flags.job_flags import add_max_image_bytes, add_processes
+from data_prep.commands.run_job import make
 from data_prep.errors import FolderError, InputError, UsageError, YieldError
-from data_prep.exclusion import Exclusions, kept_exclusions
-from data_prep.job import Folder, Job, exclusive, read_job
-from data_prep.min_yield import add_min_yield
-from data_prep.part_progress import PartProgress
-from data_prep.places import local_folder
-from data_prep.retry import WORTH_RETRYING, begun_reasons, finished_download, open_round, retried_images
-from data_prep.shard_writer import ShardRecord
+from data_prep.lists.exclusion import Exclusions, kept_exclusions
+from data_prep.output.job import Folder, Job, exclusive, read_job
+from data_prep.output.part_progress import PartProgress
+from data_prep.output.storage import local_folder
+from data_prep.shards.writer import ShardRecord
+from data_prep.stages.download import download_arguments, download_shards
+from data_prep.stages.retry import WORTH_RETRYING, begun_reasons, finished_download, open_round, retried_images
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from data_prep.commands.job_flags import add_processes, num_processes
+from data_prep.commands.flags.job_flags import add_processes, num_processes
 from data_prep.sources.catalogue import SOURCES
 from data_prep.sources.source import Source
 
@@ -54,7 +54,9 @@ def run(flags: argparse.Namespace) -> int:
 def describe(source: Source, processes: int) -> dict[str, Any]:
     """A source's facts with their origins, and the disk it takes."""
     images = round(source.rows * source.expected_yield)
-    in_flight = min(source.rows, (2 * processes + 2) * SHARD_ROWS)  # as many shards as `data_prep.fetch` lets wait
+    in_flight = min(
+        source.rows, (2 * processes + 2) * SHARD_ROWS
+    )  # the shards that `fetch.supervisor` lets wait
     facts = {name: value for name, value in vars(source).items() if name not in ("read", "options", "files")}
     return {
         **facts,

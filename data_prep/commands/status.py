@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_prep.accounting import print_summary
-from data_prep.array_status import ArrayStatus, array_status
-from data_prep.datasheet import DATASHEET_NAME
+from data_prep.accounts.accounting import print_summary
+from data_prep.accounts.array_status import ArrayStatus, array_status
+from data_prep.accounts.datasheet import DATASHEET_NAME
 from data_prep.errors import InputError
 from data_prep.filters.corpus import Corpus, changed_inputs, read_record
-from data_prep.job import Folder, read_job, retry_rounds
-from data_prep.places import place
+from data_prep.output.job import Folder, read_job, retry_rounds
+from data_prep.output.storage import place
 from samples.quote import one_line, quote
 
 

@@ -7,16 +7,16 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep import flag_types
-from data_prep.accounting import account_of, write_report
-from data_prep.commands.job_flags import add_processes, num_processes
+from data_prep.accounts.accounting import account_of, write_report
+from data_prep.commands.flags import flag_types
+from data_prep.commands.flags.job_flags import add_processes, num_processes
 from data_prep.filters.corpus import Corpus, changed_inputs, read_record
 from data_prep.filters.verification import verify_corpus
-from data_prep.job import Folder, read_job
-from data_prep.places import place
-from data_prep.progress import Progress
-from data_prep.verify import Verification, verify_folder
-from data_prep.worker_pool import open_pool
+from data_prep.output.job import Folder, read_job
+from data_prep.output.storage import place
+from data_prep.stages.verify import Verification, verify_folder
+from data_prep.workers.progress import Progress
+from data_prep.workers.worker_pool import open_pool
 from samples.quote import one_line
 
 MAX_PROBLEMS_SHOWN = 100

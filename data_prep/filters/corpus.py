@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.datasheet import DATASHEET_NAME, write_datasheet
+from data_prep.accounts.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import FolderError, InputError, UsageError
 from data_prep.filters.evaluation_sets import EvaluationSet
 from data_prep.filters.near_duplicates import DISTINCT
 from data_prep.filters.settings import RULES, FilterSettings
-from data_prep.job import OUTPUTS, locked, write_json
-from data_prep.manifest import MANIFEST_NAME, stream_manifest
-from data_prep.ownership import check_new, check_work
-from data_prep.places import file_sha256
+from data_prep.output.job import OUTPUTS, locked, write_json
+from data_prep.output.ownership import check_new, check_work
+from data_prep.output.storage import file_sha256
+from data_prep.shards.manifest import MANIFEST_NAME, stream_manifest
 
 CORPUS_VERSION = 1
 LOOKS, COMMON_CAPTIONS, EVALUATION = "looks.npy", "common_captions.npy", "evaluation.npy"

@@ -20,12 +20,12 @@ from data_prep.filters.banding import band_keys, num_key_bits, tables
 from data_prep.filters.features import VERSION, ShardTask, features_path, looks, make_features, write_table
 from data_prep.filters.near_duplicates import ranges
 from data_prep.filters.perceptual_hash import NUM_BYTES, distances, hash_jpeg
-from data_prep.image_encoding import ImageSettings, encode_image
-from data_prep.json_stream import stream_json_list
-from data_prep.local_images import open_local_images
-from data_prep.manifest import MANIFEST_NAME, stream_manifest
-from data_prep.system_files import is_system_file
-from data_prep.worker_pool import in_order
+from data_prep.lists.json_stream import stream_json_list
+from data_prep.output.system_files import is_system_file
+from data_prep.shards.image_encoding import ImageSettings, encode_image
+from data_prep.shards.manifest import MANIFEST_NAME, stream_manifest
+from data_prep.stages.local_images import open_local_images
+from data_prep.workers.worker_pool import in_order
 from samples.image import ImageRefused
 from samples.image_roots import ImageRoots, NotRead, RootError
 from samples.quote import quote

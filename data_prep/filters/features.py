@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from data_prep.errors import FolderError
 from data_prep.filters.perceptual_hash import NUM_BYTES, hash_jpeg
 from data_prep.filters.sample_rules import caption_hash
-from data_prep.places import file_sha256
-from data_prep.shard_reader import read_samples
+from data_prep.output.storage import file_sha256
+from data_prep.shards.reader import read_samples
 from samples.quote import quote_error
 from samples.record import check_meta
 from samples.tar import TarDamage

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.datasheet import SourceAccount, shard_rows
+from data_prep.accounts.datasheet import SourceAccount, shard_rows
 from data_prep.errors import YieldError
 from data_prep.filters.corpus import (
     COMMON_CAPTIONS,
@@ -33,11 +33,11 @@ from data_prep.filters.judging import Judge, JudgeTask, judge_shard
 from data_prep.filters.near_duplicates import find_followers
 from data_prep.filters.outcome import RULE_NAMES, Decisions, selected_row, write_outcome
 from data_prep.filters.settings import NUMBERS, FilterSettings
-from data_prep.job import OUTPUTS
-from data_prep.manifest import stream_manifest
-from data_prep.ownership import remove_leftovers
-from data_prep.progress import Progress
-from data_prep.worker_pool import in_order
+from data_prep.output.job import OUTPUTS
+from data_prep.output.ownership import remove_leftovers
+from data_prep.shards.manifest import stream_manifest
+from data_prep.workers.progress import Progress
+from data_prep.workers.worker_pool import in_order
 
 
 @dataclass(frozen=True)

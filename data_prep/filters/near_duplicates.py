@@ -20,7 +20,7 @@ import numpy as np
 from data_prep.filters.banding import CHUNK, band_keys, num_key_bits, tables
 from data_prep.filters.exact_duplicates import first_of_equal
 from data_prep.filters.perceptual_hash import distances
-from data_prep.worker_pool import in_order
+from data_prep.workers.worker_pool import in_order
 
 DISTINCT = "distinct.npy"
 MAX_LEADERS = 1_000

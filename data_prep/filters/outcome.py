@@ -18,8 +18,8 @@ from data_prep.filters.corpus import Corpus, Source
 from data_prep.filters.judging import Judge
 from data_prep.filters.perceptual_hash import NUM_BITS
 from data_prep.filters.settings import NUMBERS
-from data_prep.manifest import ManifestWriter, keys_digest, stream_manifest
-from data_prep.places import file_sha256, publish, unpublished
+from data_prep.output.storage import file_sha256, publish, unpublished
+from data_prep.shards.manifest import ManifestWriter, keys_digest, stream_manifest
 
 RULE_NAMES = {number: rule for rule, number in NUMBERS.items()}
 DUPLICATES = (NUMBERS["exact_duplicate"], NUMBERS["near_duplicate"])

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.errors import InputError
-from data_prep.places import open_parquet, open_regular
+from data_prep.output.storage import open_parquet, open_regular
 from data_prep.report.counters import CommonCounter, Histogram
 from samples.image import upright_rgb
 from samples.record import read_meta

@@ -6,7 +6,7 @@ Names of persons are masked as <PERSON>. They are kept so: the training's cleani
 
 from __future__ import annotations
 
-from data_prep.sources import two_columns
+from data_prep.sources import conceptual_captions as two_columns
 from data_prep.sources.source import Source
 
 CC12M = Source(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_prep.sources import two_columns
+from data_prep.sources import conceptual_captions as two_columns
 from data_prep.sources.source import Source
 
 CC3M = Source(

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.errors import InputError, UsageError
-from data_prep.json_stream import stream_json_object
-from data_prep.row_list import read_note, whole_number
+from data_prep.lists.json_stream import stream_json_object
+from data_prep.lists.row_list import read_note, whole_number
 from data_prep.sources.source import ListedRow, ListOptions, Source, distinct, local_row
 from samples.quote import quote
 

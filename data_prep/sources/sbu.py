@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import InputError, UsageError
-from data_prep.json_stream import stream_json_object
-from data_prep.published_file import lines
-from data_prep.row_list import SHOWN
+from data_prep.lists.json_stream import stream_json_object
+from data_prep.lists.published_file import lines
+from data_prep.lists.row_list import SHOWN
 from data_prep.sources.source import ListedRow, ListOptions, Source, web_row
 from samples.quote import quote
 

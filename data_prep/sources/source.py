@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.row_list import keep_captions
-from data_prep.web_url import BadUrl, normalise_url
+from data_prep.lists.row_list import keep_captions
+from data_prep.lists.web_url import BadUrl, normalise_url
 
 
 @dataclass(frozen=True, kw_only=True)

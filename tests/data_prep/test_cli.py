@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main
-from data_prep.manifest import read_manifest
+from data_prep.shards.manifest import read_manifest
 from tests.support.data_prep_runs import ROOT, failures, samples
 from tests.support.hostile_images import halves, jpeg, rotated_jpeg, saved
 
@@ -238,7 +238,7 @@ def test_debug_shows_where_an_error_was_raised(capsys: pytest.CaptureFixture[str
 
 def test_a_folder_in_use_is_refused(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two commands on one folder would undo each other's files."""
-    from data_prep.job import Folder, exclusive
+    from data_prep.output.job import Folder, exclusive
 
     with exclusive(Folder(packed / "out")):
         assert main(pack_flags(packed)) == 2

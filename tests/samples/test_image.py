@@ -16,7 +16,7 @@ from PIL import Image
 
 from albef.preprocess import MEAN, STD, preprocess_images
 from data_prep.filters.perceptual_hash import hash_image, hash_jpeg
-from data_prep.image_encoding import ImageSettings, encode_image, keep_or_encode
+from data_prep.shards.image_encoding import ImageSettings, encode_image, keep_or_encode
 from pipeline.data.pairs import EvaluationPairs
 from pipeline.data.reader import load_pixels, open_image
 from samples.image import ImageRefused, read_image, upright_rgb

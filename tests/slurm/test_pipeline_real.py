@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.manifest import read_manifest
+from data_prep.shards.manifest import read_manifest
 from pipeline.status import read_status
 from tests.slurm.local_slurm import LocalSlurm
 from tests.support.data_prep_runs import wait_for

@@ -52,7 +52,7 @@ def test_an_environment_comes_out_of_a_folder_and_of_nothing_else(tree: Path) ->
     installed = call(tree, "install_wheelhouse.sh", house)
     assert installed.returncode == 0, installed.stdout + installed.stderr
     code = (
-        "import importlib.metadata as m, data_prep.parts, pipeline; "
+        "import importlib.metadata as m, data_prep.output.parts, pipeline; "
         "print(m.version('packaging'), m.version('setuptools'), m.version('albef-pipeline'), data_prep.__file__)"
     )
     words = [str(tree / ".venv" / "bin" / "python"), "-P", "-c", code]

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from data_prep.manifest import read_manifest
-from data_prep.shard_reader import read_samples
+from data_prep.shards.manifest import read_manifest
+from data_prep.shards.reader import read_samples
 from samples.shard import StoredSample
 from tests.support.job_processes import family
 

@@ -18,7 +18,7 @@ from data_prep.filters.corpus import Corpus
 from data_prep.filters.evaluation_sets import EvaluationSet
 from data_prep.filters.settings import FilterSettings
 from data_prep.filters.verification import verify_corpus
-from data_prep.manifest import keys_digest, read_manifest, write_manifest
+from data_prep.shards.manifest import keys_digest, read_manifest, write_manifest
 from tests.support.data_prep_runs import start, wait_for
 from tests.support.filtering import Entry, contents, detailed, filter_here, kept, pack, removed
 

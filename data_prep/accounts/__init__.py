@@ -1,0 +1,1 @@
+"""What became of every listed row: counts, the datasheet, the state of an array of parts."""

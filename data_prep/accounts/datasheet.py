@@ -1,0 +1,224 @@
+"""`datasheet.json`: beside a manifest, what became of every listed row and what everything was made with.
+
+Built from the manifest and `job.json`; nothing is taken on trust: kept + failed + filtered + left must be what the job
+listed, for each source and in all, or no datasheet is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import AccountingError, InputError
+from data_prep.output.job import Folder, Job, read_job, write_json
+from data_prep.output.storage import file_sha256
+from data_prep.shards.manifest import MANIFEST_NAME, SCHEMA, stream_manifest
+from data_prep.sources.catalogue import SOURCES
+
+DATASHEET_NAME = "datasheet.json"
+DATASHEET_VERSION = 1
+PER_SAMPLE = {"keys", "offsets", "lengths"}
+MEND = "run `data_prep verify`, which names the shard that is wrong; then make that shard again"
+
+
+@dataclass
+class SourceAccount:
+    """Sums over the shards of one source that a manifest names."""
+
+    listed: int = 0
+    """Rows of the source's list."""
+    kept: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    filtered: Counter[str] = field(default_factory=Counter)
+    left: int = 0
+    """Rows of shards that the manifest does not name."""
+    shards: int = 0
+    bytes: int = 0
+    """Of the tars."""
+    accounted: int = 0
+    """Rows the named shards answer for; a row that was retried counts once."""
+    first: str = ""
+    """When the oldest shard was made, ISO 8601, UTC."""
+    last: str = ""
+    lists: set[tuple[str, str]] = field(default_factory=set)
+    """(names, sha256) of what was listed."""
+    names: set[str] = field(default_factory=set)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """A row of the manifest. Raises: AccountingError when it does not add up."""
+        failed, filtered = _counts(row, "failures", "reason"), _counts(row, "filtered", "rule")
+        superseded = _counts(row, "supersedes", "reason")
+        here = row["num_samples"] + failed.total() + filtered.total()
+        if here != row["listed"]:
+            raise AccountingError(
+                f"{row['path']}: {row['num_samples']} kept + {failed.total()} failed + {filtered.total()} filtered are "
+                f"not {row['listed']} listed",
+                MEND,
+            )
+        if superseded and superseded.total() != row["listed"]:
+            raise AccountingError(
+                f"{row['path']}: takes the place of {superseded.total()} failures with {row['listed']} rows", MEND
+            )
+        self.kept += row["num_samples"]
+        self.failed.update(failed)
+        self.failed.subtract(superseded)
+        self.filtered.update(filtered)
+        self.accounted += row["listed"] - superseded.total()
+        self.shards += 1
+        self.bytes += row["bytes"]
+        self.first = min(filter(None, (self.first, row["created"])))
+        self.last = max(self.last, row["created"])
+        arguments = json.loads(row["arguments"])
+        names = arguments.get("list", "")
+        self.lists.add((names if isinstance(names, str) else ", ".join(names), arguments.get("inputs_sha256", "")))
+        self.names.add(Path(row["path"]).stem)
+
+    def settle(self) -> None:
+        """Retried failures of a shard that is not named: the retry answers for these rows, so they are not left."""
+        for reason, count in self.failed.items():
+            if count < 0 and self.left + count >= 0:
+                self.left += count
+                self.failed[reason] = 0
+
+    def check(self, source: str) -> None:
+        """Raises: AccountingError, with the numbers, when a row of the source is counted twice or nowhere."""
+        below = {reason: count for reason, count in self.failed.items() if count < 0}
+        if below:
+            reason, count = next(iter(below.items()))
+            raise AccountingError(
+                f"source {source}: retries take the place of {-count} failures more than there were of {reason}", MEND
+            )
+        total = self.kept + self.failed.total() + self.filtered.total() + self.left
+        if total != self.listed:
+            raise AccountingError(
+                f"source {source}: {self.kept} kept + {self.failed.total()} failed + {self.filtered.total()} filtered "
+                f"+ {self.left} left are {total}, but {self.listed} rows were listed",
+                MEND,
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **_sums(self),
+            "lists": [{"names": names, "sha256": sha256} for names, sha256 in sorted(self.lists)],
+            "made": {"first_shard": self.first, "last_shard": self.last},
+        }
+
+
+def write_datasheet(folder: Path, *, left: Mapping[str, int] | None = None) -> Path:
+    """Write `folder/datasheet.json` from the manifest there; call it whenever a manifest was published.
+
+    Memory: one shard's row of the manifest, without its keys.
+
+    Args:
+        left: rows of each source that no shard accounts for, where the folder is not that of a job; with a `job.json`
+            in the folder it is the rows of those shards of the job that the manifest does not name.
+    Raises: AccountingError when kept + failed + filtered + left are not the listed rows, of a source or of a shard;
+        InputError when there is no manifest.
+    """
+    manifest = folder / MANIFEST_NAME
+    sources: dict[str, SourceAccount] = {}
+    tools: Counter[str] = Counter()
+    arguments: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    for row in shard_rows(manifest):
+        sources.setdefault(row["source"], SourceAccount()).add(row)
+        tools[row["tools"]] += 1
+        arguments[row["arguments"]] += 1
+        digest.update(f"{row['sha256']} {row.get('keys_sha256') or ''}".rstrip().encode() + b"\n")
+    _tell_listed(sources, read_job(Folder(folder)), left or {})
+    for source, account in sorted(sources.items()):
+        account.check(source)
+    together = _together(sources)
+    together.check("all together")
+    write_json(
+        folder / DATASHEET_NAME,
+        {
+            "version": DATASHEET_VERSION,
+            **_sums(together),
+            "complete": together.left == 0,
+            "sources": {
+                source: {**account.as_json(), **_licence(source)} for source, account in sorted(sources.items())
+            },
+            "manifest_sha256": file_sha256(manifest),
+            "shards_sha256": digest.hexdigest(),
+            "tools": _uses(tools),
+            "arguments": _uses(arguments),
+            "made": {"first_shard": together.first, "last_shard": together.last},
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+    return folder / DATASHEET_NAME
+
+
+def shard_rows(manifest: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a manifest one by one, without what it says of single samples.
+
+    Raises: InputError when it is not there.
+    """
+    if not manifest.exists():
+        raise InputError(f"no {MANIFEST_NAME} in {manifest.parent}", "`data_prep verify DIR` writes it")
+    yield from stream_manifest(manifest, [name for name in SCHEMA.names if name not in PER_SAMPLE])
+
+
+def _tell_listed(sources: dict[str, SourceAccount], job: Job | None, left: Mapping[str, int]) -> None:
+    """What should be accounted for: from the job where there is one, not from the shards that are to be checked."""
+    for source, account in sources.items():
+        account.left = left.get(source, 0)
+        account.listed = account.accounted + account.left
+    if job is None:
+        return
+    named = {name for account in sources.values() for name in account.names}
+    missing = (index for index in range(job.num_shards) if job.shard_name(index) not in named)
+    account = sources.setdefault(job.source, SourceAccount())
+    account.left = sum(map(job.rows_in_shard, missing))
+    account.listed = job.num_rows
+    account.settle()
+
+
+def _together(sources: Mapping[str, SourceAccount]) -> SourceAccount:
+    together = SourceAccount()
+    for account in sources.values():
+        together.failed.update(account.failed)
+        together.filtered.update(account.filtered)
+    for name in ("listed", "kept", "left", "shards", "bytes"):
+        setattr(together, name, sum(getattr(account, name) for account in sources.values()))
+    together.first = min((account.first for account in sources.values() if account.first), default="")
+    together.last = max((account.last for account in sources.values()), default="")
+    return together
+
+
+def _sums(account: SourceAccount) -> dict[str, Any]:
+    return {
+        "listed": account.listed,
+        "kept": account.kept,
+        "failed": {reason: count for reason, count in sorted(account.failed.items()) if count},
+        "filtered": dict(sorted(account.filtered.items())),
+        "left": account.left,
+        "shards": account.shards,
+        "bytes": account.bytes,
+    }
+
+
+def _licence(source: str) -> dict[str, str]:
+    """What is known of a source of that name; images may have licences of their own, in their JSON."""
+    known = SOURCES.get(source)
+    return {} if known is None else {"licence": known.licence, "licence_from": known.licence_from}
+
+
+def _uses(texts: Counter[str]) -> list[dict[str, Any]]:
+    """Each distinct JSON text of the manifest, and how many shards were made so."""
+    return [{"shards": count, "value": json.loads(text)} for text, count in sorted(texts.items())]
+
+
+def _counts(row: Mapping[str, Any], column: str, name: str) -> Counter[str]:
+    """A column of (name, count) structs; empty where the manifest has no such column."""
+    counts: Counter[str] = Counter()
+    for entry in row.get(column) or ():
+        counts[entry[name]] += entry["count"]
+    return counts

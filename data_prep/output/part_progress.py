@@ -1,0 +1,186 @@
+"""`progress.json` in a part's work folder: what a process that makes shards is doing, for `data_prep status`.
+
+Written by the process itself every few seconds, read by anyone who sees the folder. A process that is killed leaves the
+file as it was: it is then not written any more, which is all that a reader on another machine can know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.output.job import Folder, write_json
+from data_prep.output.ownership import remove_leftovers
+
+WRITE_EVERY_S = 2.0
+SILENT_AFTER_S = 20.0  # ten writes missed: more than a busy file system or a difference of clocks explains
+FILE_NAME = "progress.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartState:
+    """What a part said of itself."""
+
+    part: str
+    """I/N; 1/1 for a job that is not cut."""
+    pid: int
+    host: str
+    state: str
+    """reading the list, making shards, verifying, finished, or stopped."""
+    started: str
+    """ISO 8601, UTC, as all times here."""
+    written: str
+    changed: str
+    """When a row was last answered, or the state changed."""
+    shards: int = 0
+    shards_finished: int = 0
+    rows: int = 0
+    rows_finished: int = 0
+    """In finished shards, of earlier runs too."""
+    rows_answered: int = 0
+    """Those, and rows of shards that are being made."""
+    kept: int = 0
+    rate: float = 0.0
+    """Rows a second since this process began to make shards."""
+    restarts: int = 0
+    """Further starts of img2dataset."""
+    error: str = ""
+    """Why it stopped."""
+
+    @property
+    def number(self) -> int:
+        return int(self.part.partition("/")[0])
+
+    @property
+    def count(self) -> int:
+        return int(self.part.partition("/")[2])
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("finished", "stopped")
+
+    def silent_s(self, now: datetime) -> float:
+        """Seconds since the file was written; 0 for a part that has ended, or writes as it should."""
+        silence = (now - datetime.fromisoformat(self.written)).total_seconds()
+        return silence if silence > SILENT_AFTER_S and not self.ended else 0.0
+
+    def left_s(self) -> float | None:
+        """Seconds to its end at its rate; None where there is none yet."""
+        return (self.rows - self.rows_answered) / self.rate if self.rate > 0 else None
+
+
+class PartProgress:
+    """Keeps a part's `progress.json`, as a context manager: leaving it by an exception says `stopped` and why."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._path = folder.work / FILE_NAME
+        now = _now()
+        self._state = PartState(
+            part=str(folder.part),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            state="reading the list",
+            started=now,
+            written=now,
+            changed=now,
+        )
+        self._lock = threading.Lock()
+        self._making_since = 0.0
+        self._rows_before = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._write_now_and_then, name="part_progress", daemon=True)
+
+    def begin(self, *, shards: int, rows: int, rows_before: int) -> None:
+        """Shards are being made from now on; `rows_before` of the part's rows were answered by earlier runs."""
+        self._making_since, self._rows_before = time.monotonic(), rows_before
+        self._change(state="making shards", shards=shards, rows=rows)
+
+    def update(self, *, shards_finished: int, rows_finished: int, rows_answered: int, kept: int) -> None:
+        """How far it is; cheap."""
+        elapsed = max(time.monotonic() - self._making_since, 1e-9)
+        counts: dict[str, Any] = {
+            "shards_finished": shards_finished,
+            "rows_finished": rows_finished,
+            "rows_answered": rows_answered,
+            "kept": kept,
+        }
+        moved = any(getattr(self._state, name) != count for name, count in counts.items())
+        with self._lock:
+            self._state = dataclasses.replace(
+                self._state,
+                **counts,
+                rate=round((rows_answered - self._rows_before) / elapsed, 3),
+                changed=_now() if moved else self._state.changed,
+            )
+
+    def restarted(self) -> None:
+        """img2dataset was started again."""
+        self._change(restarts=self._state.restarts + 1)
+
+    def verifying(self) -> None:
+        self._change(state="verifying")
+
+    def __enter__(self) -> PartProgress:
+        remove_leftovers(self._path.parent, FILE_NAME.__eq__)
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        if error is None:
+            self._change(state="finished")
+        else:
+            why = error.message if isinstance(error, UserError) else str(error) or type(error).__name__.lstrip("_")
+            self._change(state="stopped", error=why)
+
+    def _change(self, **fields: Any) -> None:
+        with self._lock:
+            self._state = dataclasses.replace(self._state, changed=_now(), **fields)
+        self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            write_json(self._path, dataclasses.asdict(dataclasses.replace(self._state, written=_now())))
+
+    def _write_now_and_then(self) -> None:
+        while not self._over.wait(WRITE_EVERY_S):
+            try:
+                self._write()
+            except OSError:  # a full disk: the shards' own writers tell of it, and this file only goes silent
+                continue
+
+
+def read_states(folder: Folder) -> list[PartState]:
+    """What each part of a folder says of itself, by number; those of another cut, made earlier, come after."""
+    states = list(_states(folder.all_work))
+    if not states:
+        return []
+    newest = max(states, key=lambda state: state.written).count
+    return sorted(states, key=lambda state: (state.count != newest, state.count, state.number))
+
+
+def _states(work: Path) -> Iterator[PartState]:
+    for path in (work / FILE_NAME, *work.glob(f"part-*/{FILE_NAME}")):
+        try:
+            yield PartState(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):  # none, or written by another version: then it says nothing
+            continue
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

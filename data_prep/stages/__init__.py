@@ -1,0 +1,1 @@
+"""The stages that commands run: download, pack, import, retry, verify."""

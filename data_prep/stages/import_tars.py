@@ -1,0 +1,158 @@
+"""`data_prep import`: samples of ready-made tars -> our shards, each one kept or a counted failure.
+
+The tars are read through once, headers and texts only, into the list (`rows.parquet`) and, beside it, where each image
+lies (`members.parquet`). Then shards are made from there, side by side and in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.errors import InputError
+from data_prep.lists.row_list import ListedImage
+from data_prep.output.storage import open_regular
+from data_prep.shards.writer import Answer
+from data_prep.stages.download import default_source
+from data_prep.stages.tar_samples import TarSample, read_tar
+from data_prep.workers.worker_pool import in_order, open_pool
+from samples.quote import quote
+
+MEMBERS = pa.schema([("tar", pa.int64()), ("offset", pa.int64()), ("size", pa.int64())])
+END_BYTES = 1 << 16
+BETWEEN_BYTES, PLACES_BETWEEN = 1 << 12, 64
+
+
+def list_tars(
+    tars: Sequence[Path], members: Path, shard_size: int, *, processes: int, keep_going: bool = False
+) -> Iterator[ListedImage]:
+    """The samples of all tars, one row each; where their images lie is written to `members`, a row group a shard.
+
+    Memory: the texts of one tar, of two for each process where there are several of both.
+
+    Args:
+        keep_going: take the samples before a tar's damage, and count the rest of it as one row with reason
+            `broken_tar`.
+    Raises: InputError naming a broken tar, otherwise; and a tar that cannot be read in any case.
+    """
+    unpublished = members.with_name(f".{members.name}.{os.getpid()}.tmp")
+    try:
+        with pq.ParquetWriter(unpublished, MEMBERS, compression="zstd") as writer:
+            samples = _all_samples(tars, processes, keep_going)
+            while chunk := list(itertools.islice(samples, shard_size)):
+                places = [{"tar": tar, "offset": sample.offset, "size": sample.size} for tar, sample in chunk]
+                writer.write_table(pa.Table.from_pylist(places, MEMBERS), row_group_size=shard_size)
+                yield from (sample.listed for _, sample in chunk)
+        os.replace(unpublished, members)
+    finally:
+        unpublished.unlink(missing_ok=True)
+
+
+def _all_samples(tars: Sequence[Path], processes: int, keep_going: bool) -> Iterator[tuple[int, TarSample]]:
+    for number, (samples, damage) in enumerate(_read_all(tars, min(processes, len(tars)))):
+        if damage is not None and not keep_going:
+            raise InputError(
+                f"{tars[number]}: {damage}",
+                "fetch it again or leave it out; or --keep-going takes what comes before the damage",
+            )
+        yield from ((number, sample) for sample in samples)
+        if damage is not None:
+            yield number, TarSample(ListedImage(tars[number].name, [], f"broken_tar: {damage}"))
+
+
+def _read_all(tars: Sequence[Path], processes: int) -> Iterator[tuple[list[TarSample], str | None]]:
+    if processes == 1:
+        yield from map(_read_one, tars)
+        return
+    with open_pool(processes) as pool:
+        yield from in_order(pool, _read_one, tars, ahead=2 * processes)
+
+
+def _read_one(path: Path) -> tuple[list[TarSample], str | None]:
+    try:
+        samples, damage = read_tar(path)
+    except OSError as error:  # no damage of the tar, which --keep-going would count: another day it can be read
+        raise _unreadable(path, error) from error
+    if damage is None:
+        return samples, None
+    return samples, f"{damage} (at member {quote(damage.member, 40)})" if damage.member else str(damage)
+
+
+@dataclass(frozen=True)
+class TarRows:
+    """Where a shard's images come from (`data_prep.stages.pack.RowImages`)."""
+
+    tars: tuple[Path, ...]
+    members: Path
+    max_image_bytes: int
+
+    def answers(self, index: int, rows: dict[int, ListedImage]) -> Iterator[Answer]:
+        """The bytes of each row, out of its tar; rows of a shard mostly follow each other in one."""
+        with pq.ParquetFile(self.members) as file:
+            places = file.read_row_group(index).to_pylist()
+        together = zip(rows.items(), places, strict=True)
+        for number, group in itertools.groupby(together, key=lambda one: one[1]["tar"]):
+            with _opened(self.tars[number]) as tar:
+                for (row, image), place in group:
+                    if image.rejected is not None:
+                        yield Answer(row, None, image.rejected)
+                    elif place["size"] > self.max_image_bytes:
+                        yield Answer(
+                            row, None, f"file_too_large: {place['size']} bytes, more than {self.max_image_bytes}"
+                        )
+                    else:
+                        yield Answer(row, self._image(number, tar, place["offset"], place["size"]), None)
+
+    def _image(self, number: int, tar: IO[bytes], offset: int, size: int) -> bytes:
+        try:
+            tar.seek(offset)
+            data = tar.read(size)
+        except OSError as error:
+            raise _unreadable(self.tars[number], error) from error
+        if len(data) < size:
+            raise InputError(
+                f"{self.tars[number]} is shorter than when it was listed: {len(data)} of {size} bytes at {offset}",
+                "restore it, or import into another --out",
+            )
+        return data
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read: {error.strerror or error}", "is the disk with the tars still there?")
+
+
+def hash_tars(tars: Iterable[Path], reading: dict[str, object]) -> str:
+    """sha256 over names, sizes, both ends and places between: hundreds of gigabytes are not read for it."""
+    digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
+    for path in tars:
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{path.name} {size}\n".encode() + file.read(END_BYTES))
+            file.seek(max(0, size - END_BYTES))
+            digest.update(file.read(END_BYTES))
+            for place in range(0, size, max(BETWEEN_BYTES, size // PLACES_BETWEEN)):
+                file.seek(place)
+                digest.update(file.read(BETWEEN_BYTES))
+    return digest.hexdigest()
+
+
+def tars_source(first: Path) -> str:
+    """`cc3m_train` of cc3m-train-0000.tar."""
+    return default_source(Path(re.sub(r"[\W\d_]+$", "", first.stem)))

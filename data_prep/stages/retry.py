@@ -1,0 +1,217 @@
+"""Retry rounds: which failed rows are worth asking for again, and the list of those rows.
+
+A round is a job folder of its own inside the first one's: `DIR/retry-01`, `DIR/retry-02`, ... What it asks for is fixed
+when it begins, in `retried.parquet`: row by row the failure that its answer takes the place of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.accounts.accounting import finished_shards
+from data_prep.errors import FolderError, InputError
+from data_prep.lists.row_list import ListedImage, read_part, read_shard_rows
+from data_prep.output.job import Folder, Job, read_job, retry_rounds
+from data_prep.output.storage import file_sha256
+from data_prep.shards.writer import ShardRecord
+
+WORTH_RETRYING = (
+    *("timed_out", "too_slow", "connection_refused", "connection_failed", "unknown_host", "incomplete_body"),
+    *("bad_http", "http_408", "http_425", "http_429", "http_5xx", "download_failed"),
+)
+"""Failures that another day may not see. `http_5xx` stands for http_500 to http_599."""
+RETRIED_NAME = "retried.parquet"
+REASONS_KEY = b"data_prep_reasons"
+SCHEMA = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("reason", pa.string(), nullable=False)])
+
+Failure = tuple[int, str]
+"""Row of the list, and why it is not a sample."""
+
+
+def is_meant(reason: str, reasons: Sequence[str]) -> bool:
+    """Whether a failure's reason is one of those, `http_5xx` standing for a hundred."""
+    return reason in reasons or (f"{reason[:6]}xx" in reasons and re.fullmatch(r"http_[0-9]{3}", reason) is not None)
+
+
+def finished_download(folder: Folder, job: Job) -> ShardRecord:
+    """The record of the download's first shard, which says how all were made.
+
+    Raises: FolderError when there is nothing to retry yet: a shard of the download is still to be made.
+    """
+    finished = finished_shards(folder, job)
+    missing = job.num_shards - len(finished)
+    if missing:
+        raise FolderError(
+            f"{folder.root} is unfinished: {missing} of {job.num_shards} shards are missing",
+            "run the same download command again, and retry when it has ended",
+        )
+    return finished[0]
+
+
+def open_round(folder: Folder, job: Job, reasons: Sequence[str] | None) -> tuple[Folder, Job] | None:
+    """The round to work on: one that was begun and is not finished, or a new one; None when no row is left for one.
+
+    Args:
+        reasons: which failures to ask for again; None for those worth it.
+    Raises: FolderError when another round was begun with other reasons and is not finished.
+    """
+    rounds = retry_rounds(folder)
+    for unfinished in rounds:
+        begun = read_job(unfinished)
+        assert begun is not None
+        if len(finished_shards(unfinished, begun)) < begun.num_shards:
+            before = begun_reasons(unfinished)
+            if reasons is not None and set(reasons) != set(before):
+                raise FolderError(
+                    f"{unfinished.root} was begun with --reasons {','.join(before)} and is not finished",
+                    "leave --reasons out to finish it first",
+                )
+            return unfinished, begun
+    number = len(rounds) + 1
+    next_round = Folder(folder.root / f"retry-{number:02d}")
+    wanted = tuple(reasons or WORTH_RETRYING)
+    num_rows = _write_retried(next_round, job, wanted, left_failures(folder, job))
+    if not num_rows:
+        return None
+    digest = file_sha256(next_round.root / RETRIED_NAME)
+    inputs = hashlib.sha256(f"{job.inputs_sha256} {digest}".encode()).hexdigest()
+    return next_round, dataclasses.replace(job, kind="retry", round=number, inputs_sha256=inputs, num_rows=num_rows)
+
+
+def left_failures(folder: Folder, job: Job) -> Iterator[Failure]:
+    """Every row that is not a sample, ascending, with the reason of its last attempt. Memory: a shard's failures."""
+    rounds = [_Answers(retried) for retried in retry_rounds(folder)]
+    for shard in range(job.num_shards):
+        left = _failures(folder, job.shard_name(shard))
+        for answers in rounds:
+            for row, reason in answers.below((shard + 1) * job.shard_size):
+                if reason is None:
+                    left.pop(row, None)
+                else:
+                    left[row] = reason
+        yield from sorted(left.items())
+
+
+def later_rounds(folder: Folder, job: Job) -> tuple[Path, ...]:
+    """What the rounds after this job (a download, or a round of one) were begun with, in their order."""
+    first = Folder(folder.root.parent) if job.kind == "retry" else folder
+    begun = [(retried, read_job(retried)) for retried in retry_rounds(first)]
+    return tuple(retried.root / RETRIED_NAME for retried, later in begun if later and later.round > job.round)
+
+
+def taken_up(later: Sequence[Path], rows: Collection[int]) -> dict[int, str]:
+    """Rows of a shard that a later round has taken up, with the failure that it took the place of.
+
+    When the shard has to be made anew and such a row is answered this time, it is still no sample of this shard: the
+    round has it, or is to have it.
+    """
+    found: dict[int, str] = {}
+    for path in later:
+        table = pq.read_table(path, filters=[("row", ">=", min(rows)), ("row", "<=", max(rows))])
+        for retried in table.to_pylist():
+            if retried["row"] in rows:
+                found.setdefault(retried["row"], f"{retried['reason']}: taken up by {path.parent.name}")
+    return found
+
+
+class _Answers:
+    """What a finished round made of its rows, ascending: the reason why not, or None for a sample."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._answers = self._read(folder)
+        self._next = next(self._answers, None)
+
+    def below(self, end: int) -> Iterator[tuple[int, str | None]]:
+        while self._next is not None and self._next[0] < end:
+            yield self._next
+            self._next = next(self._answers, None)
+
+    @staticmethod
+    def _read(folder: Folder) -> Iterator[tuple[int, str | None]]:
+        job = read_job(folder)
+        assert job is not None
+        with pq.ParquetFile(folder.root / RETRIED_NAME) as file:
+            for shard in range(file.num_row_groups):
+                failed = _failures(folder, job.shard_name(shard))
+                for row in file.read_row_group(shard, columns=["row"])["row"].to_pylist():
+                    yield row, failed.get(row)
+
+
+def _failures(folder: Folder, name: str) -> dict[int, str]:
+    """Reason by row, of one shard."""
+    path = folder.failures / f"{name}.jsonl"
+    try:
+        with open(path, encoding="utf-8") as lines:
+            return {failure["row"]: failure["reason"] for failure in map(json.loads, lines)}
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is missing or broken: {error}",
+            f"delete {folder.shards / name}.json and run the download again: it makes that shard anew",
+        ) from error
+
+
+def _write_retried(folder: Folder, job: Job, reasons: Sequence[str], failures: Iterator[Failure]) -> int:
+    """Write the round's rows, one row group a shard, atomically; returns how many there are. Nothing when none."""
+    chosen: Iterator[Failure] = (failure for failure in failures if is_meant(failure[1], reasons))
+    first = next(chosen, None)
+    if first is None:
+        return 0
+    folder.root.mkdir(exist_ok=True)
+    path = folder.root / RETRIED_NAME
+    unpublished = path.with_name(f".{RETRIED_NAME}.{os.getpid()}.tmp")
+    chosen, num_rows = itertools.chain([first], chosen), 0
+    with pq.ParquetWriter(unpublished, SCHEMA.with_metadata({REASONS_KEY: ",".join(reasons)})) as writer:
+        while chunk := list(itertools.islice(chosen, job.shard_size)):
+            rows, why = zip(*chunk, strict=True)
+            writer.write_table(pa.table({"row": rows, "reason": why}, schema=writer.schema), row_group_size=len(chunk))
+            num_rows += len(chunk)
+    os.replace(unpublished, path)
+    return num_rows
+
+
+def begun_reasons(folder: Folder) -> list[str]:
+    """What the round was begun with."""
+    return pq.read_schema(folder.root / RETRIED_NAME).metadata[REASONS_KEY].decode().split(",")
+
+
+def retried_images(folder: Folder, job: Job, round_folder: Folder) -> Iterator[ListedImage]:
+    """The round's rows of the first list, with their numbers there and the failures they take the place of.
+
+    Raises: InputError when the list that the download read is gone from `.work`.
+    """
+    lists = _kept_lists(folder)
+    shard, rows = -1, {}
+    with pq.ParquetFile(round_folder.root / RETRIED_NAME) as file:
+        for batch in file.iter_batches():
+            for retried in batch.to_pylist():
+                if retried["row"] // job.shard_size != shard:
+                    shard = retried["row"] // job.shard_size
+                    rows = _listed(lists, shard, folder)
+                image = rows[retried["row"]]
+                yield dataclasses.replace(image, row=retried["row"], supersedes=retried["reason"])
+
+
+def _kept_lists(folder: Folder) -> list[Path]:
+    return sorted((folder.root / ".work").glob("rows.parquet")) + sorted(
+        (folder.root / ".work").glob("part-*/rows.parquet")
+    )
+
+
+def _listed(lists: Sequence[Path], shard: int, folder: Folder) -> dict[int, ListedImage]:
+    for path in lists:
+        if shard in read_part(path).shards(shard + 1):
+            return read_shard_rows(path, shard)
+    raise InputError(
+        f"the list as the download read it is gone from {folder.root / '.work'}",
+        "run the same download command again: it reads the list, and fetches nothing that is finished",
+    )
