@@ -35,8 +35,8 @@ from albef.tokenizer import AlbefTokenizer
 from benchmarks.download import TICKS_PER_S, photo
 from benchmarks.verify import DISTINCT, verify, write
 from data_prep.shards.image_encoding import ImageSettings, encode_image
+from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.loader import DataConfig, PretrainLoader
-from pipeline.data.manifest import read_manifest
 
 SHARDS, SHARD_SIZE, SIDE = 8, 500, 288
 

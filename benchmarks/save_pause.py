@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline import distributed
 from pipeline.checkpoint import CheckpointConfig
-from pipeline.config import load_config
-from pipeline.heartbeat import Heart
+from pipeline.config.run_config import load_config
+from pipeline.engine import distributed
 from pipeline.train import build, save, train_step
+from pipeline.watch.heartbeat import Heart
 from tests.support.shards import write_corpus
 from tests.support.training_runs import newest
 

@@ -13,7 +13,7 @@ import tracemalloc
 
 import numpy as np
 
-from pipeline.data.order import EpochOrder
+from pipeline.data.sampling.epoch_order import EpochOrder
 from pipeline.data.shuffle_quality import expected, measure
 
 

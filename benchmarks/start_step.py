@@ -110,8 +110,8 @@ def write_manifest(folder: Path, num_shards: int, num_samples: int) -> None:
 
 def prepare(args: argparse.Namespace, percent: int) -> int:
     """Write the samples of two steps' first lane at that place of the epoch; returns the first of the steps."""
-    from pipeline.data.lane_plan import lane_order, lane_tasks
-    from pipeline.data.manifest import read_manifest
+    from pipeline.data.corpus.manifest import read_manifest
+    from pipeline.data.sampling.lane_plan import lane_order, lane_tasks
 
     manifest = read_manifest([str(folder) for folder in folders(args)])
     order = lane_order(
@@ -163,8 +163,8 @@ def measure(args: argparse.Namespace) -> dict:
     from albef.config import AlbefConfig
     from albef.objective import ObjectiveConfig
     from albef.tokenizer import AlbefTokenizer
+    from pipeline.data.corpus.manifest import read_manifest
     from pipeline.data.loader import DataConfig, PretrainLoader
-    from pipeline.data.manifest import read_manifest
 
     tokenizer = AlbefTokenizer()
     imported, processor = time.monotonic(), time.process_time()
@@ -209,7 +209,7 @@ def measure(args: argparse.Namespace) -> dict:
 
 def loader_tasks(loader, step: int):  # type: ignore[no-untyped-def]
     """The tasks the loader will hand out, for the time it takes to find the first one."""
-    from pipeline.data.lane_plan import lane_tasks
+    from pipeline.data.sampling.lane_plan import lane_tasks
 
     return lane_tasks(loader.manifest, loader.order, loader.lanes, step)
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albef.errors import CheckpointError
-from pipeline import atomic_file
 from pipeline.checkpoint_meta import (
     META,
     USE_ANOTHER,
@@ -31,6 +30,7 @@ from pipeline.checkpoint_meta import (
     write_meta,
 )
 from pipeline.checkpoint_removal import is_leftover, set_aside, unpublish
+from pipeline.run import atomic_file
 from samples.plain_file import read_plain
 from samples.quote import quote
 

@@ -18,7 +18,7 @@ from samples.quote import quote
 if TYPE_CHECKING:
     from albef.momentum import MomentumTeacher
     from albef.queue import FeatureQueue
-    from pipeline.distributed import World
+    from pipeline.engine.distributed import World
 
 log = logging.getLogger(__name__)
 

@@ -16,25 +16,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from albef.errors import ConfigError, ProcessKilledError, UserError
-from pipeline import launcher, logs
+from pipeline.config.nearest import nearest
 from pipeline.exit_codes import LOST
-from pipeline.nearest import nearest
+from pipeline.run import logs
+from pipeline.watch import launcher
 from samples.json_text import NOT_UTF8_HINT, is_unicode
 from samples.quote import cut_words, quote
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
+    from pipeline.config.run_config import RunConfig
 
 COMMANDS = {
-    "check": ("pipeline.check", "resolve a recipe and print what it means: batch, memory, shards; needs no GPU"),
-    "order": ("pipeline.order_command", "print which samples each step sees, for any ranks and workers; needs no GPU"),
+    "check": (
+        "pipeline.planning.check",
+        "print what a recipe means: batch, memory, shards; needs no GPU",
+    ),
+    "order": ("pipeline.planning.order", "print which samples each step sees, for any ranks and workers; needs no GPU"),
     "pretrain": ("pipeline.cli", "train a recipe; the same command again goes on where it stopped"),
-    "status": ("pipeline.status", "how far a run is: step, rate, time left, checkpoint, starts; from its folder alone"),
-    "replay": ("pipeline.replay", "take a refused step again and show where and with which samples it goes wrong"),
-    "evaluate": ("pipeline.evaluate", "evaluate a model: retrieval"),
-    "export": ("pipeline.export", "turn a checkpoint into a model folder, or the official .pth"),
-    "import": ("pipeline.import_official", "turn an official .pth into a model folder"),
-    "bench": ("pipeline.bench", "measure one training step on the device at hand"),
+    "status": (
+        "pipeline.watch.status",
+        "how far a run is: step, rate, time left, checkpoint; from its folder alone",
+    ),
+    "replay": (
+        "pipeline.watch.replay",
+        "take a refused step again; show where, with which samples, it goes wrong",
+    ),
+    "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval"),
+    "export": ("pipeline.export.from_checkpoint", "turn a checkpoint into a model folder, or the official .pth"),
+    "import": ("pipeline.export.from_official", "turn an official .pth into a model folder"),
+    "bench": ("pipeline.planning.bench", "measure one training step on the device at hand"),
 }
 """Command -> (module with `add_arguments(parser)` and `run(args) -> exit code`, what it does)."""
 
@@ -61,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         """Raise what argparse found, with the usage as the way out."""
         hint = " ".join(self.format_usage().split()) + f"; {self.prog} --help"
         if message.endswith("required: RECIPE"):
-            from pipeline.recipe import shipped_recipes
+            from pipeline.config.recipe import shipped_recipes
 
             hint = f"give the path of a YAML recipe, or one of {', '.join(shipped_recipes())}"
         raise ConfigError(f"{self.prog}: {message}", hint)
@@ -162,17 +172,17 @@ def default_run_dir(config: RunConfig) -> Path:
 
 def run(args: argparse.Namespace) -> int:
     """`pretrain`."""
-    from pipeline.config import load_config
+    from pipeline.config.run_config import load_config
 
     config = load_config(args.recipe, args.overrides, other_flags=args.flags)
-    _import("pipeline.distributed").prepare_deepspeed_import()
+    _import("pipeline.engine.distributed").prepare_deepspeed_import()
     train = _import("pipeline.train")
     return train.pretrain(config, args.run_dir or default_run_dir(config), resume=args.resume)
 
 
 def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
     """The positional RECIPE, and --KEY VALUE in the usage."""
-    from pipeline.recipe import shipped_recipes
+    from pipeline.config.recipe import shipped_recipes
 
     parser.add_argument(
         "recipe",
@@ -227,7 +237,7 @@ def overview() -> str:
 
 def recipe_help() -> str:
     """Every recipe key with its type, default and docstring, from the dataclasses."""
-    from pipeline.config import recipe_keys
+    from pipeline.config.run_config import recipe_keys
 
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     lines = [

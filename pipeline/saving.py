@@ -40,7 +40,7 @@ from pipeline.checkpoint import (
     unpublish,
 )
 from pipeline.checkpoint_removal import claim
-from pipeline.distributed import World
+from pipeline.engine.distributed import World
 
 log = logging.getLogger(__name__)
 

@@ -26,30 +26,31 @@ from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.queue import FeatureQueue
 from albef.tokenizer import AlbefTokenizer
-from pipeline import checkpoint, distributed, seeds
+from pipeline import checkpoint
 from pipeline.checkpoint_loading import load_checkpoint
-from pipeline.config import RunConfig
-from pipeline.data import shared_memory
+from pipeline.config.run_config import RunConfig
+from pipeline.data import seeds, shared_memory
+from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.loader import PretrainLoader, StepBatches
-from pipeline.data.manifest import read_manifest
-from pipeline.data_record import hold_to_data
-from pipeline.distributed import World
-from pipeline.ds_config import ResolvedDeepSpeed, resolve_ds_config
+from pipeline.engine import distributed
+from pipeline.engine.distributed import World
+from pipeline.engine.ds_config import ResolvedDeepSpeed, resolve_ds_config
+from pipeline.engine.optim import build_optimizer
+from pipeline.engine.schedule import alpha_at, lr_at
+from pipeline.engine.step_check import check_step, take_step
 from pipeline.exit_codes import STOPPED_AND_SAVED
-from pipeline.flops import flops_per_sample, peak_flops
-from pipeline.heartbeat import Heart
-from pipeline.metrics import Metrics
-from pipeline.optim import build_optimizer
-from pipeline.pictures import training_pictures, training_tables
-from pipeline.refusal import check_step, take_step
-from pipeline.refused_steps import RefusedSteps, StepFacts
-from pipeline.run_folder import RunFolder
-from pipeline.run_lock import alone_in
+from pipeline.planning.flops import flops_per_sample, peak_flops
+from pipeline.run.data_fingerprint import hold_to_data
+from pipeline.run.folder import RunFolder
+from pipeline.run.lock import alone_in
+from pipeline.run.metrics import Metrics
 from pipeline.saving import CheckpointSaver
-from pipeline.schedule import alpha_at, lr_at
-from pipeline.slow_steps import SlowSteps
-from pipeline.stopping import StopWatch
-from pipeline.validation import Validator
+from pipeline.tasks.pretraining.pictures import training_pictures, training_tables
+from pipeline.tasks.retrieval.validation import Validator
+from pipeline.watch.heartbeat import Heart
+from pipeline.watch.skipped_steps import RefusedSteps, StepFacts
+from pipeline.watch.slow_steps import SlowSteps
+from pipeline.watch.stop_signals import StopWatch
 
 log = logging.getLogger(__name__)
 

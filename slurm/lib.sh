@@ -6,7 +6,7 @@
 
 STOPPED_AND_SAVED=75         # exit code of work that was told to stop, and saved
 # shellcheck disable=SC2034     # for the scripts
-RANK_LOST=69                 # of ranks that lost another one, with its node or by itself (pipeline/heartbeat.py)
+RANK_LOST=69                 # of ranks that lost another one, with its node or by itself (pipeline/watch/heartbeat.py)
 STARTS_WITHOUT_PROGRESS=2    # so many starts that leave things as they were end the requeueing
 
 fail() {
@@ -89,7 +89,7 @@ remove_exits() {
 # exit with says little: torchrun gives 1 after any signal, srun the highest code, which is that of the ranks it killed.
 # The traps keep the shell until its rank has answered; 138 is a rank that SIGUSR1 met before it listened, while starting
 # up: nothing is lost, and STARTS_WITHOUT_PROGRESS bounds how often that may happen.
-# ALBEF_LAUNCHERS lists the processes whose death makes the rank leave (pipeline/launcher.py): `script`, where it runs on
+# ALBEF_LAUNCHERS lists the processes whose death makes the rank leave (pipeline/watch/launcher.py): `script`, where it runs on
 # the same machine, the launcher and this shell.
 # shellcheck disable=SC2016  # expanded in the rank
 AS_RANK=(bash -c 'trap : USR1 TERM INT
@@ -128,7 +128,7 @@ code_of_ranks() {
   fi
 }
 
-# One task a GPU, all the node's GPUs visible to each; pipeline/distributed.py reads the ranks from SLURM_PROCID.
+# One task a GPU, all the node's GPUs visible to each; pipeline/engine/distributed.py reads the ranks from SLURM_PROCID.
 launcher_of_slurm() {
   local tasks=${SLURM_NTASKS_PER_NODE:-1} gpus=${SLURM_GPUS_ON_NODE:-0}
   if [ "$gpus" -gt 0 ] && [ "$gpus" -ne "$tasks" ]; then
@@ -153,7 +153,7 @@ launcher_of_slurm() {
   export ALBEF_LAUNCHERS=""    # this script is on the first node only, and the job ends with it
 }
 
-# Prints: the first host of Slurm's compressed list $1: gpu03 of gpu[03-05,9],cpu1; as first_host of pipeline/distributed.py.
+# Prints: the first host of Slurm's compressed list $1: gpu03 of gpu[03-05,9],cpu1; as first_host of pipeline/engine/distributed.py.
 first_host() {
   sed -E 's/^(([^][,]|\[[^]]*\])*).*/\1/; s/\[([^],:-]*)[^]]*\]/\1/g' <<< "$1"
 }

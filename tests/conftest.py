@@ -34,7 +34,7 @@ def no_log_of_another_test_is_written_to() -> Iterator[None]:
     yield
     for name in LOGGERS:
         for handler in list(logging.getLogger(name).handlers):
-            if type(handler).__module__ == "pipeline.logs":
+            if type(handler).__module__ == "pipeline.run.logs":
                 logging.getLogger(name).removeHandler(handler)
                 handler.close()
     logging.captureWarnings(False)

@@ -46,7 +46,7 @@ def test_the_loader_of_recipes_is_a_safe_one() -> None:
     """And it makes nothing of tags."""
     import yaml
 
-    from pipeline import recipe_yaml
+    from pipeline.config import recipe_yaml
 
     assert issubclass(recipe_yaml._Loader, yaml.SafeLoader)
     with pytest.raises(yaml.YAMLError, match="constructor"):

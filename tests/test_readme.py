@@ -66,7 +66,7 @@ def test_what_a_command_names_exists(words: list[str]) -> None:
         assert words[0] == "sbatch"
         script = next(number for number, word in enumerate(words) if word.endswith(".sh"))
         assert (ROOT / words[script]).is_file()
-        assert (ROOT / "pipeline" / "configs" / f"{words[script + 1]}.yaml").is_file()
+        assert (ROOT / "pipeline" / "config" / "recipes" / f"{words[script + 1]}.yaml").is_file()
 
 
 @pytest.mark.slow

@@ -54,9 +54,7 @@ def run(flags: argparse.Namespace) -> int:
 def describe(source: Source, processes: int) -> dict[str, Any]:
     """A source's facts with their origins, and the disk it takes."""
     images = round(source.rows * source.expected_yield)
-    in_flight = min(
-        source.rows, (2 * processes + 2) * SHARD_ROWS
-    )  # the shards that `fetch.supervisor` lets wait
+    in_flight = min(source.rows, (2 * processes + 2) * SHARD_ROWS)  # the shards that `fetch.supervisor` lets wait
     facts = {name: value for name, value in vars(source).items() if name not in ("read", "options", "files")}
     return {
         **facts,

@@ -23,8 +23,8 @@ from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.data.collate import Example, collate, training_example
-from pipeline.data.lanes import LaneTask
-from pipeline.data.reader import BadSample, ShardReader
+from pipeline.data.corpus.reader import BadSample, ShardReader
+from pipeline.data.sampling.lanes import LaneTask
 from pipeline.data.transforms import AugmentConfig
 
 STOP_SIGNALS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))

@@ -17,13 +17,13 @@ from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.data import shared_memory
 from pipeline.data.bad_samples import BadSamples
-from pipeline.data.lane_plan import lane_order, lane_tasks
+from pipeline.data.corpus.manifest import Manifest
+from pipeline.data.corpus.reader import ShardReader
+from pipeline.data.corpus.shard_cache import ShardCache, shard_cache
 from pipeline.data.lane_task import LaneBuilder
-from pipeline.data.manifest import Manifest
-from pipeline.data.mixture import check_weights
-from pipeline.data.order import DEFAULT_WINDOW_SHARDS
-from pipeline.data.reader import ShardReader
-from pipeline.data.shard_cache import ShardCache, shard_cache
+from pipeline.data.sampling.epoch_order import DEFAULT_WINDOW_SHARDS
+from pipeline.data.sampling.lane_plan import lane_order, lane_tasks
+from pipeline.data.sampling.mixture import check_weights
 from pipeline.data.transforms import AugmentConfig
 from pipeline.data.workers import Workers, start_fork_server
 

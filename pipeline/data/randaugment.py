@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from pipeline.seeds import Draws
+from pipeline.data.seeds import Draws
 
 MAX_LEVEL = 10
 FILL = (128, 128, 128)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.order import Order
+from pipeline.data.sampling.epoch_order import Order
 
 
 @dataclass(frozen=True, kw_only=True)

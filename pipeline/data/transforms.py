@@ -18,9 +18,9 @@ from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from albef.preprocess import normalise_
+from pipeline.data.corpus.reader import load_pixels, open_image
 from pipeline.data.randaugment import rand_augment
-from pipeline.data.reader import load_pixels, open_image
-from pipeline.seeds import Draws
+from pipeline.data.seeds import Draws
 
 RATIO = (3 / 4, 4 / 3)
 """Width to height of a crop, before it is squashed to a square."""

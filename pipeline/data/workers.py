@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from albef.errors import DataError, ProcessKilledError, UserError
 from pipeline.data import shared_memory, socket_folder
 from pipeline.data.lane_task import STOP_SIGNALS, LaneBuilder, LaneResult, prepare_worker
-from pipeline.data.lanes import LaneTask
+from pipeline.data.sampling.lanes import LaneTask
 
 POLL_S = 2
 """How often a waiting trainer looks whether its workers live. The fork server's children do not announce their end to

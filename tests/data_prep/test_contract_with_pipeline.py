@@ -10,9 +10,9 @@ from PIL import Image
 
 from data_prep.cli import main
 from data_prep.filters.settings import FilterSettings
-from pipeline.data.manifest import read_manifest
-from pipeline.data.order import EpochOrder
-from pipeline.data.reader import ShardReader
+from pipeline.data.corpus.manifest import read_manifest
+from pipeline.data.corpus.reader import ShardReader
+from pipeline.data.sampling.epoch_order import EpochOrder
 from tests.support.filtering import Entry, detailed, filter_here, kept, pack, removed
 from tests.support.hostile_images import halves, jpeg
 

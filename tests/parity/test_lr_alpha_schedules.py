@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.schedule import PAPER_WARMUP_STRIDE, ScheduleConfig, alpha_at, lr_at
+from pipeline.engine.schedule import PAPER_WARMUP_STRIDE, ScheduleConfig, alpha_at, lr_at
 from tests.parity import goldens
 
 RECORDED: dict[str, Any] = {

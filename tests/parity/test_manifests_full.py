@@ -10,7 +10,7 @@ import torch
 from albef.config import AlbefConfig
 from albef.model import AlbefForPretraining
 from albef.official import STUDENT_ONLY, official_names, to_official
-from pipeline.optim import split_names
+from pipeline.engine.optim import split_names
 from tests.parity import goldens
 
 RECORDED: dict[str, Any] = goldens.load("manifests_full").info["pretrain"]

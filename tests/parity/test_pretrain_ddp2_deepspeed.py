@@ -24,7 +24,7 @@ def test_two_deepspeed_ranks_take_the_recorded_steps(stage: int) -> None:
 def _take_steps(rank: int, world_size: int, stage: int) -> None:
     import deepspeed
 
-    from pipeline import distributed
+    from pipeline.engine import distributed
 
     golden, first = load("pretrain_ddp2"), load("pretrain_tiny")
     distributed.init()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.randaugment import APPLY_PROBABILITY, OPERATIONS, SIGNED, apply_ops, choose_ops, magnitude
-from pipeline.seeds import Draws
+from pipeline.data.seeds import Draws
 from tests.parity.goldens import load
 
 # Largest difference allowed per pixel, and on average, in 8-bit steps. Tables and whole-pixel shifts are exact. For the

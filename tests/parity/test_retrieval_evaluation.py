@@ -9,8 +9,8 @@ import torch
 
 from albef.model import AlbefForPretraining
 from albef.official import from_official
-from pipeline.distributed import World
-from pipeline.retrieval import RetrievalResult, RetrievalSet, ranks_after, recall, retrieve
+from pipeline.engine.distributed import World
+from pipeline.tasks.retrieval.evaluation import RetrievalResult, RetrievalSet, ranks_after, recall, retrieve
 from tests.parity import goldens
 
 NOT_A_CANDIDATE = -100.0

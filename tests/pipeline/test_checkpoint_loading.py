@@ -62,11 +62,11 @@ def damaged(run_dir: Path, to: Path, damage: Callable[[Path], object], file: str
 
 def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str, checkpoints: list[str]) -> list[str]:
     """One rank of a run that is built and loads one checkpoint after another; returns the error of each, or ""."""
-    from pipeline import distributed
     from pipeline.checkpoint_loading import load_checkpoint
-    from pipeline.config import load_config
-    from pipeline.heartbeat import Heart
+    from pipeline.config.run_config import load_config
+    from pipeline.engine import distributed
     from pipeline.train import build
+    from pipeline.watch.heartbeat import Heart
 
     run_config = load_config(Path(recipe), [f"--deepspeed.config={ds_config}"])
     world = distributed.init()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.config import recipe_keys
-from pipeline.recipe import shipped_recipes
+from pipeline.config.recipe import shipped_recipes
+from pipeline.config.run_config import recipe_keys
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
@@ -54,7 +54,7 @@ def test_help_of_pretrain_lists_every_recipe_key(
 
 def test_configuration_needs_no_deepspeed() -> None:
     """Importing it takes many seconds, and `check` runs where it need not be installed."""
-    program = "import sys, pipeline.check; sys.exit('deepspeed' in sys.modules)"
+    program = "import sys, pipeline.planning.check; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=240).returncode == 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.pipeline.test_refusal import POISONS, poisoned_run
+from tests.pipeline.engine.test_step_check import POISONS, poisoned_run
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import (
@@ -74,7 +74,7 @@ def test_a_refused_step_moves_nothing(tmp_path, ds_config):
 def test_stop_resume_and_export(tmp_path):
     """Five of ten steps, stop, resume on the GPU: the weights of ten steps; the export gives the trainer's features."""
     from albef import Albef
-    from pipeline.export import export_checkpoint
+    from pipeline.export.from_checkpoint import export_checkpoint
 
     choice = ["--deepspeed.config=zero1_bf16"]
     whole = run(tmp_path, "whole", overrides=choice)

@@ -17,8 +17,8 @@ from PIL import Image
 from albef.preprocess import MEAN, STD, preprocess_images
 from data_prep.filters.perceptual_hash import hash_image, hash_jpeg
 from data_prep.shards.image_encoding import ImageSettings, encode_image, keep_or_encode
-from pipeline.data.pairs import EvaluationPairs
-from pipeline.data.reader import load_pixels, open_image
+from pipeline.data.corpus.reader import load_pixels, open_image
+from pipeline.tasks.retrieval.annotations import EvaluationPairs
 from samples.image import ImageRefused, read_image, upright_rgb
 from samples.quote import quote_error
 from tests.support import hostile_images as hostile

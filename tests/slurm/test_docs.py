@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.cli import build_parser
 from pipeline import cli
-from pipeline.config import recipe_keys
+from pipeline.config.run_config import recipe_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
@@ -80,7 +80,7 @@ def test_what_a_command_names_exists(words: list[str]) -> None:
             assert flags_in(shlex.split(value)) <= flags_of(COMMANDS[f"{stage}.sh"])
     if COMMANDS[path.name] == "pipeline pretrain":
         recipe = next(word for word in after if not word.startswith("--"))
-        assert (ROOT / "pipeline" / "configs" / f"{recipe}.yaml").is_file()
+        assert (ROOT / "pipeline" / "config" / "recipes" / f"{recipe}.yaml").is_file()
 
 
 def test_the_chain_s_dry_run_is_accepted(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RANK = """
 import os, sys, time
 from pathlib import Path
-from pipeline import launcher
+from pipeline.watch import launcher
 launcher.watch()
 Path(sys.argv[1], str(os.getpid())).touch()
 time.sleep(1000)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.shards.manifest import read_manifest
-from pipeline.status import read_status
+from pipeline.watch.status import read_status
 from tests.slurm.local_slurm import LocalSlurm
 from tests.support.data_prep_runs import wait_for
 from tests.support.hostile_images import jpeg

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.status import read_status
+from pipeline.watch.status import read_status
 from tests.slurm.local_slurm import LocalSlurm
 from tests.support.data_prep_runs import wait_for
 from tests.support.tiny_run import tiny_recipe

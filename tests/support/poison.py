@@ -41,7 +41,7 @@ def around_steps(before: Callable[[Any, Any], Any], after: Callable[[Any, Any, A
 
 def keep_process_group() -> None:
     """Let several runs follow each other in this process: DeepSpeed's own groups do not survive the end of one."""
-    from pipeline import distributed
+    from pipeline.engine import distributed
 
     distributed.shutdown = lambda: None
 

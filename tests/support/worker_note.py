@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.utils.data import get_worker_info
 
 from pipeline.data.lane_task import LaneBuilder, LaneResult
-from pipeline.data.lanes import LaneTask
+from pipeline.data.sampling.lanes import LaneTask
 
 
 class WorkerNote(LaneBuilder):

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main
-from pipeline.data.manifest import read_manifest
-from pipeline.data.reader import ShardReader
+from pipeline.data.corpus.manifest import read_manifest
+from pipeline.data.corpus.reader import ShardReader
 from tests.support.data_prep_runs import failures
 from tests.support.image_server import ImageServer, Reply
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from data_prep.cli import main
 from data_prep.output.storage import is_remote, place
-from pipeline.data.manifest import read_manifest
-from pipeline.data.reader import ShardReader
+from pipeline.data.corpus.manifest import read_manifest
+from pipeline.data.corpus.reader import ShardReader
 from tests.support.hostile_images import halves, jpeg
 from tests.support.image_server import ImageServer, Reply
 from tests.support.s3_server import s3_server

@@ -33,8 +33,8 @@ from data_prep.stages.retry import (
     open_round,
     retried_images,
 )
-from pipeline.data import manifest as trainer
-from pipeline.data.reader import ShardReader
+from pipeline.data.corpus import manifest as trainer
+from pipeline.data.corpus.reader import ShardReader
 from tests.support.data_prep_runs import kill_all, run, samples, start, wait_for
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply

@@ -12,7 +12,7 @@ from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.data.collate import Example, collate, mask_draws, training_example
-from pipeline.data.reader import BadSample, RawSample
+from pipeline.data.corpus.reader import BadSample, RawSample
 from pipeline.data.transforms import AugmentConfig
 from tests.support.shards import jpeg, picture
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 from torchvision.transforms.v2 import RandomResizedCrop
 
+from pipeline.data.seeds import Draws
 from pipeline.data.transforms import AugmentConfig, crop_resize, normalised, random_crop, training_image
-from pipeline.seeds import Draws
 from tests.support.shards import jpeg, picture
 
 PLAIN = AugmentConfig(flip_probability=0.0, randaugment_ops=0)

@@ -1,0 +1,1 @@
+"""The configuration of a run: recipes, flags, every key with its meaning."""

@@ -1,0 +1,1 @@
+"""The corpus as it lies in shards: manifests, stores, and reading single samples."""

@@ -1,0 +1,53 @@
+"""From manifest to tasks: what each rank's loader hands to its workers, step after step. Loads no torch.
+
+The training loader and `pipeline order` both take their samples from here, so the command's answer is the loader's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.data.corpus.manifest import Manifest
+from pipeline.data.sampling.epoch_order import LaneOrder
+from pipeline.data.sampling.lanes import LaneTask
+from pipeline.data.sampling.replacements import understudies
+
+
+def lane_order(
+    manifest: Manifest,
+    *,
+    seed: int,
+    window_shards: int,
+    weights: tuple[float, ...] | None,
+    micro_batch_size: int,
+    num_lanes: int,
+) -> LaneOrder:
+    """The order of a run over this manifest. Arguments and errors as LaneOrder's."""
+    return LaneOrder(
+        manifest.shard_sizes,
+        seed,
+        window_shards,
+        micro_batch_size,
+        num_lanes,
+        source_shards=manifest.source_shards,
+        weights=weights,
+    )
+
+
+def lane_tasks(manifest: Manifest, order: LaneOrder, lanes: range, start_step: int) -> Iterator[LaneTask]:
+    """One rank's tasks from global step `start_step` on, for ever: step by step, its lanes in order.
+
+    Task number n goes to worker n mod num_workers: torch's DataLoader deals them out in turn.
+    """
+    epoch = order.epoch(order.epoch_of(start_step))
+    for step in itertools.count(start_step):
+        if order.epoch_of(step) != epoch.epoch:
+            epoch = order.epoch(order.epoch_of(step))
+        for lane in lanes:
+            indices = order.lane(epoch, step, lane)  # (b,)
+            with_understudies = np.concatenate([indices[None], understudies(manifest.starts, indices).T])
+            locations = manifest.locate(with_understudies.reshape(-1))
+            yield LaneTask(step=step, epoch=epoch.epoch, lane=lane, size=len(indices), locations=locations)

@@ -1,0 +1,113 @@
+"""Whether a step may move the weights: losses and gradient are looked at on all ranks before the optimizer is.
+
+DeepSpeed by itself refuses some steps and not others: not at stage 0 in fp32, not for a loss alone, and whoever calls
+it does not learn of it in time to spare the teacher and the queue. So the decision is taken here, the same way at every
+stage and precision, from gradients that are summed and averaged but not yet clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor
+
+from pipeline.engine.distributed import World
+
+MAX_NORM = 1e19
+"""The square of a larger norm overflows in fp32, in which DeepSpeed takes its own: it would refuse where we do not."""
+NUM_LOSSES = 4
+"""total, itc, itm, mlm; the fifth column of the losses is an accuracy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCheck:
+    """What was seen before the step; equal on every rank but for `losses`."""
+
+    losses: Tensor
+    """(lanes of this rank, 5), on the device."""
+    norm: float
+    """The averaged gradient's norm before clipping."""
+    bad_lanes: int
+    """Lanes, of all ranks, one of whose losses is not finite."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the step must not move anything."""
+        return self.bad_lanes > 0 or not self.norm <= MAX_NORM  # NaN compares False
+
+
+def check_step(engine: Any, losses: Tensor, world: World) -> StepCheck:
+    """Look at this step's losses and gradient. Collective, and the one place in the step where the host waits.
+
+    Args:
+        engine: after the backward of the last lane.
+        losses: (lanes of this rank, 5), on the device.
+    """
+    gradients, whole = reduced_gradients(engine)
+    # float64: only the gradient itself can overflow, and the norm does not depend on how ZeRO cuts it into pieces
+    norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float64))
+    squares = norms.square().sum().to(losses.device)
+    bad_lanes = (~losses[:, :NUM_LOSSES].isfinite()).any(dim=1).sum()
+    rows = world.gather_rows(torch.stack([squares, bad_lanes.double()])).tolist()
+    total = sum(row[0] for row in rows)
+    return StepCheck(
+        losses=losses,
+        norm=math.sqrt(total / world.size if whole else total),
+        bad_lanes=round(sum(row[1] for row in rows)),
+    )
+
+
+def reduced_gradients(engine: Any) -> tuple[list[Tensor], bool]:
+    """The gradient as it is averaged over ranks and lanes, before clipping; after the last lane's backward.
+
+    Returns: this rank's tensors, and whether they are the whole gradient, equal on every rank, or this rank's share.
+    """
+    optimizer = engine.optimizer
+    if isinstance(optimizer, DeepSpeedZeroOptimizer):
+        if optimizer.cpu_offload:
+            optimizer._wait_for_offload_copies()
+            return [group.grad for group in optimizer.single_partition_of_fp32_groups], False
+        groups = [optimizer.averaged_gradients[index] for index in range(len(optimizer.bit16_groups))]
+        return [gradient for group in groups for gradient in group if gradient is not None], False
+    if isinstance(optimizer, BF16_Optimizer):  # stage 1 in bf16 with fp32 sums
+        return optimizer.fp32_groups_gradients_flat, True
+    return [p.grad for p in engine.module.parameters() if p.grad is not None], True
+
+
+def take_step(engine: Any, check: StepCheck, *, clip_grad_norm: float | None = None) -> None:
+    """The engine's step after the last lane; one that is refused moves neither weights nor moments nor step count.
+
+    A refused step goes through the engine as well, so that it counts its steps and drops its gradients as ever. Only
+    the optimizer's own step is left out of it, and DeepSpeed copies weights that did not change.
+
+    The gradient is clipped here, by the norm that `check_step` took: DeepSpeed sums its own over partitions in fp32, so
+    that the last bits of every weight would depend on the number of ranks.
+
+    Args:
+        clip_grad_norm: scale the gradient down to this norm where it is larger; None or 0 leaves it.
+    """
+    skipped, optimizer = engine.skipped_steps, engine.basic_optimizer
+    scale = clip_grad_norm / (check.norm + 1e-6) if clip_grad_norm else 1.0  # torch.nn.utils.clip_grad_norm_
+    usual = optimizer.step
+
+    def step(*args: Any, **settings: Any) -> None:  # DeepSpeed calls it once, or once for each parameter group
+        if check.refused:
+            return
+        if scale < 1.0:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+        usual(*args, **settings)
+
+    optimizer.step = step  # on the instance, in front of the class's
+    try:
+        engine.step()
+    finally:
+        del optimizer.step
+    if check.refused:
+        engine.skipped_steps = skipped + 1  # DeepSpeed counts those it found itself
+    assert check.refused or engine.skipped_steps == skipped, f"DeepSpeed refused a step of norm {check.norm}"

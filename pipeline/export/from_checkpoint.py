@@ -1,0 +1,88 @@
+"""`pipeline export`: a checkpoint into a folder that people load, or into the official layout."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Literal
+
+from pipeline.export.output_folder import MADE_BY, OFFICIAL_NAME, check_free, fresh_folder
+from pipeline.run.logs import print_answer
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `export`."""
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CKPT",
+        help="a step_* folder, or a run or checkpoints folder to take the one that pretrain would resume from; of any "
+        "ZeRO stage and number of ranks",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--format",
+        choices=["hf", "official"],
+        default="hf",
+        help="hf: model.safetensors, config.json, tokenizer, preprocessing, model card, for Albef.from_pretrained "
+        f"(default); official: {OFFICIAL_NAME} with student, teacher and queues in the layout of salesforce/ALBEF",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=["student", "teacher"],
+        default="student",
+        help="teacher: the momentum average instead of what the optimizer trained (default: student)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported model that is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`export`."""
+    export_checkpoint(args.checkpoint, args.out, layout=args.format, kind=args.weights, overwrite=args.overwrite)
+    print_answer(str(args.out))
+    return 0
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    *,
+    layout: Literal["hf", "official"] = "hf",
+    kind: Literal["student", "teacher"] = "student",
+    overwrite: bool = False,
+) -> None:
+    """Write the fp32 weights of a checkpoint as a folder; needs no process group, no GPU, no run configuration.
+
+    Args:
+        checkpoint: a step_* folder, or a run or checkpoints folder.
+        out: made whole or not at all.
+        kind: `teacher` puts the momentum average in the place of the student's weights; the matching head and the
+            temperature, which have no average, stay the student's.
+
+    Raises: CheckpointError when the checkpoint is missing, damaged or does not fit, or `out` may not be written.
+    """
+    check_free(out, overwrite=overwrite)
+    # imported where they are used, so that `export --help` need not wait for torch
+    from albef.model import AlbefForPretraining
+    from albef.official import to_official
+    from albef.pretrained import Albef
+    from albef.tensor_file import write_pickle
+    from albef.weight_files import load_strictly
+    from pipeline.checkpoint_weights import load_weights
+    from pipeline.export.model_card import card_of_checkpoint
+
+    found = load_weights(checkpoint)
+    weights = found.student | (found.teacher if kind == "teacher" else {})
+    with fresh_folder(out, overwrite=overwrite) as folder:
+        if layout == "official":
+            write_pickle(folder / OFFICIAL_NAME, {"model": to_official(weights, found.teacher, found.queue)})
+            (folder / MADE_BY).write_text(f"`pipeline export` wrote {OFFICIAL_NAME}; --overwrite replaces it.\n")
+        else:
+            model = AlbefForPretraining(found.config, found.objective)
+            load_strictly(model, weights, source=str(found.path))
+            albef = Albef(model, max_text_tokens=found.objective.max_text_tokens)
+            albef.save_pretrained(folder, model_card=card_of_checkpoint(found, kind))
+    log.info("exported the %s of %s (step %d) to %s", kind, found.path, found.meta.step, out)

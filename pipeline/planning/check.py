@@ -1,0 +1,152 @@
+"""`pipeline check RECIPE`: what a recipe means, before anything is paid for it. No GPU, no process group."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from albef.errors import ConfigError, DataError
+from pipeline.cli import add_recipe_argument, add_run_arguments, default_run_dir
+from pipeline.config.run_config import RunConfig, load_config, to_yaml
+from pipeline.data import shared_memory
+from pipeline.data.corpus.manifest import Manifest
+from pipeline.data.loader import cache_of
+from pipeline.data.sampling.epoch_order import LaneOrder
+from pipeline.data.sampling.lanes import divisors
+from pipeline.engine.ds_config import ResolvedDeepSpeed, find_ds_config, resolve_ds_config
+from pipeline.engine.schedule import lr_at
+from pipeline.planning.memory import estimate_memory
+from pipeline.planning.readiness import order_of, read_data, refusals, shared_memory_warning
+from pipeline.run.logs import print_answer, print_error
+
+GIB = 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `check`, beside every key of the recipe."""
+    add_recipe_argument(parser)
+    parser.add_argument(
+        "--world-size", type=int, metavar="N", help="ranks to check for (default: one a lane, the most there can be)"
+    )
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--without-data", action="store_true", help="the shards are yet to be made: do not look for them"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the resolved recipe, the DeepSpeed JSON, batch arithmetic, memory and data, and what training would refuse.
+
+    Returns: 0, or 2 when there is something.
+    """
+    config = load_config(args.recipe, args.overrides, other_flags=args.flags)
+    world_size = config.batch.num_lanes if args.world_size is None else args.world_size
+    if world_size < 1:
+        raise ConfigError(f"--world-size {world_size} is not a number of ranks", "give 1 or more")
+    ds = resolve_ds_config(config, world_size)
+    sections = {
+        f"recipe {config.name}, resolved": to_yaml(config).rstrip().splitlines(),
+        f"DeepSpeed, {find_ds_config(config.deepspeed.config)} for {world_size} ranks": json.dumps(
+            ds.config, indent=2
+        ).splitlines(),
+        "batch": batch_lines(config, ds, world_size),
+        "memory": memory_lines(config, ds, world_size),
+        "data": ["left out: not made yet"] if args.without_data else data_lines(config, world_size),
+    }
+    for title, lines in sections.items():
+        print_answer(f"== {title}")
+        print_answer("\n".join(lines) + "\n")
+    run_dir = args.run_dir or default_run_dir(config)
+    found = refusals(config, run_dir, resume=args.resume, without_data=args.without_data)
+    for error in found:
+        print_error(error.message, error.hint)
+    return 2 if found else 0
+
+
+def batch_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[str]:
+    """The batch identity for this world size, and which others the recipe runs on."""
+    batch = run.batch
+    return [
+        f"global_batch_size {batch.global_batch_size} = micro_batch_size {batch.micro_batch_size} x "
+        f"grad_accum_steps {ds.grad_accum_steps} x world_size {world_size}",
+        f"{batch.num_lanes} lanes: runs on {', '.join(map(str, divisors(batch.num_lanes)))} ranks, with the same steps",
+        f"contrastive candidates {batch.micro_batch_size + run.objective.queue_size:,} "
+        f"(lane {batch.micro_batch_size} + queue {run.objective.queue_size:,})",
+        f"ZeRO stage {ds.stage}, {ds.precision}",
+    ]
+
+
+def memory_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[str]:
+    """A rank's memory, part by part."""
+    memory = estimate_memory(run, ds, world_size)
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "teacher": memory.teacher,
+        "queue": memory.queue,
+        "activations": memory.activations,
+    }
+    return [
+        f"student {memory.student_parameters:,} trainable parameters, teacher {memory.teacher_parameters:,}",
+        *(f"{name:12} {size / GIB:8.2f} GiB" for name, size in parts.items()),
+        f"{'total':12} {memory.total / GIB:8.2f} GiB on each of {world_size} ranks",
+        "An estimate from shapes: weights to queue are arithmetic; activations are counted for full-length texts with",
+        "whole attention matrices, which fused kernels do not keep; allocator and kernel workspace are left out.",
+    ]
+
+
+def data_lines(run: RunConfig, world_size: int) -> list[str]:
+    """Shards, samples and steps, where the manifests are there; a line that says so where they are not."""
+    if not run.data.manifests:
+        return ["data.manifests is empty: training will refuse; set it to what `data_prep verify` wrote"]
+    try:
+        manifest = read_data(run)
+        order = order_of(run, manifest)
+        cache = cache_of(run.data, manifest)
+    except DataError as error:
+        return [f"not ready, training will refuse: {error.message}"]
+    num_shards, steps_per_epoch = len(manifest.shards), order.steps_per_epoch
+    total = run.total_steps(steps_per_epoch)
+    readers = world_size * max(1, run.data.num_workers)
+    lines = [
+        f"{num_shards:,} shards, {manifest.num_samples:,} samples, {order.remainder} of them left out of each epoch",
+        *source_lines(manifest, order),
+        f"{steps_per_epoch:,} steps an epoch, {total:,} steps in all ({total / steps_per_epoch:.1f} epochs)",
+        f"{num_shards / readers:.1f} shards a worker ({world_size} ranks x {run.data.num_workers} workers; "
+        "a worker takes single samples by their offset, so fewer than one is no obstacle)",
+    ]
+    if cache is not None:
+        lines.append(cache.cost)
+    if short := shared_memory_warning(run, world_size):
+        lines.append(f"warning: {short}, for each rank of a machine; {shared_memory.HINT}")
+    rates = [
+        lr_at(step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=total)
+        for step in (0, min(run.schedule.warmup_steps, total - 1), total // 2, total - 1)
+    ]
+    lines.append("learning rate first, after warm-up, half way, last: " + ", ".join(f"{rate:.3g}" for rate in rates))
+    if run.schedule.warmup_steps >= total:
+        lines.append(f"note: the run ends within its warm-up of {run.schedule.warmup_steps:,} steps")
+    return lines
+
+
+def source_lines(manifest: Manifest, order: LaneOrder) -> list[str]:
+    """Each source's samples, its share, what an epoch takes of it, and how soon all of it has been seen."""
+    sizes = manifest.source_sizes.tolist()
+    if order.mixture is None:
+        if len(sizes) == 1:
+            return []
+        return [
+            f"source {name}: {size:,} samples, share {size / manifest.num_samples:.4f} by size"
+            for name, size in zip(manifest.sources, sizes, strict=True)
+        ]
+    lines = []
+    for number, (name, size) in enumerate(zip(manifest.sources, sizes, strict=True)):
+        share, taken = float(order.mixture.shares[number]), int(order.mixture.taken[number])
+        left = (
+            f"{size - taken:,} left for later epochs, all seen after {-(-size // taken)}"
+            if taken < size
+            else "all of it"
+        )
+        lines.append(f"source {name}: {size:,} samples, share {share:.4f}, {taken:,} in each epoch ({left})")
+    return lines

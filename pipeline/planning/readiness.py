@@ -1,0 +1,110 @@
+"""What `pretrain` would refuse before its first step, all at once: needs no GPU, and reads no weights."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from albef.errors import UserError
+from albef.initialise import initialise
+from albef.model import AlbefForPretraining
+from albef.tokenizer import AlbefTokenizer
+from pipeline.checkpoint import has_checkpoints
+from pipeline.config.run_config import RunConfig
+from pipeline.data import shared_memory, socket_folder
+from pipeline.data.corpus.manifest import Manifest, read_manifest
+from pipeline.data.loader import cache_of
+from pipeline.data.sampling.epoch_order import LaneOrder
+from pipeline.data.sampling.lane_plan import lane_order
+from pipeline.engine.distributed import World
+from pipeline.run.data_fingerprint import difference
+from pipeline.run.folder import RunFolder, compare_with_previous
+from pipeline.run.retrying_file import unwritable
+from pipeline.tasks.retrieval.validation import Validator
+
+
+def refusals(run: RunConfig, run_dir: Path, *, resume: str, without_data: bool) -> list[UserError]:
+    """The errors with which training would end, in the order of its start.
+
+    Args:
+        without_data: the shards are yet to be made.
+    """
+    folder = RunFolder(path=run_dir)
+    looks: list[Callable[[], object]] = [
+        lambda: _run_folder(folder, run, resume),
+        *([] if without_data else [lambda: _data(folder, run)]),
+        *([socket_folder.settle] if run.data.num_workers else []),
+        lambda: _weights(replace(run, init=replace(run.init, text=None))),
+        lambda: _weights(replace(run, init=replace(run.init, image=None))),
+        lambda: Validator(
+            run.validation, run.model, AlbefTokenizer(), World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+        ),
+    ]
+    found = []
+    for look in looks:
+        try:
+            look()
+        except UserError as error:
+            found.append(error)
+    return found
+
+
+def read_data(run: RunConfig) -> Manifest:
+    """The corpus, each sample's row looked at. Raises: DataError."""
+    manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
+    manifest.check()
+    return manifest
+
+
+def shared_memory_warning(run: RunConfig, world_size: int) -> str | None:
+    """A line when one rank's workers may find too little of this machine's /dev/shm."""
+    needed = shared_memory.needed_bytes(
+        num_workers=run.data.num_workers,
+        prefetch=run.data.prefetch,
+        lanes=run.batch.num_lanes // world_size,
+        micro_batch_size=run.batch.micro_batch_size,
+        image_size=run.model.image_size,
+    )
+    return shared_memory.shortage(needed)
+
+
+def order_of(run: RunConfig, manifest: Manifest) -> LaneOrder:
+    """The order in which a recipe's steps take the corpus. Raises: DataError when it is too small."""
+    return lane_order(
+        manifest,
+        seed=run.seed,
+        window_shards=run.data.shuffle_window_shards,
+        weights=run.data.weights,
+        micro_batch_size=run.batch.micro_batch_size,
+        num_lanes=run.batch.num_lanes,
+    )
+
+
+def _run_folder(folder: RunFolder, run: RunConfig, resume: str) -> None:
+    above = next(path for path in (folder.path, *folder.path.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".check-", dir=above):
+            pass
+    except OSError as error:
+        raise unwritable(folder.path, error) from error
+    compare_with_previous(folder, run)
+    folder.check_resume(resume, has_checkpoints(folder.checkpoints))
+
+
+def _data(folder: RunFolder, run: RunConfig) -> None:
+    manifest = read_data(run)
+    order_of(run, manifest)
+    cache_of(run.data, manifest)
+    if (problem := difference(folder, manifest)) is not None:
+        raise problem
+
+
+def _weights(run: RunConfig) -> None:
+    if run.init.image is not None or run.init.text is not None:
+        with torch.device("meta"):
+            student = AlbefForPretraining(run.model, run.objective)
+        initialise(student, run.init)

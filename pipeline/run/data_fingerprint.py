@@ -1,0 +1,92 @@
+"""`data.json` of a run folder: which data the run began with, so that it never goes on with other data unnoticed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from albef.errors import CheckpointError, ConfigError, DataError, UserError
+from pipeline.checkpoint import has_checkpoints
+from pipeline.data.corpus.manifest import Manifest
+from pipeline.engine.distributed import World
+from pipeline.run import atomic_file
+from pipeline.run.folder import RunFolder
+from pipeline.run.retrying_file import reason, unwritable
+from samples.json_text import parse_json
+from samples.plain_file import read_plain
+from samples.quote import quote
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "data.json"
+MAX_BYTES = 16 << 20
+"""It lists the manifests."""
+
+
+def hold_to_data(folder: RunFolder, manifest: Manifest, world: World) -> None:
+    """Record the run's data, or hold the manifest against what is recorded; a collective.
+
+    The order of a run is a function of its manifest. Where that lies may change, what it lists may not, once there is a
+    checkpoint.
+
+    Raises: DataError when ranks see different manifests; ConfigError when the run in the folder was on other data.
+    """
+    fingerprints = world.gather_objects(manifest.fingerprint())
+    if len(set(fingerprints)) > 1:
+        other = next(rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0])
+        raise DataError(
+            f"ranks 0 and {other} see different data under the same data.manifests "
+            f"({fingerprints[0]} and {fingerprints[other]})",
+            "do all machines mount the same folder, and is it done being copied?",
+        )
+    problem = world.broadcast_object(_compare(folder, manifest) if world.is_main else None)
+    if problem is not None:
+        raise problem
+
+
+def difference(folder: RunFolder, manifest: Manifest) -> UserError | None:
+    """The error when the run in the folder has a checkpoint and was on other data; None where it may resume."""
+    path, now = folder.path / FILE_NAME, _record_of(manifest)
+    try:
+        has_checkpoint = has_checkpoints(folder.checkpoints)
+        before = parse_json(read_plain(path, MAX_BYTES)) if os.path.lexists(path) else None
+        if has_checkpoint and before is not None and before["fingerprint"] != now["fingerprint"]:
+            return ConfigError(
+                f"{folder.path} holds a run on other data: {_facts(before)} then, {_facts(now)} now",
+                "a run goes on with the samples it began with, in their order: give the manifests of "
+                f"{path}, or begin another run with another --run-dir",
+            )
+        if before is not None and before["manifests"] != now["manifests"]:
+            log.info("the data lies at %s now; the same data", ", ".join(manifest.paths))
+    except CheckpointError as error:
+        return error
+    except OSError as error:
+        return ConfigError(f"{path} cannot be read: {reason(error)}", "make it readable, or give another --run-dir")
+    except (ValueError, KeyError, TypeError):
+        return ConfigError(f"{path} is damaged", "restore it from a copy; without it nobody knows what the run was on")
+    return None
+
+
+def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
+    """Rank 0: the error for every rank to raise, or None and the record is written."""
+    if (problem := difference(folder, manifest)) is not None:
+        return problem
+    try:
+        atomic_file.write_json(folder.path / FILE_NAME, _record_of(manifest))
+    except OSError as error:
+        return unwritable(folder.path, error)
+    return None
+
+
+def _record_of(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "fingerprint": manifest.fingerprint(),
+        "num_samples": manifest.num_samples,
+        "num_shards": len(manifest.shards),
+        "manifests": list(manifest.paths),
+    }
+
+
+def _facts(record: dict[str, Any]) -> str:
+    return f"{record['num_samples']:,} samples in {record['num_shards']:,} shards ({quote(record['fingerprint'])})"

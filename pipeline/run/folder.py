@@ -1,0 +1,242 @@
+"""The run folder: where everything of a run lies, and whether a run may go on in it.
+
+runs/NAME/ holds config.yaml, ds_config.json, env.json, metrics.jsonl, tensorboard/, logs/JOB/rank_R.log, checkpoints/,
+lock, and refused/ if there was anything to refuse.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from albef.errors import CheckpointError, ConfigError, UserError
+from pipeline.checkpoint import has_checkpoints
+from pipeline.config.run_config import RunConfig, differences, load_config, to_yaml
+from pipeline.run import atomic_file, logs
+from pipeline.run.retrying_file import unwritable
+from samples.quote import quote
+
+if TYPE_CHECKING:
+    from pipeline.engine.distributed import World
+
+log = logging.getLogger(__name__)
+
+FIXED = (
+    "model.",
+    "batch.",
+    "seed",
+    "objective.queue_size",
+    "optim.decay_groups",
+    "data.weights",
+    "data.shuffle_window_shards",
+)
+"""Keys, or beginnings of keys, that cannot change once a run has a checkpoint: shapes, and the order of the data.
+
+data.manifests may: data moves. That it is the same data is `data_record.hold_to_data`'s to check."""
+
+RESOLVED = ", resolved; runs again as it is"
+"""How the first line of a run's config.yaml ends."""
+
+PACKAGES = ("torch", "deepspeed", "timm", "transformers", "numpy", "pillow", "pyarrow", "webdataset", "safetensors")
+"""Packages whose versions env.json tells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Paths of a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved recipe, which runs again as it is."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a log step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`step_*` folders and `latest`."""
+        return self.path / "checkpoints"
+
+    @property
+    def refused(self) -> Path:
+        """A folder for every step that was refused (pipeline/watch/skipped_steps.py)."""
+        return self.path / "refused"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its existence tells the run to save and stop."""
+        return self.path / "stop"
+
+    def log_file(self, job: str, rank: int) -> Path:
+        """This rank's log of one start."""
+        return self.path / "logs" / job / f"rank_{rank}.log"
+
+    @classmethod
+    def open(cls, run_dir: Path, run: RunConfig, ds_config: dict[str, Any], world: World) -> RunFolder:
+        """Make the folder, or open the one that is there; a collective.
+
+        Differences from the recipe that was there are logged. config.yaml, ds_config.json and env.json are written by
+        rank 0, and every rank's log is copied to its own file from here on.
+
+        Raises: ConfigError when the folder cannot be written, or holds checkpoints that this recipe cannot go on from.
+        """
+        folder = cls(path=run_dir)
+        lines = world.broadcast_object(_prepare(folder, run, ds_config, world) if world.is_main else None)
+        if isinstance(lines, UserError):
+            raise lines
+        problems = world.gather_objects(_add_log(folder, world))
+        if problem := next(filter(None, problems), None):
+            raise problem
+        log.info("run folder %s, rank %d of %d on %s", run_dir, world.rank, world.size, world.device)
+        for line in lines or []:
+            log.info("%s", line)
+        return folder
+
+    def check_resume(self, resume: str, found: bool) -> None:
+        """Hold `--resume` against whether there is a checkpoint to go on from.
+
+        Raises: CheckpointError for `must` without one, ConfigError for `never` with one.
+        """
+        if resume == "must" and not found:
+            raise CheckpointError(
+                f"--resume must: there is no whole checkpoint in {self.checkpoints}",
+                "use --resume auto to begin at the first step, or give the --run-dir of the run to go on with",
+            )
+        if resume == "never" and found:
+            raise ConfigError(
+                f"--resume never: {self.path} holds a run already", "give another --run-dir, or remove that folder"
+            )
+
+
+def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world: World) -> list[str] | UserError:
+    """Rank 0: check what is there, then write. Returns lines to log, or the error for every rank to raise."""
+    try:
+        check_ours(folder)
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        lines = compare_with_previous(folder, run)
+        if folder.stop_file.exists():
+            folder.stop_file.unlink()  # it stopped the run before this one
+            lines.append(f"removed {folder.stop_file}, which had stopped the run before")
+        atomic_file.write_text(folder.config, f"# {run.name}{RESOLVED}\n" + to_yaml(run))
+        atomic_file.write_json(folder.path / "ds_config.json", ds_config)
+        atomic_file.write_json(folder.path / "env.json", environment(world))
+    except OSError as error:
+        return unwritable(folder.path, error)
+    except UserError as error:
+        return error
+    return lines
+
+
+def check_ours(folder: RunFolder) -> None:
+    """Raise a ConfigError if a run would replace files that no run wrote: a person's recipe named config.yaml, say.
+
+    A folder is a run's if its config.yaml begins as runs write it, or a checkpoint was ever finished in it.
+    """
+    try:
+        with folder.config.open("rb") as file:
+            ours = file.readline(1_000).decode().rstrip().endswith(RESOLVED)
+    except (OSError, ValueError):
+        ours = False
+    replaced = (folder.config, folder.path / "ds_config.json", folder.path / "env.json", folder.metrics)
+    foreign = [path for path in replaced if os.path.lexists(path)]
+    if foreign and not ours and not has_checkpoints(folder.checkpoints):
+        raise ConfigError(
+            f"{folder.path} is not the folder of a run, and holds {foreign[0].name}, which the run would replace",
+            "give another --run-dir, or move that file elsewhere",
+        )
+
+
+def _add_log(folder: RunFolder, world: World) -> ConfigError | None:
+    """Begin this rank's log file. Returns the error for every rank to raise."""
+    try:
+        logs.add_file(folder.log_file(logs.job_name(os.environ), world.rank))
+    except OSError as error:
+        return unwritable(folder.path, error)
+    return None
+
+
+def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:
+    """What the recipe changes of the one in the folder, as lines to log.
+
+    Raises: ConfigError when there is a checkpoint and something changed that a run cannot change on its way.
+    """
+    if not folder.config.is_file():
+        return []
+    changed = differences(load_config(folder.config), run)
+    has_checkpoint = has_checkpoints(folder.checkpoints)
+    refused = {name: pair for name, pair in changed.items() if name.startswith(FIXED)} if has_checkpoint else {}
+    if refused:
+        listed = "; ".join(f"{name} was {quote(old)}, is {quote(new)}" for name, (old, new) in refused.items())
+        raise ConfigError(
+            f"{folder.path} holds a run that cannot go on with this recipe: {listed}",
+            f"go on as it was with `python -m pipeline pretrain {folder.config} --run-dir {folder.path}`, "
+            "or begin another run with another --run-dir",
+        )
+    return [f"recipe change: {name} was {quote(old)}, is {quote(new)}" for name, (old, new) in changed.items()]
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What env.json holds: an allow-list, never the process's environment."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "world_size": world.size,
+        "device": _device_name(world),
+        "host": platform.node(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart_count": os.environ.get("SLURM_RESTART_COUNT"),
+    }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of what the numbers depend on; None for what is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _device_name(world: World) -> str:
+    if world.device.type != "cuda":
+        return world.device.type
+    import torch
+
+    return torch.cuda.get_device_name(world.device)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the tree this code lies in; None where there is no git, or this is no checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -1,0 +1,95 @@
+"""One run in a run folder at a time: the same command submitted twice must not write the same checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from albef.errors import ConfigError
+from pipeline.run.retrying_file import unwritable
+from samples.quote import LIMIT, quote
+
+if TYPE_CHECKING:
+    from pipeline.engine.distributed import World
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 15.0
+"""So long a start waits for the one before it, which may be on its way out."""
+
+
+@contextlib.contextmanager
+def alone_in(run_dir: Path, world: World) -> Iterator[None]:
+    """Hold `run_dir`/lock, by rank 0, for as long as the block lasts; a collective at its beginning.
+
+    A POSIX lock: it goes with the process, however that ends, children do not inherit it, and it holds between machines
+    where the file system carries such locks (NFS, GPFS, Lustre mounted with `flock`). Where there are none, the log
+    says so and nothing is held.
+
+    Raises: ConfigError, on every rank, when another process holds it or the folder cannot be written.
+    """
+    file, problem = None, None
+    if world.is_main:
+        try:
+            file = _hold(run_dir)
+        except ConfigError as error:
+            problem = error
+    problem = world.broadcast_object(problem)
+    if problem is not None:
+        raise problem
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _hold(run_dir: Path) -> BinaryIO:
+    """The locked file, with a line about this process in it."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = open(run_dir / "lock", "ab+", buffering=0)  # noqa: SIM115  # stays open while the run lasts
+    except OSError as error:
+        raise unwritable(run_dir, error) from error
+    deadline = time.monotonic() + PATIENCE_S
+    while not _lock(file, run_dir):
+        if time.monotonic() > deadline:
+            file.seek(0)
+            holder = file.read(4 * LIMIT).decode("utf-8", "replace").strip()
+            file.close()
+            raise ConfigError(
+                f"another run is training in {run_dir}: {quote(holder)}",
+                "wait for its end or stop it (scancel, Ctrl-C), and the same command goes on; or another --run-dir",
+            )
+        time.sleep(0.2)
+    try:
+        file.truncate(0)
+        file.write(_this_process().encode())
+    except OSError as error:
+        file.close()
+        raise unwritable(run_dir, error) from error
+    return file
+
+
+def _lock(file: BinaryIO, run_dir: Path) -> bool:
+    """Whether no other process holds the file; a file system without locks cannot say, and is told in the log."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        log.warning("%s: this file system has no locks (%s); never start a run twice here", run_dir, error)
+    return True
+
+
+def _this_process() -> str:
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"process {os.getpid()} on {platform.node()}{f', Slurm job {job}' if job else ''}\n"

@@ -1,0 +1,170 @@
+"""Where log lines go: rank 0 to the console, every rank to its own file, warnings of other ranks to the console too."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from albef.errors import ConfigError
+from pipeline.run.retrying_file import RetryingFile, reason
+from samples.quote import printable, visible
+
+LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+OWNERS = ("albef", "pipeline")
+
+
+class _Printable(logging.Formatter):
+    """Records without control characters; lines after the first, as of a traceback, are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+class Console(logging.StreamHandler[TextIO]):
+    """stderr, which may be a file on a full disk, or a terminal that is gone: costs lines, which are counted."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line; the first after some that could not be written reports them."""
+        before, self._lost = self._lost, 0
+        super().emit(record)
+        if self._lost:
+            self._lost += before
+        elif before:
+            _print(f"{before} lines before this one were not written in time; the run folder's logs have them")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's name
+        """Count a line that cannot be written; a traceback, as logging prints it, could not be either."""
+        if isinstance(sys.exception(), OSError):
+            self._lost += 1
+        else:
+            super().handleError(record)
+
+
+class FileLog(logging.Handler):
+    """A log file that survives a full disk."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = RetryingFile(path)
+        self._file.write(b"")  # raises OSError where the file cannot be made
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            line = self.format(record)
+        except Exception:  # a log call whose arguments do not fit its message: a bug, reported as logging does
+            self.handleError(record)
+            return
+        self._file.append(f"{line}\n".encode(errors="backslashreplace"))
+
+    def close(self) -> None:
+        """Write what could not be written so far, if there is room now."""
+        super().close()
+        self._file.close()
+
+
+def setup_console(rank: int = 0, *, debug: bool = False) -> None:
+    """Send our log to stderr: everything from rank 0, warnings with the rank in front from the others.
+
+    DeepSpeed's logger, which writes to stdout, is turned to stderr and to warnings, so that a command's stdout holds
+    the command's answer only.
+    """
+    os.environ.setdefault("DS_LOG_LEVEL", "warning")
+    handler = Console()
+    handler.setLevel((logging.DEBUG if debug else logging.INFO) if rank == 0 else logging.WARNING)
+    front = "" if rank == 0 else f"[rank {rank}] "
+    handler.setFormatter(_Printable(front + "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    for name in OWNERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG if debug else logging.INFO)
+        logger.propagate = False
+        for old in [old for old in logger.handlers if type(old) is Console]:
+            logger.removeHandler(old)
+        logger.addHandler(handler)
+
+
+def add_file(path: Path) -> logging.Handler:
+    """Copy this rank's log, DeepSpeed's and Python's warnings included, to a file, after what is there.
+
+    Raises: OSError when the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = FileLog(path)
+    handler.setFormatter(_Printable(LINE))
+    logging.captureWarnings(True)
+    for name in (*OWNERS, "DeepSpeed", "py.warnings"):
+        logging.getLogger(name).addHandler(handler)
+    for name in OWNERS:
+        if logging.getLogger(name).level == logging.NOTSET:
+            logging.getLogger(name).setLevel(logging.INFO)
+    return handler
+
+
+def print_error(message: str, hint: str, *, rank: int = 0) -> None:
+    """Print `error:` and `hint:` to stderr, with the rank in front where it is not 0."""
+    front = f"[rank {rank}] " if rank else ""
+    _print(f"{front}error: {printable(message)}\n{front}hint: {printable(hint)}")
+
+
+def _print(text: str) -> None:
+    """Print to stderr. Where that cannot be written (a full disk, a closed pipe) nothing is left to report it to."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def print_answer(text: str) -> None:
+    """Print what a command was asked for to stdout.
+
+    Raises: BrokenPipeError when nobody reads on, ConfigError when it cannot be written.
+    """
+    try:
+        sys.stdout.write(f"{visible(text)}\n")  # at once, also unbuffered: `| grep -q` leaves after the line it wants
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"the answer cannot be written to standard output: {reason(error)}", "make room there, or name another file"
+        ) from error
+
+
+def release_unwritable() -> None:
+    """Give up what stdout and stderr still hold and cannot write: Python would try again, and end with exit code 120.
+
+    For the end of a process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def remove(handler: logging.Handler) -> None:
+    """Close a handler that `add_file` made."""
+    for name in (*OWNERS, "DeepSpeed", "py.warnings"):
+        logging.getLogger(name).removeHandler(handler)
+    handler.close()
+
+
+def quiet_deepspeed() -> None:
+    """Turn DeepSpeed's logger, which writes INFO to stdout, to warnings on stderr. Call once it is imported."""
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler and handler.stream is sys.stdout:
+            handler.setStream(sys.stderr)
+
+
+def job_name(environment: Mapping[str, str]) -> str:
+    """The folder of this start's log files: Slurm's job id, else `local`."""
+    return environment.get("SLURM_JOB_ID") or "local"

@@ -1,0 +1,1 @@
+"""What is trained and evaluated, a folder for each task."""

@@ -1,0 +1,227 @@
+"""`pipeline evaluate retrieval`: how well a model finds images by text and texts by image, without fine-tuning."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from albef.errors import CheckpointError, ConfigError
+from pipeline.run import atomic_file
+from pipeline.run.logs import print_answer
+from samples.json_text import parse_json
+from samples.plain_file import read_plain
+
+if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` need not wait for it
+    import torch
+
+    from pipeline.engine.distributed import World
+    from pipeline.tasks.retrieval.annotations import EvaluationPairs
+
+log = logging.getLogger(__name__)
+
+MAX_RESULT_BYTES = 1 << 20
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `evaluate retrieval`."""
+    parser.add_argument("task", choices=["retrieval"], help="zero-shot retrieval both ways, re-ranked by matching")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder that export or import wrote")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help='JSON list of {"image": path, "caption": text or list of texts}',
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="ROOT", help="folder, or zip as it is, that the annotations' paths start from"
+    )
+    parser.add_argument("--data", metavar="SHARDS", help="instead: a manifest.parquet, or the folder that holds one")
+    parser.add_argument(
+        "--captions", choices=["all", "first"], default="all", help="every caption of an image (default), or its first"
+    )
+    parser.add_argument(
+        "--k-test",
+        type=int,
+        default=128,
+        metavar="K",
+        help="candidates per query re-ranked by matching (default: 128, the original's for Flickr30k; 256 for COCO)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one (default)"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images encoded at once (default: 64)")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="of weights and arithmetic (default: float32)"
+    )
+    parser.add_argument("--num-workers", type=int, metavar="N", help="threads a rank that load images (default: cores)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`evaluate`; several ranks (torchrun, srun) share the work, rank 0 writes."""
+    check_flags(args)
+    from pipeline.engine import distributed
+
+    world = join_ranks(args.device)
+    try:
+        metrics = evaluate_retrieval(args, world)
+        if world.is_main:
+            write_json(args.out, metrics)
+            print_answer(table(metrics))
+            print_answer(str(args.out))
+    finally:
+        distributed.shutdown()
+    return 0
+
+
+def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]:
+    """The content of metrics.json, on every rank."""
+    import torch
+
+    from albef.pretrained import Albef
+    from pipeline.run.progress import Progress
+    from pipeline.tasks.retrieval.evaluation import retrieve
+    from pipeline.tasks.retrieval.retrieval_set import retrieval_set
+
+    albef = Albef.from_pretrained(args.model, device=world.device).to(getattr(torch, args.dtype))
+    pairs = load_pairs(args)
+    data = retrieval_set(pairs, albef.config, albef.tokenizer, max_text_tokens=albef.max_text_tokens)
+    if world.is_main:
+        ranks = f"{world.size} ranks" if world.size > 1 else "one rank"
+        log.info("%d images, %d texts, %s on %s", data.num_images, data.num_texts, ranks, world.device)
+    result = retrieve(
+        albef.model,
+        data,
+        world=world,
+        k_test=args.k_test,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        progress=Progress() if world.is_main else None,
+    )
+    return result.metrics() | {
+        "num_images": data.num_images,
+        "num_texts": data.num_texts,
+        "k_test": args.k_test,
+        "task": "retrieval",
+        "model": str(args.model),
+        "data": str(args.data or args.annotations),
+        "captions": args.captions,
+        "dtype": args.dtype,
+    }
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse, before anything is loaded, what cannot end well."""
+    if (args.data is None) == (args.annotations is None):
+        raise ConfigError(
+            "there must be either --annotations or --data", "--annotations FILE.json --images ROOT, or --data SHARDS"
+        )
+    if (args.annotations is None) != (args.images is None):
+        raise ConfigError(
+            "--annotations and --images go together", "--images names the folder that the annotations' paths start from"
+        )
+    for flag in ("k_test", "batch_size", "num_workers"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{flag.replace('_', '-')} is {value}", "it must be at least 1")
+    if args.out.is_dir():
+        raise ConfigError(f"--out {args.out} is a folder", "name the JSON file to write")
+    if os.path.lexists(args.out) and not _is_evaluation(args.out):
+        raise ConfigError(
+            f"--out {args.out} exists, and is not the result of an evaluation",
+            "name another file, or move it elsewhere",
+        )
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {args.out} cannot be written: {error.strerror}", "name another file") from error
+    if args.model.is_file():
+        raise CheckpointError(
+            f"--model {args.model} is a file", "`python -m pipeline import FILE.pth --out DIR` makes a folder of it"
+        )
+    if (args.model / "checkpoints").is_dir() or (args.model / "meta.json").is_file():
+        raise CheckpointError(
+            f"--model {args.model} holds checkpoints, not an exported model",
+            f"`python -m pipeline export {args.model} --out DIR` makes one",
+        )
+
+
+def _is_evaluation(file: Path) -> bool:
+    """Whether an earlier `evaluate` wrote a file, which this one may then replace."""
+    try:
+        values = parse_json(read_plain(file, MAX_RESULT_BYTES))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"task", "model", "data", "k_test", "num_images"} <= values.keys()
+
+
+def join_ranks(device: str) -> World:
+    """The process group when a launcher started several ranks; a single process needs none.
+
+    Raises: ConfigError when there is no such device.
+    """
+    from pipeline.engine import distributed
+
+    wanted = local_device(device)
+    if int(distributed.launch_environment(os.environ)["WORLD_SIZE"]) == 1:
+        return distributed.World(rank=0, local_rank=0, size=1, device=wanted)
+    if ":" in device:
+        raise ConfigError(f"--device {device} with several ranks", "say cuda: each rank takes its own device")
+    if wanted.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    return distributed.init()
+
+
+def local_device(device: str) -> torch.device:
+    """The device of a --device flag: cpu, cuda, cuda:N, or auto.
+
+    Raises: ConfigError when there is no such device.
+    """
+    import torch
+
+    has_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    try:
+        wanted = torch.device(("cuda" if has_cuda else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {device} is no device", "cpu, cuda, cuda:N or auto") from error
+    if wanted.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {device} is not supported", "cpu, cuda, cuda:N or auto")
+    count = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index if ":" in device else 0) >= count:
+        raise ConfigError(f"--device {device}: torch finds {count} CUDA devices here", "use --device cpu, or auto")
+    return wanted
+
+
+def load_pairs(args: argparse.Namespace) -> EvaluationPairs:
+    """The images and captions the flags name."""
+    from pipeline.data.corpus.manifest import read_manifest
+    from pipeline.tasks.retrieval.annotations import EvaluationPairs
+
+    if args.data is not None:
+        return EvaluationPairs.from_manifest(read_manifest(args.data), args.captions)
+    return EvaluationPairs.from_annotations(args.annotations, args.images, args.captions)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file that is whole or not there.
+
+    Raises: ConfigError when it cannot be written.
+    """
+    try:
+        atomic_file.write_json(path, values)
+    except OSError as error:
+        raise ConfigError(f"--out {path} cannot be written: {error.strerror}", "name another file") from error
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The recalls for people."""
+    head = f"{'recall, %':24}" + "".join(f"{f'{way} @{at}':>9}" for way in ("i2t", "t2i") for at in (1, 5, 10))
+    lines = [f"{metrics['num_images']} images, {metrics['num_texts']} texts, k_test {metrics['k_test']}", head]
+    for label, prefix in (("re-ranked", ""), ("contrastive only", "itc_"), ("chance", "chance_")):
+        values = [metrics[f"{prefix}{way}_recall_at_{at}"] for way in ("i2t", "t2i") for at in (1, 5, 10)]
+        lines.append(f"{label:24}" + "".join(f"{value:9.2f}" for value in values))
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Image-text retrieval: evaluation, and validation while training."""

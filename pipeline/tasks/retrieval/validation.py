@@ -1,0 +1,109 @@
+"""Zero-shot retrieval during training, on a few validation pairs, without leaving a trace in the training itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import nn
+
+from albef.config import AlbefConfig
+from albef.tokenizer import AlbefTokenizer
+from pipeline.data.corpus.manifest import read_manifest
+from pipeline.engine.distributed import World
+from pipeline.tasks.retrieval.annotations import EvaluationPairs
+from pipeline.tasks.retrieval.evaluation import Progress, retrieve
+from pipeline.tasks.retrieval.retrieval_set import retrieval_set
+
+if TYPE_CHECKING:  # the configuration imports this file, and must not wait for timm
+    from albef.model import AlbefForPretraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Zero-shot retrieval with the student as it trains: before the first step, every so many steps, after the last."""
+
+    manifest: str | None = None
+    """manifest.parquet of the validation shards, or the folder that holds it; null: no validation."""
+    every_steps: NonNegativeInt = 1_000
+    """Validate every so many optimizer steps; 0 leaves only the one before the first step."""
+    num_images: PositiveInt = 1_000
+    """Take the first so many images of the manifest."""
+    captions: Literal["all", "first"] = "first"
+    """Every caption of an image, or its first one only."""
+    k_test: PositiveInt = 16
+    """Candidates per query that the matching head re-ranks; the cost of it grows with k."""
+    batch_size: PositiveInt = 32
+    """Images, and texts, encoded at once; also what the ranks share the work by."""
+    max_text_tokens: PositiveInt = 25
+    """Texts are cut to this many tokens, [CLS] included; by default those training sees (objective.max_text_tokens)."""
+    num_workers: PositiveInt = 2
+    """Threads per rank that load images."""
+
+
+class Validator:
+    """Holds the validation pairs; `run` scores a model on them.
+
+    Args:
+        config: what to validate on.
+        model: shape of the model: images are resized to its image_size.
+
+    Raises: DataError when the manifest or a sample's captions cannot be read, before training starts.
+    """
+
+    def __init__(self, config: ValidationConfig, model: AlbefConfig, tokenizer: AlbefTokenizer, world: World) -> None:
+        self.config, self.world = config, world
+        self.data = None
+        if config.manifest is not None:
+            pairs = EvaluationPairs.from_manifest(
+                read_manifest(config.manifest), config.captions, limit=config.num_images
+            )
+            self.data = retrieval_set(pairs, model, tokenizer, max_text_tokens=config.max_text_tokens)
+
+    def run(self, model: AlbefForPretraining, progress: Progress | None = None) -> dict[str, float]:
+        """Recalls under `val/`, on every rank alike; empty without a manifest. A collective.
+
+        Args:
+            model: the student, in whatever mode and precision it trains (`engine.module`). It is left as it was found,
+                and so is every random generator: a run with validation trains like one without.
+            progress: told how far it is.
+
+        Raises: DataError when an image cannot be decoded; CheckpointError when the model's features are not finite.
+        """
+        if self.data is None:
+            return {}
+        with evaluating(model), random_state_kept(self.world.device):
+            result = retrieve(
+                model,
+                self.data,
+                world=self.world,
+                k_test=self.config.k_test,
+                batch_size=self.config.batch_size,
+                num_workers=self.config.num_workers,
+                progress=progress,
+            )
+        recalls = {name: value for name, value in result.metrics().items() if not name.startswith("chance_")}
+        return {f"val/{name}": value for name, value in recalls.items()}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each of its modules in the mode it was found in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """torch's generators of the CPU and of `device` afterwards as they were before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,193 @@
+"""`pipeline replay`: take a refused step again, from its dump, and show where and with which samples it goes wrong.
+
+Needs no engine and one device: the lanes of all ranks are taken one after another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from albef.errors import CheckpointError
+from pipeline.run.logs import print_answer
+
+if TYPE_CHECKING:  # torch is imported where it is used, so that `replay --help` need not wait for it
+    from pipeline.checkpoint_weights import CheckpointWeights
+    from pipeline.watch.nonfinite import Findings
+    from pipeline.watch.skipped_step_dump import Dump
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+SHOWN = 8
+"""Samples, or gradients, told of a lane; --json tells all."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `replay`."""
+    parser.add_argument("dump", type=Path, metavar="DUMP", help="a folder refused/step_* of a run")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="CKPT",
+        help="weights to take: a step_* folder (default: the run's checkpoint with the weights of the refused step, "
+        "else the newest before it)",
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the arithmetic (default: fp32)")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one (default)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`replay`."""
+    from pipeline.checkpoint_weights import load_weights
+    from pipeline.watch.skipped_step_dump import plain, read_dump
+
+    dump = read_dump(args.dump)
+    checkpoint = args.checkpoint or nearest_checkpoint(dump)
+
+    report = replay(dump, load_weights(checkpoint), device=args.device, precision=args.precision)
+    print_answer(json.dumps(plain(report), indent=2) if args.json else text_of(report))
+    return 0
+
+
+def nearest_checkpoint(dump: Dump) -> Path:
+    """The whole checkpoint whose weights are those of the refused step, else the newest before it.
+
+    Raises: CheckpointError when the run has neither.
+    """
+    from pipeline.checkpoint import find_checkpoint, saved_steps
+
+    folder = dump.path.resolve().parent.parent / "checkpoints"
+    usable = [step for step in saved_steps(folder) if steps_away(dump, step) >= 0]
+    found = find_checkpoint(folder, sorted(usable, key=lambda step: steps_away(dump, step)))
+    if found is None:
+        raise CheckpointError(
+            f"{folder} holds no checkpoint of step {dump.step - 1} or before it",
+            "give one with --checkpoint; weights that are only similar may still show which samples are to blame",
+        )
+    return found[0]
+
+
+def steps_away(dump: Dump, step: int) -> int:
+    """Steps that moved the weights between a checkpoint and the refused step; negative when the checkpoint is later.
+
+    A refused step leaves the weights as they were: a checkpoint of a later step will do when all up to it were refused.
+    """
+    from pipeline.checkpoint import step_tag
+
+    last = dump.step
+    while (dump.path.resolve().parent / step_tag(last + 1)).is_dir():
+        last += 1
+    return dump.step - 1 - step if step < dump.step else min(0, last - step)
+
+
+def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: str) -> dict[str, Any]:
+    """Take every lane of the dump with those weights, and the samples of each bad lane one by one.
+
+    Args:
+        device: as evaluate's.
+        precision: fp32 or bf16.
+
+    Returns: the report, ready for JSON but for numbers that are not finite.
+    """
+    import torch
+
+    from albef.model import AlbefForPretraining
+    from albef.momentum import MomentumTeacher
+    from albef.queue import FeatureQueue
+    from pipeline.data.seeds import derive
+    from pipeline.tasks.evaluate import local_device
+    from pipeline.watch.nonfinite import look, one_sample
+
+    at = local_device(device)
+    dtype = getattr(torch, PRECISIONS[precision])
+    student = AlbefForPretraining(weights.config, weights.objective)
+    student.load_state_dict(weights.student)
+    student.to(at).train()
+    teacher = MomentumTeacher(student, device=at, compute_dtype=dtype)
+    teacher.load_state_dict(weights.teacher)
+    student.to(dtype)
+    queue = FeatureQueue(weights.queue["image"].shape[0], weights.config.embed_dim, seed=0, device=at)
+    queue.load_state_dict(dict(weights.queue))
+
+    facts, lanes = dump.facts, []
+    for recorded in facts["lanes"]:
+        lane, batch = recorded["lane"], dump.batches[recorded["lane"]].to(at)
+        seed = derive(facts["seed"], "dropout", facts["epoch"], facts["index"], lane)
+        whole = look(student, teacher, queue, batch, facts["alpha"], seed=seed)
+        was_bad = any(isinstance(value, str) for value in recorded["losses"].values())
+        samples = []
+        if not whole.finite or was_bad:
+            for index, key in enumerate(batch.keys):
+                alone = look(student, teacher, queue, one_sample(batch, index), facts["alpha"], seed=seed)
+                samples.append({"key": key, "caption": batch.captions[index]} | _said(alone, [key]))
+            samples.sort(key=lambda sample: (sample["finite"], -sample["gradient_norm"]))
+        lanes.append({"lane": lane, "recorded": recorded["losses"]} | _said(whole, batch.keys) | {"samples": samples})
+    return {
+        "dump": str(dump.path),
+        "step": dump.step,
+        "epoch": facts["epoch"],
+        "not_finite": [line for lane in facts["lanes"] for line in _words_of(lane)],
+        "gradient_norm": facts["gradient_norm"],
+        "checkpoint": str(weights.path),
+        "steps_away": steps_away(dump, weights.meta.step),
+        "precision": precision,
+        "device": str(at),
+        "lanes": lanes,
+    }
+
+
+def _said(found: Findings, keys: list[str]) -> dict[str, Any]:
+    return {
+        "finite": found.finite,
+        "losses": found.losses,
+        "gradient_norm": found.gradient_norm,
+        "first_not_finite": found.first,
+        "in_samples": [keys[row] for row in found.rows],
+        "gradients_not_finite": found.bad_gradients,
+        "num_gradients": found.num_gradients,
+    }
+
+
+def _words_of(lane: dict[str, Any]) -> list[str]:
+    """What the run saw of a lane that was not finite; such numbers are words in the dump."""
+    return [f"lane {lane['lane']}: {name} {value}" for name, value in lane["losses"].items() if isinstance(value, str)]
+
+
+def text_of(report: dict[str, Any]) -> str:
+    """The report for people."""
+    away = report["steps_away"]
+    whose = f"{away:,} steps before it" if away > 0 else "of a later step" if away else "those of that step"
+    seen = "; ".join(report["not_finite"] + [f"gradient norm {report['gradient_norm']}"])
+    lines = [
+        f"step {report['step']:,} (epoch {report['epoch']}) was refused: {seen}",
+        f"taken again with the weights of {report['checkpoint']}, {whose}, in {report['precision']} on "
+        f"{report['device']}",
+    ]
+    for lane in report["lanes"]:
+        lines.append(f"lane {lane['lane']}: {_numbers(lane)}" + (", all finite" if lane["finite"] else ""))
+        if lane["first_not_finite"]:
+            where = f", in {', '.join(lane['in_samples'][:SHOWN])}" if lane["in_samples"] else ""
+            lines.append(f"  first not finite: {lane['first_not_finite']}{where}")
+        if bad := lane["gradients_not_finite"]:
+            lines.append(f"  gradients not finite: {len(bad)} of {lane['num_gradients']}, first {', '.join(bad[:3])}")
+        if lane["samples"]:
+            lines.append("  its samples one by one, the most suspicious first:")
+        for sample in lane["samples"][:SHOWN]:
+            verdict = "finite alone" if sample["finite"] else f"NOT FINITE: {sample['first_not_finite'] or 'gradient'}"
+            lines.append(f"    {sample['key']}  {verdict}; {_numbers(sample)}; {sample['caption']!r}")
+    if all(lane["finite"] for lane in report["lanes"]):
+        lines.append(
+            "nothing went wrong this time: "
+            + ("those weights are not the ones that met this batch" if away else "the fault may be the machine's")
+            + ("" if report["precision"] == "bf16" else "; --precision bf16 takes it as a bf16 run does")
+        )
+    return "\n".join(lines)
+
+
+def _numbers(found: dict[str, Any]) -> str:
+    parts = [f"{name.removeprefix('loss_')} {value:.4g}" for name, value in found["losses"].items()]
+    return f"{' '.join(parts)}, gradient norm {found['gradient_norm']:.4g}"

@@ -1,0 +1,125 @@
+"""Steps that were refused: counted in a row, told with their sample keys, dumped for `replay`; too many end the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from albef.errors import TrainingError
+from pipeline.checkpoint import step_tag
+from pipeline.config.watch_config import WatchConfig
+from pipeline.data.loader import StepBatches
+from pipeline.engine.distributed import World
+from pipeline.engine.step_check import StepCheck
+from pipeline.run.folder import package_versions
+from pipeline.watch.skipped_step_dump import bad_losses, refused_in_a_row, remove_dump, write_dump
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFacts:
+    """What a dump says of the step beside the batches; equal on every rank."""
+
+    seed: int
+    alpha: float
+    temperature: float
+    zero_stage: int
+    precision: str
+    config_hash: str
+
+
+class RefusedSteps:
+    """Knows how many steps in a row were refused. Its methods are collectives, but for `taken`.
+
+    Args:
+        folder: RUN/refused.
+    """
+
+    def __init__(self, folder: Path, config: WatchConfig, world: World) -> None:
+        self.folder, self.config, self.world = folder, config, world
+        self.in_a_row = 0
+        self._last: tuple[Path, str] | None = None
+
+    def begin_at(self, step: int) -> None:
+        """Go on counting where a run that has taken `step` steps was stopped."""
+        self.in_a_row = self.world.broadcast_object(refused_in_a_row(self.folder / step_tag(step)))
+
+    def taken(self) -> None:
+        """A step was not refused."""
+        self.in_a_row = 0
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the run is to stop."""
+        return self.in_a_row >= self.config.max_refused_in_a_row
+
+    def refused(self, batches: StepBatches, lanes: range, check: StepCheck, facts: StepFacts) -> None:
+        """Count, dump and tell a refused step. That a dump cannot be written is told as well; the run goes on.
+
+        Args:
+            batches: as the step took them, on the host.
+            lanes: this rank's.
+        """
+        self.in_a_row += 1
+        step, rank = batches.step + 1, self.world.rank
+        target = self.folder / step_tag(step)
+        with_batches = self.world.broadcast_object(self._prepare(target) if self.world.is_main else False)
+        losses = dict(zip(lanes, check.losses.tolist(), strict=True))
+        by_lane = dict(zip(lanes, batches.lanes, strict=True))
+        values = dataclasses.asdict(facts) | {
+            "step": step,
+            "index": batches.step,
+            "epoch": batches.epoch,
+            "world_size": self.world.size,
+            "in_a_row": self.in_a_row,
+            "gradient_norm": check.norm,
+            "random": {
+                "dropout": 'torch.manual_seed(derive(seed, "dropout", epoch, index, lane)) before the lane\'s teacher',
+                "batch": "drawn beforehand; the drawn values are in the batch",
+            },
+            "packages": package_versions(),
+        }
+        problem = ""
+        try:
+            write_dump(target, values, losses, by_lane, rank=rank, with_batches=with_batches)
+        except (OSError, SafetensorError) as error:
+            problem = f"rank {rank} could not dump it: {error}"
+        for lane, batch in by_lane.items():
+            log.info("step %d, lane %d was refused with the samples %s", step, lane, " ".join(batch.keys))
+        told = self.world.gather_objects((bad_losses(losses), problem))
+        what = "; ".join([line for lines, _ in told for line in lines] or [f"gradient norm {check.norm}"])
+        self._last = target, what
+        if self.world.is_main:
+            log.warning(
+                "step %d refused, number %d in a row: %s. Nothing has moved; the batch is in %s",
+                *(step, self.in_a_row, what, target),
+            )
+            for _, failure in told:
+                if failure:
+                    log.warning("%s", failure)
+
+    def error(self) -> TrainingError:
+        """Why the run stops, when there are too many; the same on every rank."""
+        assert self._last is not None, "error() after a refused step"
+        dump, what = self._last
+        return TrainingError(
+            f"{self.in_a_row} steps in a row were refused, the last is {dump.name}: {what}",
+            f"`python -m pipeline replay {dump}` shows where it begins and in which samples; a lower optim.lr, "
+            "optim.clip_grad_norm or an earlier checkpoint may help. What there was before these steps is saved: the "
+            "same command goes on with the next batch (watch.max_refused_in_a_row is the limit)",
+        )
+
+    def _prepare(self, target: Path) -> bool:
+        """Rank 0: an empty folder for the step. Returns whether there is room for its batches among the dumps."""
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            remove_dump(target)  # of a start that was killed, and of other ranks perhaps
+            return len(list(self.folder.glob("step_*/rank_0.safetensors"))) < self.config.max_dumps
+        except OSError as error:
+            log.warning("%s: %s", target, error)
+            return False

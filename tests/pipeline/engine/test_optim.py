@@ -1,0 +1,69 @@
+"""Which parameters AdamW decays; the full-size official groups are in tests/parity/test_manifests_full.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from albef.config import AlbefConfig
+from albef.errors import ConfigError
+from albef.model import AlbefForPretraining
+from albef.official import official_names
+from pipeline.engine.optim import OptimConfig, build_optimizer, parameter_groups, split_names
+from tests.parity import goldens
+
+
+@pytest.fixture(scope="module")
+def model() -> AlbefForPretraining:
+    with torch.device("meta"):
+        return AlbefForPretraining(AlbefConfig.tiny())
+
+
+def test_official_groups_are_those_recorded_from_the_original() -> None:
+    """By official name, in the order [no decay, decay] of the original's optimizer."""
+    recording = goldens.load("pretrain_tiny")
+    with torch.device("meta"):
+        student = AlbefForPretraining(goldens.model_config(recording))
+    names = official_names(name for name, _ in student.named_parameters())
+    ours = [[names[name] for name in group] for group in split_names(student.named_parameters(), "official")]
+    recorded = [[name for name in group["names"] if name in names.values()] for group in recording.info["param_groups"]]
+    assert [sorted(group) for group in ours] == [sorted(group) for group in recorded]
+    assert [group["weight_decay"] for group in recording.info["param_groups"]] == [0.0, recording.info["run"]["wd"]]
+
+
+def test_fixed_spares_what_official_should_not_have_decayed(model: AlbefForPretraining) -> None:
+    """Temperature, class token and position embeddings leave the decayed group; nothing else moves."""
+    official = set(split_names(model.named_parameters(), "official")[1])
+    fixed = set(split_names(model.named_parameters(), "fixed")[1])
+    spared = {name for name in official if "position" in name or "pos_embed" in name or "cls_token" in name}
+    assert official - fixed == spared | {"temperature"} and len(spared) == 3
+    assert fixed < official
+
+
+def test_groups_hold_every_trainable_parameter_once(model: AlbefForPretraining) -> None:
+    """The tied decoder weight is one parameter, and a frozen one is in no group."""
+    model.itm_head.weight.requires_grad_(False)
+    try:
+        groups = parameter_groups(model, OptimConfig(weight_decay=0.3))
+    finally:
+        model.itm_head.weight.requires_grad_(True)
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    wanted = {id(parameter) for parameter in model.parameters()} - {id(model.itm_head.weight)}
+    assert len(held) == len(set(held)) and set(held) == wanted
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.3]
+
+
+def test_the_optimizer_takes_the_recipe_s_numbers() -> None:
+    """Every number of the recipe reaches torch's AdamW."""
+    config = OptimConfig(lr=0.5, betas=(0.8, 0.7), eps=1e-3, weight_decay=0.25)
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), config, device=torch.device("cpu"))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.25]
+    assert all(
+        group["lr"] == 0.5 and group["betas"] == (0.8, 0.7) and group["eps"] == 1e-3 for group in optimizer.param_groups
+    )
+
+
+def test_a_beta_of_one_is_refused() -> None:
+    """It would divide by zero in the first step's bias correction."""
+    with pytest.raises(ConfigError, match=r"betas \[0.9, 1.0\]"):
+        OptimConfig(betas=(0.9, 1.0))

@@ -1,0 +1,141 @@
+"""Steps that are not finite, at every ZeRO stage and precision, in real runs that are poisoned for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.poison import (
+    all_finite,
+    around_steps,
+    inf_gradient,
+    keep_process_group,
+    nan_loss,
+    nan_pixels,
+    whole_state,
+)
+from tests.support.ranks import run_ranks
+from tests.support.tiny_run import tiny_recipe
+
+POISONS = {0: inf_gradient, 2: nan_pixels, 3: nan_loss}
+"""By step, counted from 0: before the optimizer has any state, later, and directly after another one."""
+NUM_STEPS = 6
+FOUR_LANES = {"global_batch_size": 16, "micro_batch_size": 4}
+
+
+def poisoned_run(recipe: str, run_dir: Path, overrides: list[str], *, stop_after: int | None = None) -> dict[str, Any]:
+    """Train with the poisons; returns what moved in which step, on this rank."""
+    from pipeline.config.run_config import load_config
+    from pipeline.train import pretrain
+
+    seen: dict[str, Any] = {"moved": {}, "finite": True}
+
+    def before(training: Any, batches: Any) -> dict[str, str]:
+        if batches.step in POISONS:
+            POISONS[batches.step](training, batches)
+        return whole_state(training)
+
+    def after(training: Any, batches: Any, state: dict[str, str]) -> None:
+        now = whole_state(training)
+        seen["moved"][batches.step] = sorted(name for name in state if state[name] != now[name])
+        seen["finite"] &= all_finite(training)
+        seen.update(state=now, skipped=training.engine.skipped_steps, steps=training.engine.global_steps)
+        if batches.step == stop_after and training.world.rank == training.world.size - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with around_steps(before, after):
+        seen["code"] = pretrain(load_config(Path(recipe), overrides), run_dir)
+    return seen
+
+
+def spared_run(recipe: str, run_dir: Path, overrides: list[str]) -> dict[str, str]:
+    """Train as if the poisoned batches were not in the data; returns the last state of this rank."""
+    from pipeline.config.run_config import load_config
+    from pipeline.train import pretrain
+
+    state: dict[str, str] = {}
+
+    def after(training: Any, _batches: Any, _told: Any) -> None:
+        state.update(whole_state(training))
+
+    with around_steps(lambda _, batches: "spare" if batches.step in POISONS else None, after):
+        pretrain(load_config(Path(recipe), overrides), run_dir)
+    return state
+
+
+def all_runs(_rank: int, _world: int, recipe: str, folder: str, overrides: list[str], stops: list[int]) -> Any:
+    """The poisoned run, the one that never saw those batches, and poisoned ones stopped and gone on with."""
+    keep_process_group()
+    whole = poisoned_run(recipe, Path(folder) / "whole", overrides)
+    spared = spared_run(recipe, Path(folder) / "spared", overrides)
+    stopped = {}
+    for stop in stops:
+        first = poisoned_run(recipe, Path(folder) / f"stopped_{stop}", overrides, stop_after=stop)
+        stopped[stop] = first, poisoned_run(recipe, Path(folder) / f"stopped_{stop}", overrides)
+    return whole, spared, stopped
+
+
+@pytest.mark.parametrize(
+    ("ds_config", "ranks", "stops"),
+    [
+        ("zero0_fp32", 2, []),
+        ("zero0_fp32", 1, []),
+        ("zero0_bf16", 2, []),
+        ("zero1_fp32", 2, []),
+        ("zero1_bf16", 2, [0, 2]),
+        ("zero2_fp32", 2, [3]),
+        ("zero2_bf16", 2, []),
+    ],
+)
+def test_a_refused_step_moves_nothing_and_leaves_nothing_behind(
+    tmp_path: Path, ds_config: str, ranks: int, stops: list[int]
+) -> None:
+    """Four lanes: an infinite gradient on one rank, a NaN pixel on another, a NaN loss alone: to the bit."""
+    recipe = tiny_recipe(tmp_path, batch=FOUR_LANES, max_steps=NUM_STEPS)
+    overrides = [f"--deepspeed.config={ds_config}"]
+    results = run_ranks(
+        all_runs, ranks, str(recipe), str(tmp_path), overrides, stops, process_group=False, timeout_s=300
+    )
+    for rank, (whole, spared, stopped) in enumerate(results):
+        where = f"{ds_config}, rank {rank} of {ranks}"
+        for step, moved in whole["moved"].items():
+            assert (moved == []) == (step in POISONS), f"{where}: step {step} moved {moved[:5]}"
+        assert whole["finite"], where
+        assert (whole["skipped"], whole["steps"], whole["code"]) == (len(POISONS), NUM_STEPS, 0), where
+        different = [name for name in spared if spared[name] != whole["state"][name]]
+        assert not different, f"{where}: a refused step left a trace in {different[:5]}"
+        for stop, (first, second) in stopped.items():
+            assert (first["code"], second["code"]) == (75, 0), f"{where}, stopped after {stop}"
+            assert second["state"] == whole["state"], f"{where}, stopped after {stop} and gone on"
+            assert second["skipped"] == len(POISONS), f"{where}, stopped after {stop}"
+    lines = {line["step"]: line for line in map(json.loads, (tmp_path / "whole" / "metrics.jsonl").open())}
+    assert [lines[step]["train/loss"] is None for step in range(1, NUM_STEPS + 1)] == [
+        step - 1 in POISONS for step in range(1, NUM_STEPS + 1)
+    ]
+    assert [lines[step]["optim/skipped_steps"] for step in range(1, NUM_STEPS + 1)] == [1, 1, 2, 3, 3, 3]
+    check_dumps(tmp_path / "whole" / "refused", ranks)
+
+
+def check_dumps(refused: Path, ranks: int) -> None:
+    """Each refused step has its dump, with every lane and the batch as it was."""
+    from pipeline.watch.skipped_step_dump import read_dump
+
+    assert sorted(path.name for path in refused.iterdir()) == [f"step_{step + 1:08d}" for step in POISONS]
+    dumps = {step: read_dump(refused / f"step_{step + 1:08d}") for step in POISONS}
+    for step, dump in dumps.items():
+        assert (dump.step, dump.facts["index"], dump.facts["world_size"]) == (step + 1, step, ranks)
+        assert sorted(dump.batches) == [0, 1, 2, 3]
+        assert all(len(lane["keys"]) == len(lane["captions"]) == 4 for lane in dump.facts["lanes"])
+    assert torch.isnan(dumps[2].batches[0].image).nonzero().tolist() == [[1, 0, 3, 3]]
+    assert all(bool(batch.image.isfinite().all()) for batch in dumps[0].batches.values())
+    bad = {
+        step: [lane["lane"] for lane in dump.facts["lanes"] if "nan" in lane["losses"].values()]
+        for step, dump in dumps.items()
+    }
+    assert bad == {0: [], 2: [0], 3: [0 if ranks == 1 else 2]}

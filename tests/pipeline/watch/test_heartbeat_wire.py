@@ -1,0 +1,109 @@
+"""How heartbeats travel, between two ends in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.watch.heartbeat_wire import MAX_UNSENT, Address, Hub, Process, Spoke, Wire
+
+
+def received(wire: Wire, rank: int, count: int) -> list[dict[str, Any]]:
+    """The next `count` messages of a rank."""
+    messages: list[dict[str, Any]] = []
+    deadline = time.monotonic() + 30
+    while len(messages) < count:
+        assert time.monotonic() < deadline, messages
+        wire.wait(1.0)
+        messages += wire.receive().get(rank, [])
+    return messages
+
+
+def test_messages_go_both_ways_in_order_and_an_end_is_noticed() -> None:
+    """Three each way; then one side goes, and the other sees it without having been told."""
+    hub = Hub("127.0.0.1")
+    spoke = Spoke(hub.address, rank=3)
+    for number in range(3):
+        spoke.lines[0].send({"number": number})
+    assert [message.get("number") for message in received(hub, 3, 4)] == [None, 0, 1, 2], "the first says who it is"
+    for number in range(3):
+        hub.lines[3].send({"number": number})
+    assert [message["number"] for message in received(spoke, 0, 3)] == [0, 1, 2]
+    spoke.lines[0].socket.close()
+    hub.wait(30.0)
+    assert hub.receive() == {3: []} and not hub.lines[3].open
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"GET / HTTP/1.0\r\n\r\n", b"[1]\n", b"7\n", b'{"rank": 1, "token": "no"}\n', b"x" * 200_000, b""],
+    ids=["http", "list", "number", "wrong token", "long", "nothing"],
+)
+def test_a_stranger_on_the_port_changes_nothing(said: bytes) -> None:
+    """Whatever a port scanner sends: it becomes no rank, and the ranks are heard as before."""
+    hub = Hub("127.0.0.1")
+    with socket.create_connection(("127.0.0.1", hub.address.port)) as stranger:
+        stranger.setblocking(False)
+        spoke = Spoke(hub.address, rank=1)
+        with contextlib.suppress(BlockingIOError):  # of the long one only what the buffer takes
+            stranger.send(said)
+        hub.wait(30.0)
+        hub.receive()
+        spoke.lines[0].send({"beat": 1})
+        assert received(hub, 1, 1)
+        assert list(hub.lines) == [1]
+
+
+def test_a_peer_that_does_not_read_costs_neither_time_nor_memory() -> None:
+    """100,000 messages to one that never reads: what does not fit is dropped, and the line stays open."""
+    hub = Hub("127.0.0.1")
+    spoke = Spoke(hub.address, rank=1)
+    received(hub, 1, 1)
+    for _ in range(100_000):
+        hub.lines[1].send({"beat": "x" * 100})
+    assert len(hub.lines[1]._out) < 2 * MAX_UNSENT and hub.lines[1].open
+    assert received(spoke, 0, 1)[0] == {"beat": "x" * 100}
+
+
+def test_rank_0_that_cannot_be_reached_is_an_error() -> None:
+    """A port that nobody listens on any more."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(OSError):
+        Spoke(Address(hosts=("127.0.0.1",), port=port, token=""), rank=1)
+
+
+def test_a_process_is_known_by_its_start() -> None:
+    """It is here while it lives, on this host; one of the same number that began at another time is another."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    own = Process.own()
+    assert own.pid == os.getpid() and own.is_here()
+    assert not Process(host="elsewhere", pid=own.pid, started=own.started).is_here()
+    assert not Process(host=own.host, pid=child.pid, started=own.started).is_here()
+    child.kill()
+    child.wait()
+
+
+def test_a_process_with_a_name_that_is_no_text_is_known_until_it_dies(tmp_path: Path) -> None:
+    """Linux cuts names to 15 bytes, within a letter too; a dead process is not here, though nobody has reaped it."""
+    program = tmp_path / "schläfer ééé"  # 15 bytes end within the second é
+    program.symlink_to(shutil.which("sleep") or "")
+    with subprocess.Popen([program, "100"]) as child:
+        process = Process.of(child.pid)
+        while b"schl" not in Path(f"/proc/{child.pid}/comm").read_bytes():
+            time.sleep(0.01)
+        with pytest.raises(UnicodeDecodeError):
+            Path(f"/proc/{child.pid}/comm").read_bytes().strip().decode()
+        assert process.is_here()
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped
+        assert not process.is_here()

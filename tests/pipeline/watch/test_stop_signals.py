@@ -1,0 +1,128 @@
+"""Telling a real training run to stop: by each signal and the stop file, to one rank or to all; and twice by Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.poison import around_steps, keep_process_group
+from tests.support.ranks import run_ranks
+from tests.support.tiny_run import tiny_recipe
+
+ASKED: list[tuple[str, tuple[int, ...]]] = [
+    ("SIGTERM", (0,)),
+    ("SIGTERM", (0, 1)),
+    ("SIGUSR1", (1,)),
+    ("SIGUSR1", (0, 1)),
+    ("SIGINT", (1,)),
+    ("SIGINT", (0, 1)),
+    ("stop", (1,)),
+]
+"""How a run is told, and which ranks; the file is for all to see, whoever made it."""
+
+
+def train(recipe: str, run_dir: Path, before: Any, after: Any = lambda *_: None) -> int:
+    from pipeline.config.run_config import load_config
+    from pipeline.train import pretrain
+
+    with around_steps(before, after):
+        return pretrain(load_config(Path(recipe)), run_dir)
+
+
+def stopped_again_and_again(rank: int, _world: int, recipe: str, folder: str) -> list[tuple[int, list[int]]]:
+    """One start after the other, all but the last told to stop in the second step; exit code and steps of each."""
+    keep_process_group()
+    starts = []
+    for how, whom in [*ASKED, ("", ())]:
+        steps: list[int] = []
+
+        def ask(training: Any, batches: Any, steps: list[int] = steps, how: str = how, whom: Any = whom) -> None:
+            steps.append(batches.step + 1)
+            if len(steps) != 2 or rank not in whom:
+                return
+            if how == "stop":
+                training.folder.stop_file.touch()
+            else:
+                os.kill(os.getpid(), getattr(signal, how))
+
+        starts.append((train(recipe, Path(folder), ask), steps))
+    return starts
+
+
+def test_the_ranks_agree_save_and_leave_together(tmp_path: Path) -> None:
+    """SIGTERM, SIGUSR1, SIGINT and the stop file, to one rank or to both: each start takes two steps, saves, and ends
+    with 75 on both; the next one goes on there, and the last one ends the run."""
+    recipe = tiny_recipe(tmp_path, max_steps=2 * len(ASKED) + 2)
+    results = run_ranks(
+        stopped_again_and_again, 2, str(recipe), str(tmp_path / "run"), process_group=False, timeout_s=400
+    )
+    expected = [(75, [2 * start + 1, 2 * start + 2]) for start in range(len(ASKED))]
+    expected.append((0, [2 * len(ASKED) + 1, 2 * len(ASKED) + 2]))
+    assert results == [expected, expected]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 2 * len(ASKED) + 3))
+    log = (tmp_path / "run" / "logs" / "local" / "rank_0.log").read_text()
+    lines_of = re.findall(r"told to stop by (another rank|SIG\w+|the stop file).*: saved at step (\d+)", log)
+    told = {int(step): why for why, step in lines_of}  # the log files of all starts are one here, and copies of it
+    reasons = ["the stop file" if how == "stop" else how if 0 in whom else "another rank" for how, whom in ASKED]
+    assert told == {2 * start + 2: reason for start, reason in enumerate(reasons)}
+
+
+def interrupted_in_a_collective(rank: int, _world: int, recipe: str, folder: str) -> int:
+    """Rank 1 stays away from the third step; rank 0, which waits for it in C++, hears SIGINT twice."""
+    file = Path(folder) / "pid"
+
+    def before(_training: Any, batches: Any) -> None:
+        if batches.step != 2:
+            return
+        if rank == 0:
+            file.write_text(str(os.getpid()))
+            return
+        while not (file.exists() and (pid := file.read_text())):
+            time.sleep(0.05)
+        time.sleep(3.0)  # rank 0 computes its lane and then waits
+        os.kill(int(pid), signal.SIGINT)
+        time.sleep(1.0)
+        os.kill(int(pid), signal.SIGINT)
+        time.sleep(1000)
+
+    return train(recipe, Path(folder) / "run", before)
+
+
+def interrupted_while_saving(_rank: int, _world: int, recipe: str, folder: str) -> int:
+    """The first SIGINT in the second step; the second one while the checkpoint that it asked for is written."""
+    from pipeline import train as module
+
+    save = module.save
+
+    def interrupted_save(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1000)
+        save(*args, **kwargs)
+
+    def before(_training: Any, batches: Any) -> None:
+        if batches.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    module.save = interrupted_save
+    return train(recipe, Path(folder) / "run", before)
+
+
+@pytest.mark.parametrize(
+    ("function", "codes"), [(interrupted_in_a_collective, {0: 130, 1: 69}), (interrupted_while_saving, {0: 130})]
+)
+def test_a_second_sigint_leaves_at_once(tmp_path: Path, function: Any, codes: dict[int, int]) -> None:
+    """130, in a collective whose other rank never comes (which then learns that its peer is gone), and in a save."""
+    with pytest.raises(RuntimeError) as ended:
+        recipe = str(tiny_recipe(tmp_path))
+        run_ranks(function, len(codes), recipe, str(tmp_path), process_group=False, timeout_s=200)
+    found = re.findall(r"rank (\d) of \d ended with exit code (-?\d+)", str(ended.value))
+    assert {int(rank): int(code) for rank, code in found} == codes
+    assert not (tmp_path / "run" / "checkpoints" / "latest").exists()
