@@ -35,8 +35,9 @@ from albef.tokenizer import AlbefTokenizer
 from benchmarks.download import TICKS_PER_S, photo
 from benchmarks.verify import DISTINCT, verify, write
 from data_prep.shards.image_encoding import ImageSettings, encode_image
+from pipeline.config.sections import DataConfig
 from pipeline.data.corpus.manifest import read_manifest
-from pipeline.data.loader import DataConfig, PretrainLoader
+from pipeline.data.loader import PretrainLoader
 
 SHARDS, SHARD_SIZE, SIDE = 8, 500, 288
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.checkpoint import CheckpointConfig
 from pipeline.config.run_config import load_config
+from pipeline.config.sections import CheckpointConfig
 from pipeline.engine import distributed
 from pipeline.train import build, save, train_step
 from pipeline.watch.heartbeat import Heart

@@ -163,8 +163,9 @@ def measure(args: argparse.Namespace) -> dict:
     from albef.config import AlbefConfig
     from albef.objective import ObjectiveConfig
     from albef.tokenizer import AlbefTokenizer
+    from pipeline.config.sections import DataConfig
     from pipeline.data.corpus.manifest import read_manifest
-    from pipeline.data.loader import DataConfig, PretrainLoader
+    from pipeline.data.loader import PretrainLoader
 
     tokenizer = AlbefTokenizer()
     imported, processor = time.monotonic(), time.process_time()

@@ -30,13 +30,13 @@ from pipeline.checkpoint_meta import (
     write_meta,
 )
 from pipeline.checkpoint_removal import is_leftover, set_aside, unpublish
+from pipeline.config.sections import CheckpointConfig
 from pipeline.run import atomic_file
 from samples.plain_file import read_plain
 from samples.quote import quote
 
 __all__ = [
     "META",
-    "CheckpointConfig",
     "CheckpointMeta",
     "digest",
     "find_checkpoint",
@@ -60,21 +60,6 @@ log = logging.getLogger(__name__)
 LATEST = "latest"
 MAX_LATEST_BYTES = 100
 WHERE = "give a run folder, its checkpoints folder, or one of the step_* folders in it"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When to save and what to keep."""
-
-    save_every: int = 1_000
-    """Save every so many optimizer steps; the last step and a told stop are always saved."""
-    keep_last: int = 2
-    """Keep this many of the newest checkpoints."""
-    keep_every: int = 0
-    """Keep checkpoints whose step is a multiple of this for good; 0 keeps none beyond keep_last."""
-    asynchronous: bool = True
-    """Write in the background: training pauses only for the copy to host memory, which needs room there for what this
-    rank saves. The last step and a told stop are always waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)

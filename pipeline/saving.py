@@ -29,17 +29,9 @@ from albef.errors import CheckpointError
 from albef.momentum import MomentumTeacher
 from albef.queue import FeatureQueue
 from albef.tensor_file import write_tensors
-from pipeline.checkpoint import (
-    CheckpointConfig,
-    CheckpointMeta,
-    digest,
-    latest_name,
-    prune_checkpoints,
-    publish,
-    step_tag,
-    unpublish,
-)
+from pipeline.checkpoint import CheckpointMeta, digest, latest_name, prune_checkpoints, publish, step_tag, unpublish
 from pipeline.checkpoint_removal import claim
+from pipeline.config.sections import CheckpointConfig
 from pipeline.engine.distributed import World
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The whole configuration of a run. Each section is a dataclass beside the code that uses it.
+"""The whole configuration of a run: what recipe, preset and flags together say.
 
 Precedence: defaults < preset < recipe < flags.
 """
@@ -20,7 +20,6 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from albef.config import AlbefConfig
 from albef.init_config import InitConfig
 from albef.objective import ObjectiveConfig
-from pipeline.checkpoint import CheckpointConfig
 from pipeline.config.nearest import did_you_mean, nearest
 from pipeline.config.recipe import (
     MAX_PROBLEMS,
@@ -36,13 +35,17 @@ from pipeline.config.recipe import (
     read_recipe,
     refuse,
 )
-from pipeline.config.watch_config import WatchConfig
-from pipeline.data.loader import DataConfig
-from pipeline.engine.ds_config import BatchConfig, DeepSpeedConfig
-from pipeline.engine.optim import OptimConfig
-from pipeline.engine.schedule import ScheduleConfig
-from pipeline.run.metrics import LogConfig
-from pipeline.tasks.retrieval.validation import ValidationConfig
+from pipeline.config.sections import (
+    BatchConfig,
+    CheckpointConfig,
+    DataConfig,
+    DeepSpeedConfig,
+    LogConfig,
+    OptimConfig,
+    ScheduleConfig,
+    ValidationConfig,
+    WatchConfig,
+)
 from samples.quote import quote
 
 MAX_NAME = 100
@@ -116,9 +119,6 @@ LIMITS: dict[str, Any] = {
     "objective.queue_size": NonNegativeInt,
     "objective.queue_check_every": NonNegativeInt,
     "objective.max_text_tokens": PositiveInt,
-    "checkpoint.save_every": PositiveInt,
-    "checkpoint.keep_last": PositiveInt,
-    "checkpoint.keep_every": NonNegativeInt,
 }
 """Limits of fields whose classes know no pydantic (`albef` must not import it)."""
 

@@ -18,9 +18,10 @@ from albef.config import AlbefConfig
 from albef.masking import mask_tokens
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
+from pipeline.config.sections import AugmentConfig
 from pipeline.data.corpus.reader import BadSample, RawSample
 from pipeline.data.seeds import Draws, derive, generator, uniforms
-from pipeline.data.transforms import AugmentConfig, training_image
+from pipeline.data.transforms import training_image
 from samples.captions import clean_caption
 from samples.quote import quote
 from samples.record import usable_captions

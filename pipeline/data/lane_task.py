@@ -22,10 +22,10 @@ from albef.batch import PretrainBatch
 from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
+from pipeline.config.sections import AugmentConfig
 from pipeline.data.collate import Example, collate, training_example
 from pipeline.data.corpus.reader import BadSample, ShardReader
 from pipeline.data.sampling.lanes import LaneTask
-from pipeline.data.transforms import AugmentConfig
 
 STOP_SIGNALS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
 """What a terminal, a scheduler or an operator sends to every process of a job; only the trainer acts on them."""

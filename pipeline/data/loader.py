@@ -6,67 +6,25 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from albef.batch import PretrainBatch
 from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
+from pipeline.config.sections import DataConfig
 from pipeline.data import shared_memory
 from pipeline.data.bad_samples import BadSamples
 from pipeline.data.corpus.manifest import Manifest
 from pipeline.data.corpus.reader import ShardReader
 from pipeline.data.corpus.shard_cache import ShardCache, shard_cache
 from pipeline.data.lane_task import LaneBuilder
-from pipeline.data.sampling.epoch_order import DEFAULT_WINDOW_SHARDS
 from pipeline.data.sampling.lane_plan import lane_order, lane_tasks
-from pipeline.data.sampling.mixture import check_weights
-from pipeline.data.transforms import AugmentConfig
 from pipeline.data.workers import Workers, start_fork_server
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What to train on and how to read it. From `num_workers` on, nothing here changes what is trained on."""
-
-    manifests: tuple[str, ...] = ()
-    """manifest.parquet files, folders that hold one, or brace patterns of those, on a disk or by URL; together they are
-    the corpus, and each entry is a source."""
-    weights: tuple[float, ...] | None = None
-    """Each source's share of an epoch, in the order of manifests and in any unit: an epoch is then the longest one with
-    these shares in which no sample occurs twice, and later epochs take what it left. null: every sample once."""
-    shuffle_window_shards: PositiveInt = DEFAULT_WINDOW_SHARDS
-    """Neighbouring shards (of an epoch's permutation) whose samples are shuffled together; with weights in each
-    source."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """The random changes to the images."""
-    max_caption_words: PositiveInt = 30
-    """Captions are cut to this many words before the tokenizer cuts them to tokens."""
-    num_workers: NonNegativeInt = 4
-    """Processes that read and decode, for each rank; 0 does it in the training process."""
-    prefetch: PositiveInt = 2
-    """Micro-batches each worker prepares ahead."""
-    max_failures_in_a_row: PositiveInt = 100
-    """So many replaced samples one after another (in a rank's order) end the run with an error."""
-    timeout_s: NonNegativeInt = 900
-    """A micro-batch that takes longer than this ends the run (a hung mount); 0 waits for ever. Needs workers."""
-    shard_opener: str | None = None
-    """For stores that cannot be read by ranges: what webdataset opens to stream a whole shard, with {path} for its path
-    or URL and {name} for its last part, as `pipe:ssh store cat {path}`. null: read by ranges."""
-    cache_dir: str | None = None
-    """With shard_opener: the folder, on each machine's own disk, in which a folder for copies of shards is made; other
-    files in it stay."""
-    cache_gib: PositiveFloat = 64.0
-    """With shard_opener: room for shards in cache_dir; the one used longest ago goes first."""
-
-    def __post_init__(self) -> None:
-        if self.weights is not None:
-            check_weights(self.weights, len(self.manifests))
 
 
 @dataclass(kw_only=True)

@@ -8,38 +8,20 @@ drew from global state that its workers shared.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from albef.preprocess import normalise_
+from pipeline.config.sections import AugmentConfig
 from pipeline.data.corpus.reader import load_pixels, open_image
 from pipeline.data.randaugment import rand_augment
 from pipeline.data.seeds import Draws
 
 RATIO = (3 / 4, 4 / 3)
 """Width to height of a crop, before it is squashed to a square."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """The random changes to a training image."""
-
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Least share of the image's area that a crop covers; 1.0 still varies the crop's shape."""
-    flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Chance of mirroring. Zero for data whose captions say left and right."""
-    randaugment_ops: NonNegativeInt = 2
-    """Operations drawn per image, each applied half of the time; 0 turns RandomAugment off."""
-    randaugment_level: Annotated[float, Field(ge=0, le=10)] = 7.0
-    """Their strength, 0 to 10."""
-    randaugment_overflow: bool = False
-    """As the original, let AutoContrast turn channels white and Sharpness wrap around (the `paper` preset)."""
 
 
 def training_image(jpg: bytes, name: str, *, size: int, config: AugmentConfig, draws: Draws) -> Tensor:

@@ -11,14 +11,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from albef.errors import ConfigError
 from pipeline.config.nearest import did_you_mean
+from pipeline.config.sections import divisors, either
 from pipeline.config.text_file import read_text
-from pipeline.data.sampling.lanes import divisors
 from samples.quote import quote
 
 if TYPE_CHECKING:
@@ -26,49 +24,12 @@ if TYPE_CHECKING:
 
     from pipeline.config.run_config import RunConfig
 
-BatchSize = Annotated[int, Field(gt=0, le=2**31 - 1)]
 MAX_UNKNOWN = 20
 """Unknown keys that one message lists."""
 MAX_DEPTH = 32
 """Of objects within objects in DeepSpeed's JSON, which needs four."""
 EXAMPLE = "see ds_configs/zero1_bf16.json"
 SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchConfig:
-    """The batch of one optimizer step. It does not depend on how many ranks there are."""
-
-    global_batch_size: BatchSize = 512
-    """Pairs an optimizer step sees, over all ranks and accumulation steps."""
-    micro_batch_size: BatchSize = 64
-    """Pairs in one lane: the in-batch candidates of the contrastive loss and the pool of hard negatives."""
-
-    def __post_init__(self) -> None:
-        whole, part = self.global_batch_size, self.micro_batch_size
-        if whole % part:
-            sizes = divisors(whole)
-            below = max(size for size in sizes if size < part)
-            above = min((size for size in sizes if size > part), default=below)
-            lanes = whole // part
-            raise ConfigError(
-                f"batch.global_batch_size {whole} is not batch.micro_batch_size {part} x a whole number of lanes",
-                f"use micro_batch_size {_either(below, above)}, or global_batch_size "
-                f"{_either(lanes * part or part, (lanes + 1) * part)}",
-            )
-
-    @property
-    def num_lanes(self) -> int:
-        """Micro-batches in a global batch; the number of ranks must divide it."""
-        return self.global_batch_size // self.micro_batch_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeepSpeedConfig:
-    """Which DeepSpeed JSON: ZeRO stage and precision live there, everything else in the recipe."""
-
-    config: str = "zero1_bf16"
-    """Name of a file in ds_configs/ (without .json), or a path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +236,7 @@ def _accumulation(run: RunConfig, world_size: int) -> int:
             f"recipe {run.name}: global_batch_size {batch.global_batch_size} is not micro_batch_size "
             f"{batch.micro_batch_size} x grad_accum_steps {steps} x world_size {world_size} "
             f"(= {batch.micro_batch_size * steps * world_size})",
-            f"its {batch.num_lanes} lanes go to {_either(*ranks)} ranks; or choose a global_batch_size that is a "
+            f"its {batch.num_lanes} lanes go to {either(*ranks)} ranks; or choose a global_batch_size that is a "
             f"multiple of {batch.micro_batch_size * world_size}",
         )
     return batch.num_lanes // world_size
@@ -313,8 +274,3 @@ def _autos(values: Any, prefix: str = "") -> list[str]:
     if not isinstance(values, dict):
         return []
     return [name for key, value in values.items() for name in _autos(value, f"{prefix}.{key}" if prefix else key)]
-
-
-def _either(*numbers: int) -> str:
-    texts = [str(number) for number in dict.fromkeys(numbers)]
-    return " or ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat
-
-from albef.errors import ConfigError
+from pipeline.config.sections import OptimConfig
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `check --help` need not wait for it
     import torch
     from torch import nn
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """AdamW as in the paper; the rate's course is in `schedule`."""
-
-    lr: PositiveFloat = 1e-4
-    """Peak learning rate, for the global batch as it is: no automatic scaling with the batch."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay of the first and second moment."""
-    eps: PositiveFloat = 1e-8
-    """AdamW's term against division by zero."""
-    weight_decay: NonNegativeFloat = 0.02
-    """Decoupled weight decay of the parameters that `decay_groups` decays."""
-    decay_groups: Literal["fixed", "official"] = "fixed"
-    """official: decay all but one-dimensional parameters and biases, so also the temperature, the class token and the
-    position embeddings. fixed: spare these as well. Word embeddings are decayed in both."""
-    clip_grad_norm: NonNegativeFloat | None = None
-    """Clip the gradient's global norm to this; null (the paper) does not clip."""
-
-    def __post_init__(self) -> None:
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ConfigError(f"optim.betas {list(self.betas)} are not both in [0, 1)", "the paper's are [0.9, 0.999]")
 
 
 SPARED = ("temperature", "cls_token", "pos_embed", "embeddings.position.weight")

@@ -6,41 +6,8 @@ A step's number is the count of optimizer steps taken before it, so the first st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt
-
-from albef.errors import ConfigError
-
-PAPER_WARMUP_STRIDE = 100
-"""The original's warm-up moves once in so many steps (Pretrain.py, step_size)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How the learning rate runs from `warmup_lr` to `optim.lr` to `min_lr`, and how alpha rises."""
-
-    mode: Literal["per_step", "per_epoch"] = "per_step"
-    """per_step: linear warm-up, then a cosine that moves every step. per_epoch: the original's, which holds the rate
-    for 100 steps in the warm-up and for an epoch after it, and cuts the warm-up off at the end of the first epoch."""
-    warmup_steps: NonNegativeInt = 2_000
-    """Steps until the rate reaches optim.lr. In per_epoch mode a multiple of 100."""
-    warmup_lr: NonNegativeFloat = 1e-5
-    """Rate of the first step."""
-    min_lr: NonNegativeFloat = 1e-5
-    """Where the cosine ends."""
-    alpha_ramp_epochs: NonNegativeFloat = 1.0
-    """Epochs over which the distillation weight rises from 0 to objective.alpha; 0 starts at objective.alpha."""
-
-    def __post_init__(self) -> None:
-        if self.mode == "per_epoch" and self.warmup_steps % PAPER_WARMUP_STRIDE:
-            raise ConfigError(
-                f"schedule.warmup_steps {self.warmup_steps} is not a multiple of {PAPER_WARMUP_STRIDE}, "
-                "as schedule.mode per_epoch needs",
-                f"round it to {round(self.warmup_steps / PAPER_WARMUP_STRIDE) * PAPER_WARMUP_STRIDE}, "
-                "or use schedule.mode per_step",
-            )
+from pipeline.config.sections import PAPER_WARMUP_STRIDE, ScheduleConfig
 
 
 def lr_at(step: int, config: ScheduleConfig, *, lr: float, steps_per_epoch: int, total_steps: int) -> float:

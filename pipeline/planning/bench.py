@@ -122,8 +122,9 @@ class _BenchStep:
         from albef.model import AlbefForPretraining
         from albef.momentum import MomentumTeacher
         from albef.queue import FeatureQueue
+        from pipeline.config.sections import OptimConfig
         from pipeline.engine import distributed
-        from pipeline.engine.optim import OptimConfig, build_optimizer
+        from pipeline.engine.optim import build_optimizer
 
         distributed.init()
         torch.manual_seed(0)

@@ -6,13 +6,13 @@ import argparse
 import json
 
 from albef.errors import ConfigError, DataError
-from pipeline.cli import add_recipe_argument, add_run_arguments, default_run_dir
+from pipeline.config.flags import add_recipe_argument, add_run_arguments, default_run_dir
 from pipeline.config.run_config import RunConfig, load_config, to_yaml
+from pipeline.config.sections import divisors
 from pipeline.data import shared_memory
 from pipeline.data.corpus.manifest import Manifest
 from pipeline.data.loader import cache_of
 from pipeline.data.sampling.epoch_order import LaneOrder
-from pipeline.data.sampling.lanes import divisors
 from pipeline.engine.ds_config import ResolvedDeepSpeed, find_ds_config, resolve_ds_config
 from pipeline.engine.schedule import lr_at
 from pipeline.planning.memory import estimate_memory

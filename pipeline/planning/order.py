@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from albef.errors import ConfigError
+from pipeline.config.sections import DEFAULT_WINDOW_SHARDS, check_weights
 from pipeline.data.corpus.manifest import Manifest, read_manifest
-from pipeline.data.sampling.epoch_order import DEFAULT_WINDOW_SHARDS, LaneOrder
+from pipeline.data.sampling.epoch_order import LaneOrder
 from pipeline.data.sampling.lane_plan import lane_order, lane_tasks
 from pipeline.data.sampling.lanes import LaneTask, lanes_of_rank
-from pipeline.data.sampling.mixture import check_weights
 from pipeline.run.logs import print_answer
 
 

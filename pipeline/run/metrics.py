@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
 
 from albef.errors import ConfigError
+from pipeline.config.sections import LogConfig
 from pipeline.run.metrics_file import truncate_jsonl
 from pipeline.run.progress import duration
 from pipeline.run.retrying_file import RetryingFile, unwritable
@@ -33,18 +33,6 @@ log = logging.getLogger(__name__)
 
 LOSSES = ("train/loss", "train/loss_itc", "train/loss_itm", "train/loss_mlm", "train/itm_accuracy")
 """What the training step returns, in its order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """How often to say what."""
-
-    log_every: PositiveInt = 50
-    """Optimizer steps between two log lines; the first and the last step are always logged."""
-    images_every: NonNegativeInt = 1_000
-    """Optimizer steps between two pictures in TensorBoard (samples, pseudo-targets); 0 draws none."""
-    tensorboard: bool = True
-    """Write TensorBoard files; metrics.jsonl is always written."""
 
 
 @dataclass(kw_only=True)

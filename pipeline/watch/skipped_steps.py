@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from albef.errors import TrainingError
 from pipeline.checkpoint import step_tag
-from pipeline.config.watch_config import WatchConfig
+from pipeline.config.sections import WatchConfig
 from pipeline.data.loader import StepBatches
 from pipeline.engine.distributed import World
 from pipeline.engine.step_check import StepCheck

@@ -16,8 +16,9 @@ from PIL import Image, ImageOps
 from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
+from pipeline.config.sections import DataConfig
 from pipeline.data.corpus.manifest import read_manifest
-from pipeline.data.loader import DataConfig, PretrainLoader
+from pipeline.data.loader import PretrainLoader
 from tests.support.data_prep_runs import kill_all, run, start, wait_for
 from tests.support.hostile_images import enormous_png, jpeg
 from tests.support.image_server import ImageServer, Reply

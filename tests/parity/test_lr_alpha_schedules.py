@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.schedule import PAPER_WARMUP_STRIDE, ScheduleConfig, alpha_at, lr_at
+from pipeline.config.sections import PAPER_WARMUP_STRIDE, ScheduleConfig
+from pipeline.engine.schedule import alpha_at, lr_at
 from tests.parity import goldens
 
 RECORDED: dict[str, Any] = {

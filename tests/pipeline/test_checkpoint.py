@@ -13,7 +13,8 @@ import pytest
 
 from albef.errors import CheckpointError
 from pipeline import checkpoint
-from pipeline.checkpoint import CheckpointConfig, find_checkpoint, prune_checkpoints, verify_checkpoint
+from pipeline.checkpoint import find_checkpoint, prune_checkpoints, verify_checkpoint
+from pipeline.config.sections import CheckpointConfig
 from tests.support.checkpoints import published
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint import CheckpointConfig, prune_checkpoints
+from pipeline.checkpoint import prune_checkpoints
 from pipeline.checkpoint_removal import claim, record_of, unpublish
+from pipeline.config.sections import CheckpointConfig
 from tests.support.checkpoints import published
 
 NAME = "step_00000004"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
+from pipeline.config.flags import Parser, split_overrides
 from pipeline.config.recipe import shipped_recipes
 from pipeline.config.run_config import recipe_keys
 
@@ -135,11 +137,11 @@ def test_other_ranks_say_who_they_are(capsys: pytest.CaptureFixture[str], monkey
 
 def test_own_flags_are_parted_from_keys() -> None:
     """A key without a value does not swallow the flag after it."""
-    parser = cli.Parser(prog="x")
+    parser = Parser(prog="x")
     parser.add_argument("recipe")
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--json", action="store_true")
-    own, keys = cli.split_overrides(
+    own, keys = split_overrides(
         ["--a.b", "1", "demo", "--json", "--c=2", "--run-dir", "x", "--d", "--run-dir=y", "--e", "-1"], parser
     )
     assert own == ["demo", "--json", "--run-dir", "x", "--run-dir=y"]
@@ -151,15 +153,23 @@ def test_every_command_of_the_table_has_its_module(command: str, capsys: pytest.
     """Each brings its flags and a `run`."""
     assert cli.main([command, "--help"]) == 0
     assert f"usage: pipeline {command}" in capsys.readouterr().out
-    module = cli._import(cli.COMMANDS[command][0])
+    module = importlib.import_module(cli.COMMANDS[command][0])
     assert callable(module.run)
     module.add_arguments(argparse.ArgumentParser())
 
 
-def test_a_dependency_that_is_not_installed_is_something_to_mend() -> None:
-    """Not a traceback."""
-    with pytest.raises(cli.ConfigError, match="nonexistent_package is not installed"):
-        cli._import("nonexistent_package.module")
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [("pydantic", "check demo"), ("torch", "evaluate retrieval --model . --data . --out none/result.json")],
+)
+def test_a_dependency_that_is_not_installed_is_something_to_mend(package: str, command: str) -> None:
+    """Not a traceback, whether the command's module imports it or its `run`."""
+    code = f"import sys; sys.modules['{package}'] = None; from pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: {package} is not installed\nhint: install the project with `pip install -e .[train]`\n",
+    )
 
 
 def test_a_word_that_is_not_utf8_is_named(capsys: pytest.CaptureFixture[str]) -> None:

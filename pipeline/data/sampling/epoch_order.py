@@ -33,8 +33,6 @@ from albef.errors import DataError
 from pipeline.data.sampling.mixture import Mixture
 from pipeline.data.seeds import derive, splitmix64
 
-DEFAULT_WINDOW_SHARDS = 8
-
 
 class Order(Protocol):
     """The order of one epoch."""

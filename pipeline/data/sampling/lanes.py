@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from albef.errors import ConfigError
+from pipeline.config.sections import divisors
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,3 @@ def lanes_of_rank(rank: int, world_size: int, num_lanes: int) -> range:
         )
     share = num_lanes // world_size
     return range(rank * share, (rank + 1) * share)
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, ascending."""
-    lower = [candidate for candidate in range(1, math.isqrt(number) + 1) if number % candidate == 0]
-    return sorted({*lower, *(number // candidate for candidate in lower)})

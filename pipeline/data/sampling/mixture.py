@@ -20,9 +20,9 @@ from functools import cached_property
 
 import numpy as np
 
-from albef.errors import ConfigError, DataError
+from albef.errors import DataError
+from pipeline.config.sections import check_weights, listed
 from pipeline.data.seeds import derive, splitmix64
-from samples.quote import quote
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Mixture:
         if longest < self.global_batch_size:
             source = min(range(len(self.shares)), key=lambda k: Fraction(int(self.sizes[k])) / self.shares[k])
             raise DataError(
-                f"data.weights {_listed(self.weights)}: an epoch without a sample twice has {math.floor(longest)} "
+                f"data.weights {listed(self.weights)}: an epoch without a sample twice has {math.floor(longest)} "
                 f"samples, fewer than one global batch of {self.global_batch_size}, because source {source + 1} has "
                 f"{self.sizes[source]} samples for a share of {float(self.shares[source]):.3g}",
                 f"lower the weight of source {source + 1}, or set data.weights to null to take every sample once",
@@ -76,7 +76,7 @@ class Mixture:
         if (self.taken == 0).any():
             source = int(np.flatnonzero(self.taken == 0)[0])
             raise DataError(
-                f"data.weights {_listed(self.weights)}: an epoch of {self.epoch_size} samples has none of source "
+                f"data.weights {listed(self.weights)}: an epoch of {self.epoch_size} samples has none of source "
                 f"{source + 1}, whose share is {float(self.shares[source]):.3g}",
                 f"raise the weight of source {source + 1}, or take it out of data.manifests",
             )
@@ -158,25 +158,3 @@ class Mixture:
         above = (2 * items + 1) * theirs - own  # j < above / (2 own)
         counts = above // (2 * own) + 1 if other < source else -(-above // (2 * own))
         return np.clip(counts, 0, theirs)
-
-
-def check_weights(weights: tuple[float, ...], num_sources: int, key: str = "data.weights") -> None:
-    """One positive number a source.
-
-    Raises: ConfigError that names `key` and the way out.
-    """
-    if len(weights) != num_sources:
-        raise ConfigError(
-            f"{key} has {len(weights)} numbers for {num_sources} sources",
-            "give one weight for each entry of data.manifests, in their order, or null to take every sample once",
-        )
-    for source, weight in enumerate(weights):
-        if not (math.isfinite(weight) and weight > 0):
-            raise ConfigError(
-                f"{key}: {weight} is not a share (number {source + 1} of {_listed(weights)})",
-                "a weight is a number above 0; to leave a source out, take it out of data.manifests",
-            )
-
-
-def _listed(weights: tuple[float, ...]) -> str:
-    return quote("[" + ", ".join(f"{weight:g}" for weight in weights) + "]")

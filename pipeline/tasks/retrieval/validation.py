@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 
 from albef.config import AlbefConfig
 from albef.tokenizer import AlbefTokenizer
+from pipeline.config.sections import ValidationConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.engine.distributed import World
 from pipeline.tasks.retrieval.annotations import EvaluationPairs
@@ -21,28 +20,6 @@ from pipeline.tasks.retrieval.retrieval_set import retrieval_set
 
 if TYPE_CHECKING:  # the configuration imports this file, and must not wait for timm
     from albef.model import AlbefForPretraining
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
-    """Zero-shot retrieval with the student as it trains: before the first step, every so many steps, after the last."""
-
-    manifest: str | None = None
-    """manifest.parquet of the validation shards, or the folder that holds it; null: no validation."""
-    every_steps: NonNegativeInt = 1_000
-    """Validate every so many optimizer steps; 0 leaves only the one before the first step."""
-    num_images: PositiveInt = 1_000
-    """Take the first so many images of the manifest."""
-    captions: Literal["all", "first"] = "first"
-    """Every caption of an image, or its first one only."""
-    k_test: PositiveInt = 16
-    """Candidates per query that the matching head re-ranks; the cost of it grows with k."""
-    batch_size: PositiveInt = 32
-    """Images, and texts, encoded at once; also what the ranks share the work by."""
-    max_text_tokens: PositiveInt = 25
-    """Texts are cut to this many tokens, [CLS] included; by default those training sees (objective.max_text_tokens)."""
-    num_workers: PositiveInt = 2
-    """Threads per rank that load images."""
 
 
 class Validator:

@@ -11,9 +11,9 @@ import torch
 from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
+from pipeline.config.sections import AugmentConfig
 from pipeline.data.collate import Example, collate, mask_draws, training_example
 from pipeline.data.corpus.reader import BadSample, RawSample
-from pipeline.data.transforms import AugmentConfig
 from tests.support.shards import jpeg, picture
 
 TINY = AlbefConfig.tiny(image_size=32)

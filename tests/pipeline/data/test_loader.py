@@ -24,10 +24,10 @@ from albef.config import AlbefConfig
 from albef.errors import DataError, ProcessKilledError
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
+from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest
-from pipeline.data.loader import DataConfig, PretrainLoader, StepBatches
+from pipeline.data.loader import PretrainLoader, StepBatches
 from pipeline.data.sampling.replacements import understudies
-from pipeline.data.transforms import AugmentConfig
 from tests.support.shards import pair, write_corpus, write_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors

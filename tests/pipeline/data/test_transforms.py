@@ -12,8 +12,9 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 from torchvision.transforms.v2 import RandomResizedCrop
 
+from pipeline.config.sections import AugmentConfig
 from pipeline.data.seeds import Draws
-from pipeline.data.transforms import AugmentConfig, crop_resize, normalised, random_crop, training_image
+from pipeline.data.transforms import crop_resize, normalised, random_crop, training_image
 from tests.support.shards import jpeg, picture
 
 PLAIN = AugmentConfig(flip_probability=0.0, randaugment_ops=0)

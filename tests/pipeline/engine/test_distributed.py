@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from albef.errors import ConfigError
-from pipeline.data.sampling.lanes import divisors
+from pipeline.config.sections import divisors
 from pipeline.engine.distributed import World, first_host, launch_environment, port_of_job, rank_of
 from tests.support.ranks import run_ranks
 

@@ -11,14 +11,8 @@ import torch
 
 from albef.errors import ConfigError
 from pipeline.config.run_config import RunConfig, resolve
-from pipeline.engine.ds_config import (
-    KNOWN_KEYS,
-    KNOWN_ZERO_KEYS,
-    BatchConfig,
-    find_ds_config,
-    resolve_ds_config,
-    shipped_ds_configs,
-)
+from pipeline.config.sections import BatchConfig
+from pipeline.engine.ds_config import KNOWN_KEYS, KNOWN_ZERO_KEYS, find_ds_config, resolve_ds_config, shipped_ds_configs
 from tests.support.ranks import run_ranks
 
 FLAT = ("zero0_fp32", "zero1_fp32", "zero2_fp32")
@@ -162,8 +156,9 @@ def train(rank: int, world_size: int) -> dict[str, tuple[torch.Tensor, int, int]
     """Three optimizer steps of the toy under every shipped file; flat weights, ZeRO stage, steps taken."""
     import deepspeed
 
+    from pipeline.config.sections import OptimConfig
     from pipeline.engine import distributed
-    from pipeline.engine.optim import OptimConfig, build_optimizer
+    from pipeline.engine.optim import build_optimizer
     from pipeline.engine.step_check import check_step, take_step
 
     world = distributed.init()

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from albef.errors import ConfigError
-from pipeline.engine.schedule import ScheduleConfig, alpha_at, lr_at
+from pipeline.config.sections import ScheduleConfig
+from pipeline.engine.schedule import alpha_at, lr_at
 
 CONFIG = ScheduleConfig(warmup_steps=10, warmup_lr=1.0, min_lr=2.0)
 

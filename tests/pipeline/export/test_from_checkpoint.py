@@ -23,10 +23,11 @@ from albef.objective import ObjectiveConfig
 from albef.official import read_official
 from albef.queue import FeatureQueue
 from albef.weight_files import read_weights
-from pipeline.checkpoint import CheckpointConfig, new_meta
+from pipeline.checkpoint import new_meta
 from pipeline.checkpoint_weights import load_weights
 from pipeline.cli import main
 from pipeline.config.run_config import load_config
+from pipeline.config.sections import CheckpointConfig
 from pipeline.engine import distributed
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.engine.optim import build_optimizer

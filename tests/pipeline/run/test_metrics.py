@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config.sections import LogConfig
 from pipeline.engine.distributed import World
 from pipeline.run.folder import RunFolder
-from pipeline.run.metrics import LOSSES, LogConfig, Metrics, console_line, truncate_jsonl
+from pipeline.run.metrics import LOSSES, Metrics, console_line, truncate_jsonl
 from tests.support.ranks import run_ranks
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))

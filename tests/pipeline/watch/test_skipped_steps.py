@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from albef.errors import DataError
-from pipeline.config.watch_config import WatchConfig
+from pipeline.config.sections import WatchConfig
 from pipeline.data.loader import StepBatches
 from pipeline.engine.distributed import World
 from pipeline.engine.step_check import StepCheck

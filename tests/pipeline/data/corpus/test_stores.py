@@ -17,11 +17,12 @@ import torch
 from fsspec.registry import known_implementations
 
 from albef.errors import ConfigError, DataError
+from pipeline.config.sections import DataConfig
 from pipeline.data.corpus import stores
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.corpus.reader import BadSample, ShardReader
 from pipeline.data.corpus.shard_cache import ShardCache
-from pipeline.data.loader import DataConfig, PretrainLoader
+from pipeline.data.loader import PretrainLoader
 from tests.pipeline.data.test_loader import MICRO_BATCH, NUM_LANES, TOKENIZER, assert_equal, play
 from tests.support.range_server import RangeServer
 from tests.support.shards import write_corpus

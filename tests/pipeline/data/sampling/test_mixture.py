@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from albef.errors import ConfigError, DataError
+from pipeline.config.sections import check_weights
 from pipeline.data.sampling.epoch_order import LaneOrder, MixedEpoch
-from pipeline.data.sampling.mixture import Mixture, check_weights
+from pipeline.data.sampling.mixture import Mixture
 
 # Three sources: 5 shards of 23 samples, 3 of 40, 2 of 7. One shard is empty.
 SIZES = np.array([5, 0, 9, 2, 7, 20, 11, 9, 3, 4])

@@ -15,8 +15,9 @@ from albef.errors import DataError
 from albef.model import AlbefForPretraining
 from albef.tokenizer import AlbefTokenizer
 from pipeline.cli import main
+from pipeline.config.sections import ValidationConfig
 from pipeline.engine.distributed import World
-from pipeline.tasks.retrieval.validation import ValidationConfig, Validator
+from pipeline.tasks.retrieval.validation import Validator
 from tests.support.ranks import run_ranks
 from tests.support.shards import write_corpus
 from tests.support.small_model import small_config

@@ -1,0 +1,108 @@
+"""Flags of commands that take a recipe: every key is one, beside the command's own; and the parser all commands use."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Any, NoReturn
+
+from albef.errors import ConfigError
+from pipeline.config.recipe import shipped_recipes
+from pipeline.config.run_config import RunConfig, recipe_keys
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are a ConfigError, and which never guesses at a shortened flag."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found, with the usage as the way out."""
+        hint = " ".join(self.format_usage().split()) + f"; {self.prog} --help"
+        if message.endswith("required: RECIPE"):
+            hint = f"give the path of a YAML recipe, or one of {', '.join(shipped_recipes())}"
+        raise ConfigError(f"{self.prog}: {message}", hint)
+
+    def flags(self) -> list[str]:
+        """Every long flag, those of subcommands included."""
+        found = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                found += [flag for sub in action.choices.values() for flag in sub.flags()]
+        return found
+
+
+def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
+    """The positional RECIPE, and --KEY VALUE in the usage."""
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help=f"path of a YAML recipe or of a run folder, or one of {', '.join(shipped_recipes())}",
+    )
+    parser.usage = f"{parser.prog} RECIPE [flags] [--KEY VALUE ...]"
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """--run-dir and --resume."""
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="the run folder (default: runs/NAME of the recipe)")
+    parser.add_argument(
+        "--resume",
+        choices=["auto", "must", "never"],
+        default="auto",
+        help="auto: go on from the run folder's newest whole checkpoint, if there is one (default); "
+        "must: insist on one; never: insist on none",
+    )
+
+
+def default_run_dir(config: RunConfig) -> Path:
+    """Where a run without --run-dir lies."""
+    return Path("runs") / config.name
+
+
+def split_overrides(arguments: list[str], parser: Parser) -> tuple[list[str], list[str]]:
+    """Part the command's own arguments from recipe keys (`--optim.lr 1e-4`), which may stand anywhere.
+
+    Any long flag that is not the command's counts as a key; a misspelt one is found when keys are looked up.
+    """
+    own: list[str] = []
+    keys: list[str] = []
+    tokens = iter(arguments)
+    for token in tokens:
+        name = token.partition("=")[0]
+        if not token.startswith("--") or name in parser.flags():
+            own.append(token)
+            action = parser._option_string_actions.get(token)
+            if action is not None and action.nargs is None and (value := next(tokens, None)) is not None:
+                own.append(value)
+            continue
+        keys.append(token)
+        if "=" not in token and (value := next(tokens, None)) is not None:
+            if value.startswith("--"):  # the key has no value: leave this for its own turn
+                more_own, more_keys = split_overrides([value, *tokens], parser)
+                return own + more_own, keys + more_keys
+            keys.append(value)
+    return own, keys
+
+
+def recipe_help() -> str:
+    """Every recipe key with its type, default and docstring, from the dataclasses."""
+    width = min(120, shutil.get_terminal_size((100, 24)).columns)
+    lines = [
+        "recipe keys, set in the recipe or as --KEY VALUE or --KEY=VALUE.",
+        "precedence: defaults < preset < recipe < flags. Defaults below are those of preset fixed and model size base.",
+    ]
+    section = None
+    for key in recipe_keys():
+        if (head := key.name.rpartition(".")[0]) != section:
+            section = head
+            lines.append("")
+        default = "null" if key.default is None else key.default
+        default = list(default) if isinstance(default, tuple) else default
+        lines.append(f"  --{key.name}  {key.kind_text} (default: {default})")
+        lines += textwrap.wrap(key.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)

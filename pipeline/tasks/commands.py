@@ -1,0 +1,25 @@
+"""`pipeline pretrain`: the commands that train, with every key of the recipe as a flag."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.config.flags import add_recipe_argument, add_run_arguments, default_run_dir
+from pipeline.config.run_config import load_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `pretrain`, beside every key of the recipe."""
+    add_recipe_argument(parser)
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """`pretrain`."""
+    config = load_config(args.recipe, args.overrides, other_flags=args.flags)
+    from pipeline.engine.distributed import prepare_deepspeed_import
+
+    prepare_deepspeed_import()
+    from pipeline import train  # imports DeepSpeed, which reads what was just set; `--help` waits for neither
+
+    return train.pretrain(config, args.run_dir or default_run_dir(config), resume=args.resume)
