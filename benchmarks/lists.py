@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.commands import list_source
-from data_prep.lists.merge_captions import merge_captions
+from data_prep.lists.annotations import merge_captions
 from data_prep.lists.row_list import ListedImage
 from data_prep.stages.import_tars import list_tars
 

@@ -34,7 +34,8 @@ from albef.preprocess import MEAN, STD
 from albef.tokenizer import AlbefTokenizer
 from benchmarks.download import TICKS_PER_S, photo
 from benchmarks.verify import DISTINCT, verify, write
-from data_prep.shards.image_encoding import ImageSettings, encode_image
+from data_prep.output.job import ImageSettings
+from data_prep.shards.image_encoding import encode_image
 from pipeline.config.sections import DataConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.loader import PretrainLoader

@@ -24,7 +24,8 @@ from PIL import Image, ImageOps
 from data_prep.filters.banding import band_keys, num_key_bits, tables
 from data_prep.filters.evaluation_sets import SUFFIXES
 from data_prep.filters.perceptual_hash import NUM_BYTES, as_words, distances, hash_jpeg
-from data_prep.shards.image_encoding import ImageSettings, encode_image
+from data_prep.output.job import ImageSettings
+from data_prep.shards.image_encoding import encode_image
 
 ASSETS = Path(__file__).parents[1] / "demo" / "assets"
 THRESHOLDS = (8, 12, 16, 20, 24, 32, 48)

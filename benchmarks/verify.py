@@ -21,8 +21,7 @@ from pathlib import Path
 
 from benchmarks.download import Usage, photo
 from data_prep.lists.row_list import ListedImage
-from data_prep.output.job import Folder, Job, write_job
-from data_prep.shards.image_encoding import ImageSettings
+from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.shards.writer import Answer, write_shard
 from tests.support.data_prep_runs import ROOT
 

@@ -2,4 +2,17 @@
 
 Orchestration only: data_prep and pipeline are run as the commands a user would type; of the project's code only
 `albef` is imported, to look at what the exported model does. Nothing imports demo.
+
+address_lists  the lists that data_prep downloads
+charts         line charts as inline SVG
+examples       the exported model on held-out pictures
+page           the report: one HTML page that opens offline
+page_pictures  the pictures and heat maps on the page
+pictures       the pictures that ship with the demo
+processes      children that do not outlive the demo
+report         collects a run's results for the page
+results        reads what the stages left
+server         a small web on loopback, with broken addresses
+settings       what a demo run is, and the record it goes on from
+stages         the stages, in order; one that is done is not done again
 """

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Mapping
 
 from data_prep.accounts.accounting import Account
-from data_prep.commands.flags import flag_types
 from data_prep.errors import YieldError
 from data_prep.output.job import Folder, Job
 from samples.quote import quote
@@ -23,17 +21,6 @@ _HINTS = {
     "empty_caption": "--caption-col names the column of the captions",
     "bad_url": "--url-col names the column of the addresses",
 }
-
-
-def add_min_yield(parser: argparse.ArgumentParser, default: float, what: str) -> None:
-    """`--min-yield`, in which `what` completes the sentence: exit with 1 when a smaller share of ..."""
-    parser.add_argument(
-        "--min-yield",
-        type=flag_types.share,
-        default=default,
-        metavar="F",
-        help=f"exit with 1 when a smaller share of {what}, or none ({default:g})",
-    )
 
 
 def check_yield(verb: str, kept: int, listed: int, least: float, reasons: Mapping[str, str], hint: str) -> None:

@@ -7,10 +7,10 @@ import dataclasses
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.accounts.min_yield import add_min_yield
 from data_prep.commands.flags.column_flags import add_column_flags, column_values, list_columns
 from data_prep.commands.flags.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.flags.job_flags import add_out, add_processes, add_shard_flags, output_folder, wanted_job
+from data_prep.commands.flags.yield_flag import add_min_yield
 from data_prep.commands.run_job import make
 from data_prep.lists.exclusion import Exclusions, without_excluded
 from data_prep.lists.list_columns import ListColumns

@@ -6,7 +6,6 @@ import argparse
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.accounts.min_yield import add_min_yield
 from data_prep.commands.flags.job_flags import (
     add_out,
     add_processes,
@@ -15,6 +14,7 @@ from data_prep.commands.flags.job_flags import (
     num_processes,
     output_folder,
 )
+from data_prep.commands.flags.yield_flag import add_min_yield
 from data_prep.commands.run_job import make
 from data_prep.lists.published_file import check_is_file
 from data_prep.output.job import Job

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_prep.accounts.min_yield import REASONS_SHOWN, add_min_yield, check_yield
+from data_prep.accounts.min_yield import REASONS_SHOWN, check_yield
 from data_prep.commands.flags import flag_types
+from data_prep.commands.flags.yield_flag import add_min_yield
 from data_prep.errors import InputError, UsageError
 from data_prep.lists.published_file import check_is_file, lines
 from data_prep.lists.row_list import SHOWN, whole_number

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from data_prep.accounts.min_yield import add_min_yield
 from data_prep.commands.flags.column_flags import add_column_flags, column_values, list_columns
 from data_prep.commands.flags.job_flags import (
     add_out,
@@ -20,10 +19,10 @@ from data_prep.commands.flags.job_flags import (
     output_folder,
     wanted_job,
 )
+from data_prep.commands.flags.yield_flag import add_min_yield
 from data_prep.commands.run_job import make
-from data_prep.lists.annotations import NO_FLAGS, read_annotations
+from data_prep.lists.annotations import NO_FLAGS, merge_captions, read_annotations
 from data_prep.lists.list_columns import ListColumns
-from data_prep.lists.merge_captions import merge_captions
 from data_prep.lists.published_file import check_is_file
 from data_prep.lists.row_list import ListedImage
 from data_prep.lists.url_list import list_format, read_url_list

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from data_prep.accounts.accounting import account_of, print_summary
-from data_prep.accounts.min_yield import add_min_yield
 from data_prep.commands import verify
 from data_prep.commands.flags.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.flags.job_flags import add_max_image_bytes, add_processes
+from data_prep.commands.flags.yield_flag import add_min_yield
 from data_prep.commands.run_job import make
 from data_prep.errors import FolderError, InputError, UsageError, YieldError
 from data_prep.lists.exclusion import Exclusions, kept_exclusions

@@ -26,7 +26,7 @@ from img2dataset.resizer import Resizer
 from img2dataset.writer import BufferedParquetWriter, ParquetSampleWriter
 
 from data_prep.fetch.host_limits import HostTurns, spread_hosts
-from data_prep.fetch.img2dataset_run import downloader_of
+from data_prep.fetch.lean_worker import rebuilt
 from data_prep.fetch.retrying_opener import FetchLimits, PatientOpener
 from data_prep.fetch.spark import spark_session
 from data_prep.lists.exclusion import read_domains
@@ -102,6 +102,11 @@ def make_downloader(launch: Launch) -> ListDownloader:
     )
 
 
+def downloader_of(launch: dict[str, Any]) -> ListDownloader:
+    """The downloader of a launch, as a worker takes it out of a message."""
+    return make_downloader(Launch.from_json(launch))
+
+
 def _tasks(launch: Launch) -> Iterator[tuple[int, str]]:
     for shard in launch.shards:
         yield shard, os.path.join(launch.out, f"{shard:0{SHARD_DIGITS}d}.feather")
@@ -130,8 +135,8 @@ class ListDownloader(Downloader):
         self.launch = launch
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Made anew where it arrives, by a module that is light to import: a Spark worker must be lean before it."""
-        return downloader_of, (asdict(self.launch),)
+        """Made again where it arrives: a Spark worker must be lean before it imports this module."""
+        return rebuilt, (__name__, "downloader_of", asdict(self.launch))
 
     def download_shard(self, row: tuple[int, str]) -> None:
         launch = self.launch

@@ -21,8 +21,9 @@ from data_prep.filters.features import VERSION, ShardTask, features_path, looks,
 from data_prep.filters.near_duplicates import ranges
 from data_prep.filters.perceptual_hash import NUM_BYTES, distances, hash_jpeg
 from data_prep.lists.json_stream import stream_json_list
+from data_prep.output.job import ImageSettings
 from data_prep.output.system_files import is_system_file
-from data_prep.shards.image_encoding import ImageSettings, encode_image
+from data_prep.shards.image_encoding import encode_image
 from data_prep.shards.manifest import MANIFEST_NAME, stream_manifest
 from data_prep.stages.local_images import open_local_images
 from data_prep.workers.worker_pool import in_order

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from data_prep.accounts.datasheet import SourceAccount, shard_rows
 from data_prep.errors import YieldError
+from data_prep.filters.banding import first_of_equal
 from data_prep.filters.corpus import (
     COMMON_CAPTIONS,
     EVALUATION,
@@ -27,7 +28,6 @@ from data_prep.filters.corpus import (
     read_sources,
 )
 from data_prep.filters.evaluation_sets import EvaluationImages, EvaluationSet, hash_sets
-from data_prep.filters.exact_duplicates import first_of_equal
 from data_prep.filters.features import ShardTask, features_path, is_features_name, make_features
 from data_prep.filters.judging import Judge, JudgeTask, judge_shard
 from data_prep.filters.near_duplicates import find_followers

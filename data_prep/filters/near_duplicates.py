@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.filters.banding import CHUNK, band_keys, num_key_bits, tables
-from data_prep.filters.exact_duplicates import first_of_equal
+from data_prep.filters.banding import CHUNK, band_keys, first_of_equal, num_key_bits, tables
 from data_prep.filters.perceptual_hash import distances
 from data_prep.workers.worker_pool import in_order
 

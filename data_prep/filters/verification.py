@@ -16,9 +16,8 @@ from data_prep.accounts.datasheet import write_datasheet
 from data_prep.errors import InputError
 from data_prep.filters.corpus import Corpus
 from data_prep.output.storage import file_sha256, is_gone
-from data_prep.shards.key_hashes import key_hash
 from data_prep.shards.manifest import ManifestWriter, keys_digest, stream_manifest
-from data_prep.shards.reader import read_samples
+from data_prep.shards.reader import key_hash, read_samples
 from data_prep.shards.survey import Problem, Weight
 from data_prep.stages.verify import MAX_PROBLEMS_PER_SHARD, ShardCheck, Verification, check_sample, withdraw
 from data_prep.workers.worker_pool import in_order

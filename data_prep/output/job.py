@@ -20,7 +20,6 @@ from data_prep.errors import FolderError
 from data_prep.output.ownership import check_new, check_work
 from data_prep.output.parts import WHOLE, Part
 from data_prep.output.storage import is_remote
-from data_prep.shards.image_encoding import ImageSettings
 from samples.quote import quote
 
 JOB_VERSION = 1
@@ -28,6 +27,18 @@ IN_WORK = ("rows.parquet", "members.parquet", "progress.json", "img2dataset.log"
 """What is written into the work folder, after its lock."""
 OUTPUTS = ("shards", "failures", "report.json", "manifest.parquet", "datasheet.json", "excluded", "corpus.json")
 """What a job writes into its folder after job.json, or a filter into its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """How stored images are made; part of a job, since it decides the bytes of its shards."""
+
+    image_size: int = 288
+    """Shortest side of a stored image; smaller originals keep their size."""
+    jpeg_quality: int = 95
+    """Quality of the stored JPEG."""
+    max_pixels: int = 100_000_000
+    """Originals with more pixels are refused before they are decoded."""
 
 
 @dataclass(frozen=True)
@@ -296,3 +307,9 @@ def claimed_shards(folder: Folder, job: Job) -> Iterator[None]:
                     "or wait until the others have ended",
                 ) from error
         yield
+
+
+def default_source(path: Path) -> str:
+    """A source's name from its list's: letters, digits and underscores."""
+    name = "".join(character if character.isascii() and character.isalnum() else "_" for character in path.stem)
+    return name.strip("_").lower() or "images"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_prep.output.job import ImageSettings
 from samples.image import UPRIGHT, ImageRefused, decode, open_image, orientation, to_rgb
 
 # Pillow's own limit raises at 2 x 89 million pixels whatever the caller wants; `max_pixels` is checked instead,
@@ -23,16 +24,6 @@ Image.MAX_IMAGE_PIXELS = None
 
 MAX_JPEG_SIDE = 65_500
 SMOOTHING = 0.3  # standard deviation in pixels for each factor of shrinking: docs/decisions.md has the comparison
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSettings:
-    image_size: int = 288
-    """Shortest side of a stored image; smaller originals keep their size."""
-    jpeg_quality: int = 95
-    """Quality of the stored JPEG."""
-    max_pixels: int = 100_000_000
-    """Originals with more pixels are refused before they are decoded."""
 
 
 @dataclass(frozen=True)

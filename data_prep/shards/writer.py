@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_prep.lists.row_list import ListedImage
-from data_prep.output.job import Folder, Job, write_json
+from data_prep.output.job import Folder, ImageSettings, Job, write_json
 from data_prep.output.storage import open_regular, publish, unpublished
-from data_prep.shards.image_encoding import EncodedImage, ImageSettings, encode_image
+from data_prep.shards.image_encoding import EncodedImage, encode_image
 from samples.image import ImageRefused
 from samples.json_text import is_unicode, parse_json
 from samples.quote import quote

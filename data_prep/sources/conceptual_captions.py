@@ -1,4 +1,8 @@
-"""Conceptual Captions' files: TSVs of two columns, address and caption, mostly without a header."""
+"""Conceptual Captions, 3.3 and 12 million: TSVs of two columns, address and caption, mostly without a header.
+
+CC12M masks names of persons as <PERSON>. They are kept so: training's cleaning of captions turns them into `person`
+(`albef/captions.py`), as the original's does, and what was published stays readable in the record.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from pathlib import Path
 
 from data_prep.errors import InputError
 from data_prep.lists.delimited import tsv_rows
-from data_prep.sources.source import ListedRow, ListOptions, web_row
+from data_prep.sources.source import ListedRow, ListOptions, Source, web_row
 
 LINES_LOOKED_AT = 1000
 NAMES = {"url", "caption", "image_url", "text"}
@@ -46,3 +50,38 @@ def _column_of_addresses(path: Path) -> int:
             f"{path}: no addresses in the first {LINES_LOOKED_AT} lines", "it should be lines of address TAB caption"
         )
     return addresses.most_common(1)[0][0]
+
+
+CC3M = Source(
+    name="cc3m",
+    read=read,
+    rows=3_318_333,
+    rows_from="dataset card; the validation file has 15,840 more",
+    expected_yield=0.70,
+    yield_when="2024-01",
+    yield_from="img2dataset issue 391; it was 87.6% in 2021-12 (card of pixparse/cc3m-wds)",
+    resolution="over 400 px, at most 2:1",
+    resolution_from="how it was collected, quoted in the card of CC12M; hosts may serve less today",
+    files=(
+        ("Train_GCC-training.tsv", "caption TAB address, no header"),
+        ("Validation_GCC-1.1.0-Validation.tsv", "the same; ALBEF trains on it too"),
+    ),
+    licence="list: Google's terms for Conceptual Captions; images: their owners', not listed",
+    licence_from="card of pixparse/cc3m-wds",
+)
+
+
+CC12M = Source(
+    name="cc12m",
+    read=read,
+    rows=12_423_374,
+    rows_from="dataset card",
+    expected_yield=0.623,
+    yield_when="2025-10",
+    yield_from="conceptual-12m issue 9: 7,740,121 of 12,423,374",
+    resolution="over 400 px, at most 2.5:1",
+    resolution_from="dataset card; hosts may serve less today",
+    files=(("cc12m.tsv", "address TAB caption, no header, 2.6 GB"),),
+    licence="list: Google's terms for Conceptual 12M; images: their owners', not listed",
+    licence_from="dataset card (licence: other)",
+)

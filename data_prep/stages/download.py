@@ -14,9 +14,9 @@ from data_prep.fetch.retrying_opener import FetchLimits
 from data_prep.fetch.supervisor import Fetch, FetchSettings, RawShard, launches_in, proven_leftovers
 from data_prep.lists.exclusion import excluded_hash, read_hashes
 from data_prep.lists.row_list import read_shard_rows
-from data_prep.output.job import Folder, Job
+from data_prep.output.job import Folder, ImageSettings, Job
 from data_prep.output.part_progress import PartProgress
-from data_prep.shards.image_encoding import EncodedImage, ImageSettings, encode_image
+from data_prep.shards.image_encoding import EncodedImage, encode_image
 from data_prep.shards.writer import Answer, ShardRecord, write_shard
 from data_prep.stages.retry import later_rounds, taken_up
 from data_prep.workers.progress import Progress
@@ -227,9 +227,3 @@ def download_arguments(job: Job, limits: FetchLimits, list_name: str) -> dict[st
         **asdict(job.images),
         "limits": asdict(limits),
     }
-
-
-def default_source(path: Path) -> str:
-    """A source's name from its list's: letters, digits and underscores."""
-    name = "".join(character if character.isascii() and character.isalnum() else "_" for character in path.stem)
-    return name.strip("_").lower() or "images"

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import InputError
 from data_prep.lists.row_list import ListedImage
+from data_prep.output.job import default_source
 from data_prep.output.storage import open_regular
 from data_prep.shards.writer import Answer
-from data_prep.stages.download import default_source
 from data_prep.stages.tar_samples import TarSample, read_tar
 from data_prep.workers.worker_pool import in_order, open_pool
 from samples.quote import quote

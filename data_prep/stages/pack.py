@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from data_prep.errors import InputError
 from data_prep.lists.row_list import ListedImage, read_shard_rows
-from data_prep.output.job import Folder, Job
+from data_prep.output.job import Folder, ImageSettings, Job
 from data_prep.output.part_progress import PartProgress
-from data_prep.shards.image_encoding import EncodedImage, ImageSettings, encode_image
+from data_prep.shards.image_encoding import EncodedImage, encode_image
 from data_prep.shards.writer import Answer, ShardRecord, write_shard
 from data_prep.workers.progress import Progress
 from data_prep.workers.worker_pool import in_order

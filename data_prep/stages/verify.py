@@ -15,9 +15,8 @@ from data_prep.accounts.datasheet import DATASHEET_NAME, write_datasheet
 from data_prep.errors import AccountingError, InputError
 from data_prep.output.job import Folder
 from data_prep.output.storage import file_sha256, is_gone, move
-from data_prep.shards.key_hashes import key_hash, repeated_keys
 from data_prep.shards.manifest import ManifestWriter, stream_manifest
-from data_prep.shards.reader import TarUnread, read_samples
+from data_prep.shards.reader import TarUnread, key_hash, read_samples, repeated_keys
 from data_prep.shards.survey import Problem, ShardTask, Weight, survey
 from data_prep.shards.writer import ShardRecord, read_record
 from data_prep.workers.worker_pool import in_order

@@ -1,1 +1,6 @@
-"""Worker processes: a pool that survives a killed worker, their end, and progress."""
+"""Worker processes: a pool that survives a killed worker, their end, and progress.
+
+orphans      ends a worker when its parent is gone
+progress     a bar on a terminal, lines in a log
+worker_pool  workers that do not hang when one is killed
+"""

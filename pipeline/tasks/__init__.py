@@ -1,1 +1,5 @@
-"""What is trained and evaluated, a folder for each task."""
+"""What is trained and evaluated, a folder for each task.
+
+commands  `pretrain`
+evaluate  `evaluate`: a model against annotations or shards
+"""

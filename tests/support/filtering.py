@@ -16,8 +16,7 @@ from data_prep.filters.evaluation_sets import EvaluationSet
 from data_prep.filters.filtering import Filtered, filter_corpus
 from data_prep.filters.settings import FilterSettings
 from data_prep.lists.row_list import ListedImage
-from data_prep.output.job import Folder, Job, write_job
-from data_prep.shards.image_encoding import ImageSettings
+from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.shards.manifest import read_manifest
 from data_prep.shards.writer import Answer, write_shard
 from data_prep.stages.verify import verify_folder

@@ -11,12 +11,10 @@ from typing import Any
 from data_prep.commands.flags import flag_types
 from data_prep.errors import UsageError
 from data_prep.fetch.retrying_opener import FetchLimits
-from data_prep.output.job import Folder, Job, hash_inputs
+from data_prep.output.job import Folder, ImageSettings, Job, default_source, hash_inputs
 from data_prep.output.parts import WHOLE, Part
 from data_prep.output.storage import is_remote, place
-from data_prep.shards.image_encoding import ImageSettings
 from data_prep.sources.list_file import is_list, list_source
-from data_prep.stages.download import default_source
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:

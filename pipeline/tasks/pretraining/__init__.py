@@ -1,1 +1,4 @@
-"""Pretraining."""
+"""Pretraining.
+
+pictures  samples and pseudo-targets in TensorBoard (the paper's figure 2)
+"""

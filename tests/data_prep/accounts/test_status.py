@@ -14,10 +14,9 @@ import pytest
 from data_prep.accounts.array_status import array_status
 from data_prep.cli import main
 from data_prep.errors import UnfinishedError
-from data_prep.output.job import Folder, Job, write_job
+from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.output.part_progress import PartProgress, read_states
 from data_prep.output.parts import Part
-from data_prep.shards.image_encoding import ImageSettings
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -13,8 +13,7 @@ import pytest
 from data_prep.fetch.failure import FetchFailed
 from data_prep.fetch.retrying_opener import FetchLimits, PatientOpener
 from data_prep.fetch.supervisor import RawShard, prove, proven_leftovers
-from data_prep.output.job import Folder, Job
-from data_prep.shards.image_encoding import ImageSettings
+from data_prep.output.job import Folder, ImageSettings, Job
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
 

@@ -20,8 +20,7 @@ from data_prep.fetch.host_limits import HostTurns, spread_hosts
 from data_prep.fetch.retrying_opener import FetchLimits, PatientOpener
 from data_prep.fetch.supervisor import Fetch, FetchSettings
 from data_prep.lists.row_list import ListedImage, write_rows
-from data_prep.output.job import Folder, Job
-from data_prep.shards.image_encoding import ImageSettings
+from data_prep.output.job import Folder, ImageSettings, Job
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
 

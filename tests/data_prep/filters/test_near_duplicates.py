@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.filters import near_duplicates
-from data_prep.filters.banding import band_keys, meeting_probability, num_key_bits, tables
-from data_prep.filters.exact_duplicates import first_of_equal
+from data_prep.filters.banding import band_keys, first_of_equal, meeting_probability, num_key_bits, tables
 from data_prep.filters.near_duplicates import Followers, find_followers, ranges
 from data_prep.filters.perceptual_hash import MIRROR, NUM_BITS, STABLE_BITS, as_words
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.cli import main
-from data_prep.lists.merge_captions import merge_captions
+from data_prep.lists.annotations import merge_captions
 from data_prep.lists.row_list import ListedImage
 from data_prep.stages.local_images import open_local_images
 from samples.image_roots import NotRead

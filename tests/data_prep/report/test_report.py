@@ -21,12 +21,11 @@ from PIL import Image
 from data_prep.accounts.datasheet import write_datasheet
 from data_prep.cli import main
 from data_prep.lists.row_list import ListedImage
-from data_prep.output.job import Folder, Job, write_job
+from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.report.counters import CommonCounter, Histogram
 from data_prep.report.look import look
 from data_prep.report.page import _text
 from data_prep.report.suspicious import suspicious
-from data_prep.shards.image_encoding import ImageSettings
 from data_prep.shards.manifest import read_manifest, write_manifest
 from data_prep.shards.writer import Answer, write_shard
 from data_prep.stages.verify import verify_folder

@@ -14,7 +14,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from data_prep.shards.image_encoding import EncodedImage, ImageSettings, encode_image
+from data_prep.output.job import ImageSettings
+from data_prep.shards.image_encoding import EncodedImage, encode_image
 from samples.image import ImageRefused
 from tests.support import hostile_images as hostile
 from tests.support.hostile_images import BLUE, GREEN, RED, WHITE, halves, jpeg, rotated_jpeg, saved

@@ -18,9 +18,8 @@ import pytest
 from data_prep.cli import main
 from data_prep.errors import FolderError, InputError, UnfinishedError
 from data_prep.lists.row_list import ListedImage
-from data_prep.output.job import Folder, Job, check_same_job, write_job
+from data_prep.output.job import Folder, ImageSettings, Job, check_same_job, write_job
 from data_prep.report.look import look
-from data_prep.shards.image_encoding import ImageSettings
 from data_prep.shards.manifest import read_manifest
 from data_prep.shards.reader import TarUnread, read_samples
 from data_prep.shards.writer import Answer, read_record, write_shard

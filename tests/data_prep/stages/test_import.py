@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main
-from data_prep.shards.image_encoding import ImageSettings, keep_or_encode
+from data_prep.output.job import ImageSettings
+from data_prep.shards.image_encoding import keep_or_encode
 from data_prep.stages.import_tars import tars_source
 from data_prep.stages.tar_samples import read_tar
 from samples.image import ImageRefused

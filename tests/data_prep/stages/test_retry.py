@@ -19,8 +19,7 @@ from data_prep.cli import main
 from data_prep.errors import FolderError, InputError
 from data_prep.fetch.supervisor import RawShard
 from data_prep.lists.row_list import ListedImage, read_shard_rows, write_rows
-from data_prep.output.job import Folder, Job, write_job
-from data_prep.shards.image_encoding import ImageSettings
+from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.shards.manifest import read_manifest
 from data_prep.shards.writer import Answer, read_record, write_shard
 from data_prep.stages.download import Conversion, convert
