@@ -121,3 +121,36 @@ def test_no_shipped_file_names_a_registry_or_this_machine() -> None:
     pattern = re.compile(r"index-url|find-links|/simple/?\b(?=\s|$)", re.IGNORECASE)
     files = ["Makefile", "setup.cfg", "pyproject.toml", "requirements.lock", ".ci/run", ".pre-commit-config.yaml"]
     assert [name for name in files if pattern.search((ROOT / name).read_text())] == []
+
+
+def test_deepspeed_sums_the_gradients_of_all_ranks() -> None:
+    """The releases that left gradients out are refused (the comment in setup.cfg), by setup.cfg and so by the lock."""
+    deepspeed = next(requirement for requirement in requirements("train") if requirement.name == "deepspeed")
+    assert not deepspeed.specifier.contains("0.19.7") and deepspeed.specifier.contains("0.19.8")
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
+    """CITATION.cff 1.2.0: its required keys, the version and licence of setup.cfg, the paper as what to cite."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    metadata = setup_cfg()["metadata"]
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert (citation["cff-version"], citation["version"]) == ("1.2.0", metadata["version"])
+    assert citation["license"] == metadata["license"]
+    paper = citation["preferred-citation"]
+    assert paper["title"].startswith("Align before Fuse") and paper["year"] == 2021
+    assert paper["authors"][0]["family-names"] == "Li"
+
+
+def test_the_dockerfile_installs_the_lock_on_a_python_that_is_supported() -> None:
+    """No image is built here: the instructions are Docker's, what is copied exists, and nothing runs as root."""
+    text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    assert {name for name, _ in lines} <= {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "USER", "CMD"}
+    of = {name: [rest for kind, rest in lines if kind == name] for name, _ in lines}
+    (image,) = of["FROM"]
+    version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", image)
+    assert version is not None
+    assert Requirement(f"python{setup_cfg()['options']['python_requires']}").specifier.contains(f"{version[1]}.0")
+    assert all((ROOT / words.split()[0]).exists() for words in of["COPY"])
+    assert any("requirements.lock" in words for words in of["RUN"])
+    assert of["USER"][-1].split(":")[0] not in ("0", "root")
