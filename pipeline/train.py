@@ -32,6 +32,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.data import seeds, shared_memory
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.loader import PretrainLoader, StepBatches
+from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.engine import distributed
 from pipeline.engine.distributed import World
 from pipeline.engine.ds_config import ResolvedDeepSpeed, resolve_ds_config
@@ -126,7 +127,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         seed=run.seed,
         micro_batch_size=run.batch.micro_batch_size,
         num_lanes=num_lanes,
-        lanes=world.lanes(num_lanes),
+        lanes=lanes_of_rank(world.rank, world.size, num_lanes),
         pin_memory=world.device.type == "cuda",
     )
     warn_of_shared_memory(loader, world)

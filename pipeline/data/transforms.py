@@ -16,7 +16,7 @@ from torch import Tensor
 
 from albef.preprocess import normalise_
 from pipeline.config.sections import AugmentConfig
-from pipeline.data.corpus.reader import load_pixels, open_image
+from pipeline.data.decode import load_pixels, open_image
 from pipeline.data.randaugment import rand_augment
 from pipeline.data.seeds import Draws
 

@@ -2,6 +2,7 @@
 
 distributed  the ranks: who am I, how many are we
 ds_config    DeepSpeed's JSON, resolved and checked
+launch       what the launcher says of a process: rank, world size, where the ranks meet
 optim        AdamW and which parameters it decays
 rendezvous   where the ranks meet; one that waits says for whom
 schedule     learning rate and alpha of each step

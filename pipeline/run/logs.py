@@ -156,15 +156,6 @@ def remove(handler: logging.Handler) -> None:
     handler.close()
 
 
-def quiet_deepspeed() -> None:
-    """Turn DeepSpeed's logger, which writes INFO to stdout, to warnings on stderr. Call once it is imported."""
-    logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(logging.WARNING)
-    for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler and handler.stream is sys.stdout:
-            handler.setStream(sys.stderr)
-
-
 def job_name(environment: Mapping[str, str]) -> str:
     """The folder of this start's log files: Slurm's job id, else `local`."""
     return environment.get("SLURM_JOB_ID") or "local"

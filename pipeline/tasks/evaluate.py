@@ -15,8 +15,6 @@ from samples.json_text import parse_json
 from samples.plain_file import read_plain
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` need not wait for it
-    import torch
-
     from pipeline.engine.distributed import World
     from pipeline.tasks.retrieval.annotations import EvaluationPairs
 
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     check_flags(args)
     from pipeline.engine import distributed
 
-    world = join_ranks(args.device)
+    world = distributed.join_ranks(args.device)
     try:
         metrics = evaluate_retrieval(args, world)
         if world.is_main:
@@ -157,43 +155,6 @@ def _is_evaluation(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and {"task", "model", "data", "k_test", "num_images"} <= values.keys()
-
-
-def join_ranks(device: str) -> World:
-    """The process group when a launcher started several ranks; a single process needs none.
-
-    Raises: ConfigError when there is no such device.
-    """
-    from pipeline.engine import distributed
-
-    wanted = local_device(device)
-    if int(distributed.launch_environment(os.environ)["WORLD_SIZE"]) == 1:
-        return distributed.World(rank=0, local_rank=0, size=1, device=wanted)
-    if ":" in device:
-        raise ConfigError(f"--device {device} with several ranks", "say cuda: each rank takes its own device")
-    if wanted.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    return distributed.init()
-
-
-def local_device(device: str) -> torch.device:
-    """The device of a --device flag: cpu, cuda, cuda:N, or auto.
-
-    Raises: ConfigError when there is no such device.
-    """
-    import torch
-
-    has_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
-    try:
-        wanted = torch.device(("cuda" if has_cuda else "cpu") if device == "auto" else device)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {device} is no device", "cpu, cuda, cuda:N or auto") from error
-    if wanted.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {device} is not supported", "cpu, cuda, cuda:N or auto")
-    count = torch.cuda.device_count()
-    if wanted.type == "cuda" and (wanted.index if ":" in device else 0) >= count:
-        raise ConfigError(f"--device {device}: torch finds {count} CUDA devices here", "use --device cpu, or auto")
-    return wanted
 
 
 def load_pairs(args: argparse.Namespace) -> EvaluationPairs:

@@ -99,7 +99,7 @@ def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: st
     from albef.momentum import MomentumTeacher
     from albef.queue import FeatureQueue
     from pipeline.data.seeds import derive
-    from pipeline.tasks.evaluate import local_device
+    from pipeline.engine.distributed import local_device
     from pipeline.watch.nonfinite import look, one_sample
 
     at = local_device(device)

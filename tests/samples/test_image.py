@@ -18,7 +18,7 @@ from albef.preprocess import MEAN, STD, preprocess_images
 from data_prep.filters.perceptual_hash import hash_image, hash_jpeg
 from data_prep.output.job import ImageSettings
 from data_prep.shards.image_encoding import encode_image, keep_or_encode
-from pipeline.data.corpus.reader import load_pixels, open_image
+from pipeline.data.decode import load_pixels, open_image
 from pipeline.tasks.retrieval.annotations import EvaluationPairs
 from samples.image import ImageRefused, read_image, upright_rgb
 from samples.quote import quote_error

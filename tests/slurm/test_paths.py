@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.distributed import first_host
+from pipeline.engine.launch import first_host
 from tests.slurm.local_slurm import LocalSlurm
 
 ROOT = Path(__file__).resolve().parents[2]

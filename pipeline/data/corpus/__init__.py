@@ -1,5 +1,6 @@
 """The corpus as it lies in shards: manifests, stores, and reading single samples.
 
+locations         where samples lie in their shards, as workers are given it
 manifest          what there is to train on
 manifest_columns  columns of a manifest: their types and values, or which row is wrong
 reader            one sample out of a tar, by byte range

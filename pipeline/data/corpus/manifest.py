@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from albef.errors import DataError
 from pipeline.data.corpus import sample_rows, stores
+from pipeline.data.corpus.locations import Locations, SampleRef
 from pipeline.data.corpus.manifest_columns import check_counts, read_short
 from pipeline.data.corpus.sample_rows import SampleRows, ShardRows
-from pipeline.data.sampling.lanes import Locations, SampleRef
 from samples.quote import quote
 
 FILE_NAME = "manifest.parquet"

@@ -13,9 +13,10 @@ from typing import Literal
 from PIL import Image
 
 from albef.errors import DataError
+from pipeline.data.corpus.locations import SampleRef
 from pipeline.data.corpus.manifest import Manifest
-from pipeline.data.corpus.reader import BadSample, ShardReader, load_pixels, open_image
-from pipeline.data.sampling.lanes import SampleRef
+from pipeline.data.corpus.reader import BadSample, ShardReader
+from pipeline.data.decode import load_pixels, open_image
 from samples.captions import clean_caption
 from samples.image_roots import ImageRoots, NotRead, RootError, open_image_roots
 from samples.json_text import parse_json

@@ -16,8 +16,8 @@ from data_prep.errors import InputError
 from data_prep.shards.reader import read_samples
 from data_prep.stages.import_tars import TarRows, list_tars
 from data_prep.stages.verify import ShardTask, check_shard
+from pipeline.data.corpus.locations import SampleRef
 from pipeline.data.corpus.reader import BadSample, ShardReader
-from pipeline.data.sampling.lanes import SampleRef
 from tests.support.hostile_images import halves, jpeg
 from tests.support.raw_tar import BLOCK, base256, with_checksum
 

@@ -9,7 +9,8 @@ import torch
 
 from albef.errors import ConfigError
 from pipeline.config.sections import divisors
-from pipeline.engine.distributed import World, first_host, launch_environment, port_of_job, rank_of
+from pipeline.data.sampling.lanes import lanes_of_rank
+from pipeline.engine.launch import first_host, launch_environment, port_of_job
 from tests.support.ranks import run_ranks
 
 TORCHRUN = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "head", "MASTER_PORT": "2345"}
@@ -101,16 +102,10 @@ def test_the_first_host_of_slurm_s_list(nodelist: str, host: str) -> None:
 def test_lanes_are_shared_in_order_and_whole() -> None:
     """Every world size that divides them gives each lane to one rank; another is refused with those that do."""
     for size in divisors(12):
-        worlds = [World(rank=r, local_rank=r, size=size, device=torch.device("cpu")) for r in range(size)]
-        assert [lane for world in worlds for lane in world.lanes(12)] == list(range(12))
+        assert [lane for rank in range(size) for lane in lanes_of_rank(rank, size, 12)] == list(range(12))
     with pytest.raises(ConfigError, match="12 lanes cannot be shared evenly by 5 ranks") as refusal:
-        World(rank=0, local_rank=0, size=5, device=torch.device("cpu")).lanes(12)
+        lanes_of_rank(0, 5, 12)
     assert "1 or 2 or 3 or 4 or 6 or 12" in refusal.value.hint
-
-
-def test_rank_is_known_before_any_group() -> None:
-    """For the prefix of log lines and errors."""
-    assert [rank_of({}), rank_of({"RANK": "2"}), rank_of({"SLURM_PROCID": "7"})] == [0, 2, 7]
 
 
 def talk(rank: int, _world_size: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from albef.errors import ConfigError
 from pipeline.config.run_config import RunConfig, resolve
 from pipeline.config.sections import BatchConfig
+from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.engine.ds_config import KNOWN_KEYS, KNOWN_ZERO_KEYS, find_ds_config, resolve_ds_config, shipped_ds_configs
 from tests.support.ranks import run_ranks
 
@@ -169,7 +170,7 @@ def train(rank: int, world_size: int) -> dict[str, tuple[torch.Tensor, int, int]
         optimizer = build_optimizer(model, OptimConfig(lr=0.1), device=world.device)
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds.config, dist_init_required=False)
         for step in range(3):
-            lanes = world.lanes(4)
+            lanes = lanes_of_rank(world.rank, world.size, 4)
             for lane in lanes:
                 loss = engine(inputs(step)[lane].to(ds.compute_dtype)).float().square().mean()
                 engine.backward(loss)

@@ -28,6 +28,7 @@ from pipeline.checkpoint_weights import load_weights
 from pipeline.cli import main
 from pipeline.config.run_config import load_config
 from pipeline.config.sections import CheckpointConfig
+from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.engine import distributed
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.engine.optim import build_optimizer
@@ -114,7 +115,7 @@ def train_and_save(_rank: int, size: int, folder: str, recipe: str) -> dict[str,
             model=student, optimizer=optimizer, config=ds.config, dist_init_required=False
         )
         for step in range(STEP):
-            lanes = world.lanes(2)
+            lanes = lanes_of_rank(world.rank, world.size, 2)
             for lane in lanes:
                 batch = batch_of(10 * step + lane)
                 targets = teacher.targets(batch, queue, engine.module.clamped_temperature().detach())

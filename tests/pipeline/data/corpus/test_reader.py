@@ -10,7 +10,8 @@ import tarfile
 import pytest
 
 from pipeline.data.corpus.manifest import read_manifest
-from pipeline.data.corpus.reader import BadSample, ShardReader, load_pixels, open_image
+from pipeline.data.corpus.reader import BadSample, ShardReader
+from pipeline.data.decode import load_pixels, open_image
 from tests.support.shards import jpeg, pair, picture, write_corpus, write_manifest
 
 
