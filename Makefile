@@ -10,7 +10,7 @@ ifeq ($(PY),.venv/bin/python)
 ENVIRONMENT = .venv/.stamp
 endif
 
-.PHONY: help venv demo test check fix gpu chaos lock
+.PHONY: help venv demo test check fix docs gpu chaos lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ check: $(ENVIRONMENT)  ## ruff, mypy, import rules, shellcheck
 fix: $(ENVIRONMENT)  ## let ruff repair and format what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+docs: $(ENVIRONMENT)  ## write docs/recipes.md, the reference of every recipe key
+	$(PY) -m pipeline.config.reference docs/recipes.md
 
 # DeepSpeed prints notes of its own; the result is the one line that is a JSON object.
 gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benchmarks/results/DATE-DEVICE.json

@@ -1,0 +1,38 @@
+"""docs/recipes.md, the reference of every recipe key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from albef.config import AlbefConfig
+from pipeline.config import reference
+from pipeline.config.run_config import PRESETS, recipe_keys
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "recipes.md"
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    """A key, a default or a docstring that changes must change the page: `make docs` writes it."""
+    assert PAGE.read_text() == reference.page(), "run `make docs`"
+
+
+def test_every_key_has_a_row_with_its_meaning() -> None:
+    """Each key that a recipe can set once, with values, default and meaning, none of them empty."""
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| `(.*?)` \| (\S.*) \|$", PAGE.read_text(), re.MULTILINE)
+    assert sorted(name for name, *_ in rows) == sorted(key.name for key in recipe_keys())
+
+
+def test_limits_are_listed() -> None:
+    """Limits of pydantic's types, those behind `or null`, and those that albef itself checks."""
+    text = PAGE.read_text()
+    assert "\n| `max_steps` | a whole number or null, above 0 |" in text
+    assert "\n| `data.augment.crop_scale_min` | a number, above 0, at most 1 |" in text
+    assert "\n| `model.image_size` | a whole number, 1 to 16,384 |" in text
+
+
+def test_sizes_and_presets_are_listed() -> None:
+    """What `model.size: tiny` and `preset: paper` change."""
+    text = PAGE.read_text()
+    assert f"| `model.vision_width` | `768` | `{AlbefConfig.tiny().vision_width}` |" in text
+    assert all(f"| `paper` | `{name}` |" in text for name in PRESETS["paper"])
