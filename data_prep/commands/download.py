@@ -11,7 +11,7 @@ from data_prep.commands.flags.column_flags import add_column_flags, column_value
 from data_prep.commands.flags.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.flags.job_flags import add_out, add_processes, add_shard_flags, output_folder, wanted_job
 from data_prep.commands.flags.yield_flag import add_min_yield
-from data_prep.commands.run_job import make
+from data_prep.commands.run_job import run_job
 from data_prep.lists.exclusion import Exclusions, without_excluded
 from data_prep.lists.list_columns import ListColumns
 from data_prep.lists.url_list import read_url_list
@@ -59,13 +59,15 @@ def run(flags: argparse.Namespace) -> int:
     exclusions = Exclusions(*(Path(name) if name else None for name in (flags.exclude_domains, flags.exclude_hashes)))
     wanted = wanted_job("download", flags, [urls], {**reading, **exclusions.identity()}, column_values(flags, "url"))
 
-    def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
+    def build_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, reporter: PartProgress) -> None:
         check_resolver(flags, folder, job, done)
         kept = exclusions.kept_in(folder.root)
         # Workers read files of this machine, and these do not change while they work.
         lists = exclusions.kept_in(folder.work) if is_remote(folder.root) else kept
         asking = dataclasses.replace(settings, exclusions=lists)
         arguments = {**download_arguments(job, settings.limits, urls.name), **exclusions.identity(), **listed}
-        download_shards(folder, job, done, asking, flags.min_yield, arguments, pool, told)
+        download_shards(folder, job, done, asking, flags.min_yield, arguments, pool, reporter)
 
-    return make(folder, wanted, without_excluded(images, exclusions), settings.processes, make_shards, flags.min_yield)
+    return run_job(
+        folder, wanted, without_excluded(images, exclusions), settings.processes, build_shards, flags.min_yield
+    )

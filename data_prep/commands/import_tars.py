@@ -15,7 +15,7 @@ from data_prep.commands.flags.job_flags import (
     output_folder,
 )
 from data_prep.commands.flags.yield_flag import add_min_yield
-from data_prep.commands.run_job import make
+from data_prep.commands.run_job import run_job
 from data_prep.lists.published_file import check_is_file
 from data_prep.output.job import Job
 from data_prep.output.part_progress import PartProgress
@@ -51,9 +51,9 @@ def run(flags: argparse.Namespace) -> int:
     processes = num_processes(flags)
     rows = list_tars(tars, members, flags.shard_size, processes=processes, keep_going=flags.keep_going)
 
-    def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
+    def build_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, reporter: PartProgress) -> None:
         arguments = pack_arguments(job, [path.name for path in tars])
         images = TarRows(tuple(tars), members, flags.max_image_bytes)
-        pack_shards(folder, job, done, images, arguments, pool, processes, told, keep_or_encode)
+        pack_shards(folder, job, done, images, arguments, pool, processes, reporter, keep_or_encode)
 
-    return make(folder, wanted, rows, processes, make_shards, flags.min_yield)
+    return run_job(folder, wanted, rows, processes, build_shards, flags.min_yield)

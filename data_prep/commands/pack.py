@@ -20,7 +20,7 @@ from data_prep.commands.flags.job_flags import (
     wanted_job,
 )
 from data_prep.commands.flags.yield_flag import add_min_yield
-from data_prep.commands.run_job import make
+from data_prep.commands.run_job import run_job
 from data_prep.lists.annotations import NO_FLAGS, merge_captions, read_annotations
 from data_prep.lists.list_columns import ListColumns
 from data_prep.lists.published_file import check_is_file
@@ -84,16 +84,16 @@ def run(flags: argparse.Namespace) -> int:
     wanted = wanted_job("pack", flags, annotations, reading, named)
     processes = num_processes(flags)
 
-    def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
+    def build_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, reporter: PartProgress) -> None:
         arguments = {**pack_arguments(job, [path.name for path in annotations]), **how_listed(annotations)}
         images = LocalRows(local, flags.max_image_bytes)
         again = [index for index, record in done.items() if images.has_found_more(folder, record)]
         if again:
             print(f"{len(again)} shards have rows that could not be read, and can be now: made again", file=sys.stderr)
         left = {index: record for index, record in done.items() if index not in again}
-        pack_shards(folder, job, left, images, arguments, pool, processes, told)
+        pack_shards(folder, job, left, images, arguments, pool, processes, reporter)
 
-    return make(folder, wanted, images, processes, make_shards, flags.min_yield)
+    return run_job(folder, wanted, images, processes, build_shards, flags.min_yield)
 
 
 def _images(

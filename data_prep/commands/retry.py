@@ -13,7 +13,7 @@ from data_prep.commands import verify
 from data_prep.commands.flags.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.flags.job_flags import add_max_image_bytes, add_processes
 from data_prep.commands.flags.yield_flag import add_min_yield
-from data_prep.commands.run_job import make
+from data_prep.commands.run_job import run_job
 from data_prep.errors import FolderError, InputError, UsageError, YieldError
 from data_prep.lists.exclusion import Exclusions, kept_exclusions
 from data_prep.output.job import Folder, Job, exclusive, read_job
@@ -58,7 +58,9 @@ def run(flags: argparse.Namespace) -> int:
         retried, job = opened
         print(f"{retried.root.name}: {job.num_rows} rows in {job.num_shards} shards", file=sys.stderr)
 
-        def make_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, told: PartProgress) -> None:
+        def build_shards(
+            job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, reporter: PartProgress
+        ) -> None:
             arguments = {
                 **download_arguments(job, settings.limits, ""),
                 **exclusions.identity(),
@@ -69,12 +71,12 @@ def run(flags: argparse.Namespace) -> int:
                 "inputs_sha256": first.inputs_sha256,
             }
             check_resolver(flags, retried, job, done)
-            download_shards(retried, job, done, settings, 0.0, arguments, pool, told)
+            download_shards(retried, job, done, settings, 0.0, arguments, pool, reporter)
 
         images = retried_images(folder, first, retried)
         too_few, code = None, 1
         try:
-            code = make(retried, job, images, settings.processes, make_shards, flags.min_yield, corpus=folder.root)
+            code = run_job(retried, job, images, settings.processes, build_shards, flags.min_yield, corpus=folder.root)
         except YieldError as error:  # raised again when the sums of all rounds are out
             too_few = error
     verify.report_again(folder)

@@ -21,16 +21,16 @@ from data_prep.output.storage import is_remote
 from data_prep.shards.writer import ShardRecord
 from data_prep.workers.worker_pool import open_pool
 
-MakeShards = Callable[[Job, dict[int, ShardRecord], ProcessPoolExecutor, PartProgress], None]
+BuildShards = Callable[[Job, dict[int, ShardRecord], ProcessPoolExecutor, PartProgress], None]
 """Makes the shards of the job that are not among those finished before."""
 
 
-def make(
+def run_job(
     folder: Folder,
     wanted: Job,
     images: Iterable[ListedImage],
     processes: int,
-    make_shards: MakeShards,
+    build_shards: BuildShards,
     min_yield: float,
     corpus: Path | None = None,
 ) -> int:
@@ -45,20 +45,20 @@ def make(
     started = time.monotonic()
     check_same_job(folder, wanted)  # before anything is created or locked
     result = None
-    with exclusive(folder), PartProgress(folder) as told:
+    with exclusive(folder), PartProgress(folder) as reporter:
         job = _begin(folder, wanted, images)
         with claimed_shards(folder, job), open_pool(processes) as pool:
             _remove_leftovers(folder, job)
             done = finished_shards(folder, job)
             rows_before = sum(record.listed for record in done.values())
             try:
-                make_shards(job, done, pool, told)
+                build_shards(job, done, pool, reporter)
             finally:
                 after = account_of(folder, job)
                 if folder.part.is_whole:
                     _report(folder, job, after, after.accounted - rows_before, time.monotonic() - started)
             if folder.part.is_whole:
-                told.verifying()
+                reporter.verifying()
                 result = verify.check_and_show(
                     corpus or folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False
                 )

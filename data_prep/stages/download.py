@@ -81,13 +81,13 @@ def download_shards(
     min_yield: float,
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
-    told: PartProgress,
+    reporter: PartProgress,
 ) -> None:
     """Fetch and convert every shard of the folder's part that is not `done` yet, both side by side.
 
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
-    _Download(folder, job, done, settings, min_yield, arguments, pool, told).run()
+    _Download(folder, job, done, settings, min_yield, arguments, pool, reporter).run()
     for launch in launches_in(folder):
         shutil.rmtree(launch)
 
@@ -104,7 +104,7 @@ class _Download:
         min_yield: float,
         arguments: dict[str, Any],
         pool: ProcessPoolExecutor,
-        told: PartProgress,
+        reporter: PartProgress,
     ) -> None:
         self.folder = folder
         self.job = job
@@ -120,8 +120,8 @@ class _Download:
         listed = sum(map(job.rows_in_shard, folder.part.shards(job.num_shards)))
         self.progress = Progress("rows", listed, done_before=self.rows_done)
         self.num_shards = len(folder.part.shards(job.num_shards))
-        self.told = told
-        told.begin(shards=self.num_shards, rows=listed, rows_before=self.rows_done)
+        self.reporter = reporter
+        reporter.begin(shards=self.num_shards, rows=listed, rows_before=self.rows_done)
 
     def run(self) -> None:
         for raw in proven_leftovers(self.folder, self.job, set(self.to_fetch)).values():
@@ -133,7 +133,7 @@ class _Download:
             attempts = 0 if len(self.to_fetch) < left else attempts + 1
             if self.to_fetch:
                 self.progress.say(f"img2dataset {stopped}, {len(self.to_fetch)} shards left: starting it again")
-                self.told.restarted()
+                self.reporter.restarted()
             if attempts >= self.settings.attempts:
                 raise UnfinishedError(
                     f"img2dataset {stopped} {attempts} times and finished no shard; its log ends: {self._last_log()}",
@@ -201,7 +201,7 @@ class _Download:
     def _show(self, answered: int) -> None:
         fetched = sum(self.job.rows_in_shard(index) for index in self.converting)
         self.progress.update(self.rows_done + fetched + answered, f"{self.kept} kept")
-        self.told.update(
+        self.reporter.update(
             shards_finished=self.num_shards - len(self.to_fetch) - len(self.converting),
             rows_finished=self.rows_done,
             rows_answered=self.rows_done + fetched + answered,

@@ -102,21 +102,21 @@ def pack_shards(
     arguments: dict[str, Any],
     pool: ProcessPoolExecutor,
     processes: int,
-    told: PartProgress,
+    reporter: PartProgress,
     encode: Encode = encode_image,
 ) -> None:
     """Read, encode and publish every shard that is not `done` yet."""
     rows_done = sum(record.listed for record in done.values())
     kept = sum(record.kept for record in done.values())
     progress = Progress("rows", job.num_rows, done_before=rows_done)
-    told.begin(shards=job.num_shards, rows=job.num_rows, rows_before=rows_done)
-    told.update(shards_finished=len(done), rows_finished=rows_done, rows_answered=rows_done, kept=kept)
+    reporter.begin(shards=job.num_shards, rows=job.num_rows, rows_before=rows_done)
+    reporter.update(shards_finished=len(done), rows_finished=rows_done, rows_answered=rows_done, kept=kept)
     missing = (index for index in range(job.num_shards) if index not in done)
     tasks = (_Packing(folder, job, index, images, arguments, encode) for index in missing)
     for finished, record in enumerate(in_order(pool, pack_shard, tasks, ahead=2 * processes), start=len(done) + 1):
         rows_done += record.listed
         kept += record.kept
-        told.update(shards_finished=finished, rows_finished=rows_done, rows_answered=rows_done, kept=kept)
+        reporter.update(shards_finished=finished, rows_finished=rows_done, rows_answered=rows_done, kept=kept)
         progress.update(rows_done, f"{kept} kept")
     progress.finish(rows_done, f"{kept} kept")
 
