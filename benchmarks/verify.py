@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.download import Usage, photo
 from data_prep.lists.row_list import ListedImage
 from data_prep.output.job import Folder, ImageSettings, Job, write_job
-from data_prep.shards.writer import Answer, write_shard
+from data_prep.shards.writer import FetchResult, write_shard
 from tests.support.data_prep_runs import ROOT
 
 DISTINCT = 50
@@ -84,7 +84,7 @@ def write(root: Path, num_images: int, shard_size: int, side: int) -> int:
     for index in range(job.num_shards):
         rows = range(index * shard_size, min((index + 1) * shard_size, num_images))
         listed = {row: ListedImage(f"http://host/{row}.jpg", [f"picture {row}"]) for row in rows}
-        write_shard(folder, job, index, listed, (Answer(row, bodies[row % DISTINCT], None) for row in rows), {})
+        write_shard(folder, job, index, listed, (FetchResult(row, bodies[row % DISTINCT], None) for row in rows), {})
     write_job(folder, job)
     return sum(path.stat().st_size for path in folder.shards.glob("*.tar"))
 

@@ -27,7 +27,7 @@ from data_prep.fetch.failure import shown
 from data_prep.fetch.retrying_opener import FetchLimits
 from data_prep.lists.exclusion import Exclusions
 from data_prep.output.job import Folder, Job, write_json
-from data_prep.shards.writer import Answer
+from data_prep.shards.writer import FetchResult
 
 ANSWERS_AT_ONCE = 100
 LAUNCH_NAME, LAUNCH_FILE = re.compile(r"[0-9a-f]+-[0-9]+"), "launch.txt"
@@ -72,13 +72,13 @@ class RawShard:
     def stats(self) -> Path:
         return self.folder / f"{self.index:05d}_stats.json"
 
-    def answers(self) -> Iterator[Answer]:
+    def results(self) -> Iterator[FetchResult]:
         """Bytes or failure of every row, in the order in which servers answered. Memory: 100 originals."""
         with pq.ParquetFile(self.parquet) as file:
             for batch in file.iter_batches(ANSWERS_AT_ONCE, columns=["row", "jpg", "error_message"]):
                 for answer in batch.to_pylist():
                     failure = answer["error_message"]
-                    yield Answer(answer["row"], answer["jpg"], None if failure is None else _reason(failure))
+                    yield FetchResult(answer["row"], answer["jpg"], None if failure is None else _reason(failure))
 
     def remove(self) -> None:
         for path in (self.stats, self.parquet, self.parquet.with_suffix(".rows")):

@@ -51,7 +51,7 @@ class ShardRecord:
 
 
 @dataclass(frozen=True)
-class Answer:
+class FetchResult:
     """What came back for one row: the bytes, or `failure` as `reason: detail`."""
 
     row: int
@@ -64,11 +64,11 @@ def write_shard(
     job: Job,
     index: int,
     listed: dict[int, ListedImage],
-    answers: Iterable[Answer],
+    results: Iterable[FetchResult],
     arguments: dict[str, Any],
     encode: Callable[[bytes, ImageSettings], EncodedImage] = encode_image,
 ) -> ShardRecord:
-    """Encode the answers, in whatever order they come, and publish the shard in place.
+    """Encode the results, in whatever order they come, and publish the shard in place.
 
     The failures file and the tar are renamed into place before the record, so a record proves a whole shard.
     Memory: one image; encoded images wait in an unnamed temporary file for their turn.
@@ -77,18 +77,18 @@ def write_shard(
     stored: dict[int, tuple[int, int, bytes]] = {}
     failures: dict[int, tuple[str, str]] = {}
     with tempfile.TemporaryFile(dir=folder.work) as spool:
-        for answer in answers:
-            image = listed[answer.row]
+        for result in results:
+            image = listed[result.row]
             try:
-                encoded = encode(_bytes(answer, image), job.images)
-                meta = _meta(job, answer.row, image, encoded)
+                encoded = encode(_bytes(result, image), job.images)
+                meta = _meta(job, result.row, image, encoded)
             except ImageRefused as refused:
-                failures[answer.row] = (refused.reason, refused.detail)
+                failures[result.row] = (refused.reason, refused.detail)
                 continue
-            stored[answer.row] = (spool.tell(), len(encoded.jpeg), meta)
+            stored[result.row] = (spool.tell(), len(encoded.jpeg), meta)
             spool.write(encoded.jpeg)
         if len(stored) + len(failures) != len(listed):
-            raise ValueError(f"{name}: {len(stored)} + {len(failures)} answers for {len(listed)} rows")
+            raise ValueError(f"{name}: {len(stored)} + {len(failures)} results for {len(listed)} rows")
         _write_failures(folder, name, listed, failures)
         in_order = ((job.key(row), *stored[row]) for row in sorted(stored))
         size, sha256 = _write_tar(folder, folder.shards / f"{name}.tar", spool, in_order)
@@ -151,16 +151,16 @@ def tool_versions() -> dict[str, str]:
     return versions
 
 
-def _bytes(answer: Answer, image: ListedImage) -> bytes:
-    failure = image.rejected or answer.failure
+def _bytes(result: FetchResult, image: ListedImage) -> bytes:
+    failure = image.rejected or result.failure
     if failure is not None:
         reason, _, detail = failure.partition(": ")
         raise ImageRefused(reason, detail)
-    if answer.data is None:
+    if result.data is None:
         raise ImageRefused("empty_body", "no bytes were stored")
     if not usable_captions(image.captions):  # of a list that was read before this was looked at
         raise ImageRefused("empty_caption", f"cleaning leaves nothing of {quote(image.captions)}")
-    return answer.data
+    return result.data
 
 
 def _meta(job: Job, row: int, image: ListedImage, encoded: EncodedImage) -> bytes:

@@ -17,7 +17,7 @@ from data_prep.lists.row_list import read_shard_rows
 from data_prep.output.job import Folder, ImageSettings, Job
 from data_prep.output.part_progress import PartProgress
 from data_prep.shards.image_encoding import EncodedImage, encode_image
-from data_prep.shards.writer import Answer, ShardRecord, write_shard
+from data_prep.shards.writer import FetchResult, ShardRecord, write_shard
 from data_prep.stages.retry import later_rounds, taken_up
 from data_prep.workers.progress import Progress
 from samples.image import ImageRefused
@@ -51,7 +51,7 @@ def convert(task: Conversion) -> ShardRecord:
     rows = read_shard_rows(task.folder.rows, task.raw.index)
     asked = sum(image.rejected is None for image in rows.values())
     if asked >= MIN_ROWS_FOR_YIELD:
-        good = sum(answer.data is not None for answer in task.raw.answers() if rows[answer.row].rejected is None)
+        good = sum(result.data is not None for result in task.raw.results() if rows[result.row].rejected is None)
         if good < task.min_yield * asked:
             raise UnfinishedError(
                 f"shard {task.job.shard_name(task.raw.index)}: only {good} of {asked} images could be downloaded, "
@@ -66,11 +66,11 @@ def convert(task: Conversion) -> ShardRecord:
         return encode_image(data, images)
 
     elsewhere = taken_up(task.later_rounds, rows)
-    answers = (
-        Answer(answer.row, None, elsewhere[answer.row]) if answer.row in elsewhere else answer
-        for answer in task.raw.answers()
+    results = (
+        FetchResult(result.row, None, elsewhere[result.row]) if result.row in elsewhere else result
+        for result in task.raw.results()
     )
-    return write_shard(task.folder, task.job, task.raw.index, rows, answers, task.arguments, encode)
+    return write_shard(task.folder, task.job, task.raw.index, rows, results, task.arguments, encode)
 
 
 def download_shards(

@@ -23,7 +23,7 @@ from data_prep.errors import InputError
 from data_prep.lists.row_list import ListedImage
 from data_prep.output.job import default_source
 from data_prep.output.storage import open_regular
-from data_prep.shards.writer import Answer
+from data_prep.shards.writer import FetchResult
 from data_prep.stages.tar_samples import TarSample, read_tar
 from data_prep.workers.worker_pool import in_order, open_pool
 from samples.quote import quote
@@ -96,7 +96,7 @@ class TarRows:
     members: Path
     max_image_bytes: int
 
-    def answers(self, index: int, rows: dict[int, ListedImage]) -> Iterator[Answer]:
+    def results(self, index: int, rows: dict[int, ListedImage]) -> Iterator[FetchResult]:
         """The bytes of each row, out of its tar; rows of a shard mostly follow each other in one."""
         with pq.ParquetFile(self.members) as file:
             places = file.read_row_group(index).to_pylist()
@@ -105,13 +105,13 @@ class TarRows:
             with _opened(self.tars[number]) as tar:
                 for (row, image), place in group:
                     if image.rejected is not None:
-                        yield Answer(row, None, image.rejected)
+                        yield FetchResult(row, None, image.rejected)
                     elif place["size"] > self.max_image_bytes:
-                        yield Answer(
+                        yield FetchResult(
                             row, None, f"file_too_large: {place['size']} bytes, more than {self.max_image_bytes}"
                         )
                     else:
-                        yield Answer(row, self._image(number, tar, place["offset"], place["size"]), None)
+                        yield FetchResult(row, self._image(number, tar, place["offset"], place["size"]), None)
 
     def _image(self, number: int, tar: IO[bytes], offset: int, size: int) -> bytes:
         try:

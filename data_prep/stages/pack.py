@@ -13,7 +13,7 @@ from data_prep.lists.row_list import ListedImage, read_shard_rows
 from data_prep.output.job import Folder, ImageSettings, Job
 from data_prep.output.part_progress import PartProgress
 from data_prep.shards.image_encoding import EncodedImage, encode_image
-from data_prep.shards.writer import Answer, ShardRecord, write_shard
+from data_prep.shards.writer import FetchResult, ShardRecord, write_shard
 from data_prep.workers.progress import Progress
 from data_prep.workers.worker_pool import in_order
 from samples.image_roots import ImageRoots, NotRead, RootError
@@ -26,7 +26,7 @@ Encode = Callable[[bytes, ImageSettings], EncodedImage]
 class RowImages(Protocol):
     """Where images come from that need not be asked for; goes to the workers."""
 
-    def answers(self, index: int, rows: dict[int, ListedImage]) -> Iterator[Answer]:
+    def results(self, index: int, rows: dict[int, ListedImage]) -> Iterator[FetchResult]:
         """Bytes or failure of every row of shard `index`."""
 
 
@@ -37,19 +37,19 @@ class LocalRows:
     local: ImageRoots
     max_image_bytes: int
 
-    def answers(self, index: int, rows: dict[int, ListedImage]) -> Iterator[Answer]:
+    def results(self, index: int, rows: dict[int, ListedImage]) -> Iterator[FetchResult]:
         """A file that is missing or cannot be read is a failure of its row.
 
         Raises: InputError when a zip was replaced since it was given, or a root is gone.
         """
         for row, image in rows.items():
             if image.rejected is not None:
-                yield Answer(row, None, image.rejected)
+                yield FetchResult(row, None, image.rejected)
                 continue
             try:
-                yield Answer(row, self._read(image.url), None)
+                yield FetchResult(row, self._read(image.url), None)
             except NotRead as error:
-                yield Answer(row, None, str(error))
+                yield FetchResult(row, None, str(error))
         try:
             self.local.check_unchanged()
         except RootError as error:
@@ -124,8 +124,8 @@ def pack_shards(
 def pack_shard(task: _Packing) -> ShardRecord:
     """One shard from images that are at hand."""
     rows = read_shard_rows(task.folder.rows, task.index)
-    answers = task.images.answers(task.index, rows)
-    return write_shard(task.folder, task.job, task.index, rows, answers, task.arguments, task.encode)
+    results = task.images.results(task.index, rows)
+    return write_shard(task.folder, task.job, task.index, rows, results, task.arguments, task.encode)
 
 
 def pack_arguments(job: Job, list_names: list[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Retry rounds: which failed rows are worth asking for again, and the list of those rows.
 
 A round is a job folder of its own inside the first one's: `DIR/retry-01`, `DIR/retry-02`, ... What it asks for is fixed
-when it begins, in `retried.parquet`: row by row the failure that its answer takes the place of.
+when it begins, in `retried.parquet`: row by row the failure that its result replaces.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ def open_round(folder: Folder, job: Job, reasons: Sequence[str] | None) -> tuple
 
 def left_failures(folder: Folder, job: Job) -> Iterator[Failure]:
     """Every row that is not a sample, ascending, with the reason of its last attempt. Memory: a shard's failures."""
-    rounds = [_Answers(retried) for retried in retry_rounds(folder)]
+    rounds = [_RoundResults(retried) for retried in retry_rounds(folder)]
     for shard in range(job.num_shards):
         left = _failures(folder, job.shard_name(shard))
-        for answers in rounds:
-            for row, reason in answers.below((shard + 1) * job.shard_size):
+        for results in rounds:
+            for row, reason in results.below((shard + 1) * job.shard_size):
                 if reason is None:
                     left.pop(row, None)
                 else:
@@ -124,17 +124,17 @@ def taken_up(later: Sequence[Path], rows: Collection[int]) -> dict[int, str]:
     return found
 
 
-class _Answers:
+class _RoundResults:
     """What a finished round made of its rows, ascending: the reason why not, or None for a sample."""
 
     def __init__(self, folder: Folder) -> None:
-        self._answers = self._read(folder)
-        self._next = next(self._answers, None)
+        self._results = self._read(folder)
+        self._next = next(self._results, None)
 
     def below(self, end: int) -> Iterator[tuple[int, str | None]]:
         while self._next is not None and self._next[0] < end:
             yield self._next
-            self._next = next(self._answers, None)
+            self._next = next(self._results, None)
 
     @staticmethod
     def _read(folder: Folder) -> Iterator[tuple[int, str | None]]:

@@ -18,7 +18,7 @@ from data_prep.filters.settings import FilterSettings
 from data_prep.lists.row_list import ListedImage
 from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.shards.manifest import read_manifest
-from data_prep.shards.writer import Answer, write_shard
+from data_prep.shards.writer import FetchResult, write_shard
 from data_prep.stages.verify import verify_folder
 from tests.support.shards import jpeg
 
@@ -51,8 +51,8 @@ def pack(folder: Path, source: str, entries: Sequence[Entry], *, shard_size: int
             row: ListedImage(f"{row}.jpg", [caption] if isinstance(caption, str) else caption)
             for row, (_, caption) in part.items()
         }
-        answers = [Answer(row, jpeg(image, 95), None) for row, (image, _) in part.items()]
-        write_shard(out, job, index, listed, answers, {"command": "pack"})
+        results = [FetchResult(row, jpeg(image, 95), None) for row, (image, _) in part.items()]
+        write_shard(out, job, index, listed, results, {"command": "pack"})
     with ThreadPoolExecutor(1) as pool:
         assert not verify_folder(out.root, pool, 1, fraction=0).problems
     return out.root

@@ -39,7 +39,7 @@ def raw_shard(folder: Path, index: int = 0) -> RawShard:
 def test_a_whole_shard_is_believed_and_gives_its_answers(tmp_path: Path) -> None:
     shard = raw_shard(tmp_path)
     assert prove(shard, ROWS)
-    assert [(answer.row, answer.data, answer.failure) for answer in shard.answers()] == [
+    assert [(result.row, result.data, result.failure) for result in shard.results()] == [
         (1, b"one", None),
         (0, None, "http_404: Not Found"),
         (2, b"two", None),

@@ -12,7 +12,7 @@ import pytest
 from data_prep.cli import main
 from data_prep.lists.row_list import read_shard_rows
 from data_prep.output.job import Folder, read_job
-from data_prep.shards.writer import Answer, write_shard
+from data_prep.shards.writer import FetchResult, write_shard
 from tests.support.data_prep_runs import alive, kill_all, run, samples, start, wait_for
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
@@ -42,8 +42,10 @@ def differing(folder: Folder) -> list[str]:
         path.mkdir(parents=True)
     for shard in range(job.num_shards):
         rows = read_shard_rows(folder.rows, shard)
-        answers = [Answer(row, None, "http_404: x") if row == 7 else Answer(row, jpeg(), None) for row in rows]
-        write_shard(apart, job, shard, rows, answers, {})
+        results = [
+            FetchResult(row, None, "http_404: x") if row == 7 else FetchResult(row, jpeg(), None) for row in rows
+        ]
+        write_shard(apart, job, shard, rows, results, {})
     names = [f"{job.shard_name(shard)}.tar" for shard in range(job.num_shards)]
     return [name for name in names if (folder.shards / name).read_bytes() != (apart.shards / name).read_bytes()]
 

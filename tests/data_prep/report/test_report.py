@@ -27,7 +27,7 @@ from data_prep.report.look import look
 from data_prep.report.page import _text
 from data_prep.report.suspicious import suspicious
 from data_prep.shards.manifest import read_manifest, write_manifest
-from data_prep.shards.writer import Answer, write_shard
+from data_prep.shards.writer import FetchResult, write_shard
 from data_prep.stages.verify import verify_folder
 from tests.support.data_prep_runs import samples
 from tests.support.hostile_images import jpeg
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.mkdir()
     write_job(place, job)
     for shard in range(SHARDS):
-        rows, answers = {}, []
+        rows, results = {}, []
         for row in range(shard * ROWS, (shard + 1) * ROWS):
             bad = row % ROWS % 4 == 0
             rows[row] = ListedImage(
@@ -64,8 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             # grain, so that a tar is as large as its pictures: it ends at a multiple of 10 KiB
             picture = Image.effect_noise((80 + row, 70), 40).convert("RGB")
             data = None if failed else jpeg(picture)
-            answers.append(Answer(row, data, "http_404: Not Found" if failed else None))
-        write_shard(place, job, shard, rows, answers, {"command": "download", "list": "<i>list</i>.tsv"})
+            results.append(FetchResult(row, data, "http_404: Not Found" if failed else None))
+        write_shard(place, job, shard, rows, results, {"command": "download", "list": "<i>list</i>.tsv"})
     with ThreadPoolExecutor(1) as pool:
         assert verify_folder(root, pool, 1).problems == []
     return root

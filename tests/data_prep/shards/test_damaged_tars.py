@@ -167,9 +167,9 @@ def test_import_reads_what_it_lists(tmp_path: Path, style: int) -> None:
     for number in range(ROUNDS // 3):
         tar.write_bytes(mutated(good, number))
         rows = dict(enumerate(list_tars([tar], members, 100, processes=1, keep_going=True)))
-        for answer in TarRows((tar,), members, 1000).answers(0, rows) if rows else ():
-            assert (answer.data is None) == (answer.failure is not None)
-            kept += answer.data is not None
+        for result in TarRows((tar,), members, 1000).results(0, rows) if rows else ():
+            assert (result.data is None) == (result.failure is not None)
+            kept += result.data is not None
         try:
             list(list_tars([tar], members, 100, processes=1))
         except InputError as error:

@@ -22,7 +22,7 @@ from data_prep.output.job import Folder, ImageSettings, Job, check_same_job, wri
 from data_prep.report.look import look
 from data_prep.shards.manifest import read_manifest
 from data_prep.shards.reader import TarUnread, read_samples
-from data_prep.shards.writer import Answer, read_record, write_shard
+from data_prep.shards.writer import FetchResult, read_record, write_shard
 from data_prep.stages.verify import ShardTask, Verification, check_shard, verify_folder
 from samples.tar import TarDamage
 from tests.support.hostile_images import halves, jpeg, rotated_jpeg, saved
@@ -43,13 +43,13 @@ JOB = Job(
 def write(folder: Folder, shard: int, order: list[int]) -> None:
     """Shard `shard`, answered in `order`; row 1 of the shard fails."""
     rows = {shard * ROWS + i: ListedImage(f"http://a/{i}.jpg", [f"picture {i}"]) for i in range(ROWS)}
-    answers = [
-        Answer(shard * ROWS + i, None, "http_404: Not Found")
+    results = [
+        FetchResult(shard * ROWS + i, None, "http_404: Not Found")
         if i == 1
-        else Answer(shard * ROWS + i, jpeg(halves(90 + i, 70, left=(40 * i, 0, 0))), None)
+        else FetchResult(shard * ROWS + i, jpeg(halves(90 + i, 70, left=(40 * i, 0, 0))), None)
         for i in order
     ]
-    write_shard(folder, JOB, shard, rows, answers, {"command": "test"})
+    write_shard(folder, JOB, shard, rows, results, {"command": "test"})
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def rewrite(tar: Path, content: list[tuple[str, bytes]]) -> None:
     tar.with_suffix(".json").write_text(json.dumps(record))
 
 
-def test_a_shard_is_the_same_bytes_in_whatever_order_answers_came(whole: Path, tmp_path: Path) -> None:
+def test_a_shard_is_the_same_bytes_whatever_the_order_of_results(whole: Path, tmp_path: Path) -> None:
     """Sorted by key, no times and no owners: a shard fetched twice has one hash."""
     folder = Folder(tmp_path)
     for path in (folder.shards, folder.failures, folder.work):
@@ -124,7 +124,7 @@ def test_an_id_and_a_licence_are_in_the_record_where_the_list_has_them(tmp_path:
         path.mkdir()
     job = replace(JOB, shard_size=2, num_rows=2)
     rows = {0: ListedImage("a.jpg", ["a"], None, "42", "CC BY 2.0"), 1: ListedImage("b.jpg", ["b"])}
-    write_shard(folder, job, 0, rows, [Answer(row, jpeg(), None) for row in rows], {})
+    write_shard(folder, job, 0, rows, [FetchResult(row, jpeg(), None) for row in rows], {})
     with_notes, without = (
         json.loads(data) for name, data in members(folder.shards / "made-00000.tar") if "json" in name
     )
@@ -337,7 +337,7 @@ def test_a_retrys_round_is_read_by_the_same_rules(copy: Path) -> None:
         shard * ROWS + 1: ListedImage("http://a/1.jpg", ["again"], row=shard * ROWS + 1, supersedes="http_404")
         for shard in range(SHARDS)
     }
-    write_shard(round_one, job, 0, rows, [Answer(row, jpeg(), None) for row in rows], {})
+    write_shard(round_one, job, 0, rows, [FetchResult(row, jpeg(), None) for row in rows], {})
     write_job(round_one, job)
     (round_one.shards / ".DS_Store").write_bytes(b"x")
     shutil.copy(first.shards / "made-00000.tar", round_one.shards)
@@ -485,7 +485,7 @@ def test_a_shard_that_lost_an_answer_is_not_written(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     for path in (folder.shards, folder.failures, folder.work):
         path.mkdir()
-    with pytest.raises(ValueError, match="answers for 4 rows"):
+    with pytest.raises(ValueError, match="results for 4 rows"):
         write(folder, 0, [0, 1, 2])
     assert not list(folder.shards.iterdir())
 
@@ -515,7 +515,7 @@ def test_the_writer_stores_nothing_that_verify_refuses(tmp_path: Path) -> None:
     job = replace(JOB, shard_size=3, num_rows=3)
     captions = [["...", "?!"], ["a", "b" * (1 << 20)], ["a", "?!"]]
     rows = {row: ListedImage(f"{row}.jpg", texts) for row, texts in enumerate(captions)}
-    record = write_shard(folder, job, 0, rows, [Answer(row, jpeg(), None) for row in rows], {})
+    record = write_shard(folder, job, 0, rows, [FetchResult(row, jpeg(), None) for row in rows], {})
     assert (record.kept, record.failed) == (1, {"empty_caption": 1, "sample_too_large": 1})
     write_job(folder, job)
     assert verify(tmp_path).problems == []

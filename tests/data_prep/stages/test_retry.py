@@ -21,7 +21,7 @@ from data_prep.fetch.supervisor import RawShard
 from data_prep.lists.row_list import ListedImage, read_shard_rows, write_rows
 from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.shards.manifest import read_manifest
-from data_prep.shards.writer import Answer, read_record, write_shard
+from data_prep.shards.writer import FetchResult, read_record, write_shard
 from data_prep.stages.download import Conversion, convert
 from data_prep.stages.retry import (
     WORTH_RETRYING,
@@ -47,13 +47,13 @@ FLAGS = (
 
 
 def make_folder(
-    root: Path, answers: list[str | None], shard_size: int = 4, server: str = "http://a.example"
+    root: Path, results: list[str | None], shard_size: int = 4, server: str = "http://a.example"
 ) -> tuple[Folder, Job]:
     """A finished download with an image (None) or a failure for each row, as the command leaves it."""
     folder = Folder(root)
     for path in (folder.shards, folder.failures, folder.raw):
         path.mkdir(parents=True)
-    images = [ListedImage(f"{server}/{row}.jpg", [f"picture {row}"]) for row in range(len(answers))]
+    images = [ListedImage(f"{server}/{row}.jpg", [f"picture {row}"]) for row in range(len(results))]
     write_rows(folder.rows, images, shard_size)
     job = Job(
         kind="download",
@@ -61,19 +61,19 @@ def make_folder(
         inputs_sha256="0" * 64,
         shard_size=shard_size,
         images=ImageSettings(image_size=32),
-        num_rows=len(answers),
+        num_rows=len(results),
     )
     write_job(folder, job)
     for shard in range(job.num_shards):
-        answer(folder, job, shard, dict(enumerate(answers)))
+        answer(folder, job, shard, dict(enumerate(results)))
     return folder, job
 
 
 def answer(folder: Folder, job: Job, shard: int, by_row: dict[int, str | None]) -> None:
     """Make a shard of the job's own list: `None` stands for a good image."""
     rows = read_shard_rows(folder.rows, shard)
-    answers = [Answer(row, None if by_row[row] else jpeg(), by_row[row]) for row in rows]
-    write_shard(folder, job, shard, rows, answers, {})
+    results = [FetchResult(row, None if by_row[row] else jpeg(), by_row[row]) for row in rows]
+    write_shard(folder, job, shard, rows, results, {})
 
 
 def begin(folder: Folder, job: Job, reasons: list[str] | None = None) -> tuple[Folder, Job]:
@@ -108,8 +108,8 @@ def test_every_reason_worth_retrying_stands_in_the_table_of_reasons() -> None:
 
 def test_a_round_takes_the_place_of_the_last_failure_of_each_row(tmp_path: Path) -> None:
     """Ten rows, three rounds: what failed last decides, numbers and captions stay, and the sums hold after each."""
-    answers = [None, "timed_out: x", "http_404: x", "http_500: x", "timed_out: x", None, "http_503: x", None]
-    folder, job = make_folder(tmp_path, [*answers, "timed_out: x", None])
+    results = [None, "timed_out: x", "http_404: x", "http_500: x", "timed_out: x", None, "http_503: x", None]
+    folder, job = make_folder(tmp_path, [*results, "timed_out: x", None])
 
     first, first_job = begin(folder, job)
     assert (first_job.num_rows, first_job.num_shards, first_job.shard_name(1)) == (5, 2, "web-retry01-00001")
@@ -158,8 +158,8 @@ def test_a_shard_made_anew_leaves_to_the_rounds_what_they_have(tmp_path: Path) -
     assert later_rounds(retried, round_job) == rounds[1:] and later_rounds(second, second_job) == ()
 
     raw = RawShard(0, folder.raw)
-    answers = {"row": [3, 1, 0, 2], "jpg": [jpeg()] * 4, "error_message": pa.array([None] * 4, pa.string())}
-    pq.write_table(pa.table(answers), raw.parquet)
+    results = {"row": [3, 1, 0, 2], "jpg": [jpeg()] * 4, "error_message": pa.array([None] * 4, pa.string())}
+    pq.write_table(pa.table(results), raw.parquet)
     record = convert(
         Conversion(
             folder=folder,
