@@ -4,7 +4,7 @@ address_guard      which hosts may be asked: nothing private, also after a redir
 content_encoding   bodies in gzip and deflate
 dns_check          whether the list's hosts resolve, before the start
 failure            why an image could not be fetched
-host_limits        so many requests at a time to a host, none while it asks for peace
+host_limits        requests at a time to a host, and pauses after its 429 or Retry-After
 http_response      an answer's head: early hints, many headers, the deadline
 img2dataset_parts  img2dataset, put together to fetch bytes shard by shard
 img2dataset_run    the process that runs it

@@ -1,7 +1,7 @@
 """The process that runs img2dataset; `supervisor` starts it: `python -m data_prep.fetch.img2dataset_run LAUNCH.json`.
 
-img2dataset's workers are spawned, and a spawned process imports this module before anything else, so what it does at
-import holds in every one of them.
+img2dataset's workers are spawned, and a spawned process imports this module before anything else. So what the module
+does on import is done in every worker.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if __name__ in ("__main__", "__mp_main__"):  # the process itself, and a worker 
 
 
 def main() -> None:
-    from data_prep.fetch.img2dataset_parts import Launch, run
+    from data_prep.fetch.img2dataset_parts import FetchRequest, run
 
     with open(sys.argv[1], encoding="utf-8") as file:
-        run(Launch.from_json(json.load(file)))
+        run(FetchRequest.from_json(json.load(file)))
 
 
 if __name__ == "__main__":

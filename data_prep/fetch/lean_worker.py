@@ -1,4 +1,4 @@
-"""What every process of img2dataset does before it imports img2dataset. Light itself: it imports nothing of ours."""
+"""What every process of img2dataset does before it imports img2dataset. Imports the standard library only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 def keep_lean() -> None:
-    """Keep packages that img2dataset imports and this use of it never calls out of the process.
+    """Keep packages out of the process that img2dataset imports and this use of it never calls.
 
     albumentations asks the package index for its newest version when it is imported; wandb and torch are only heavy.
-    What this saves in time and memory is measured in docs/shards.md.
+    docs/shards.md has the time and memory this saves.
     """
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     os.environ["WANDB_MODE"] = "disabled"
@@ -24,10 +24,10 @@ def keep_lean() -> None:
 
 
 def rebuilt(module: str, function: str, *args: Any) -> Any:
-    """How a worker takes an object out of a message: `module.function(*args)`, once the process is lean.
+    """How a worker unpickles an object: `module.function(*args)`, once the process is lean.
 
-    multiprocessing's workers are lean already. Spark starts its workers by itself, and unpickles before it runs
-    anything of ours: so the message names the module, which imports img2dataset, instead of importing it.
+    multiprocessing's workers are lean already. Spark starts its workers by itself, and unpickles before it runs any of
+    our code: so the message holds the name of the module that imports img2dataset, and reading it imports nothing.
     """
     keep_lean()
     return getattr(importlib.import_module(module), function)(*args)

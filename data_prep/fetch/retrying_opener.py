@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from data_prep.fetch import address_guard
 from data_prep.fetch.content_encoding import CannotDecode, decode
 from data_prep.fetch.failure import FetchFailed, why
-from data_prep.fetch.host_limits import HostTurns
+from data_prep.fetch.host_limits import HostLimiter
 from data_prep.fetch.redirects import Visit
 
 READ_BYTES = 1 << 16
@@ -48,12 +48,12 @@ class FetchLimits:
 
     @property
     def worst_case_s(self) -> float:
-        """No row takes longer than this, the time included that its host is left alone before its turn."""
+        """No row takes longer than this, including the wait while its host's back-off lasts."""
         asking = (self.retries + 1) * (self.image_timeout_s + self.timeout_s)
         return asking + (self.retries + 1) * MOST_SPREAD * self.max_pause_s
 
 
-class PatientOpener(urllib.request.OpenerDirector):
+class RetryingOpener(urllib.request.OpenerDirector):
     """An opener whose `open` returns the whole body in memory, or raises `FetchFailed`.
 
     Only http and https have a handler, so neither a listed address nor a redirect reaches file:, ftp: or data:. Which
@@ -61,11 +61,11 @@ class PatientOpener(urllib.request.OpenerDirector):
     """
 
     def __init__(
-        self, limits: FetchLimits, turns: HostTurns | None = None, excluded_domains: frozenset[str] = frozenset()
+        self, limits: FetchLimits, hosts: HostLimiter | None = None, excluded_domains: frozenset[str] = frozenset()
     ) -> None:
         super().__init__()
         self._limits = limits
-        self._turns = turns or HostTurns(per_host=sys.maxsize)
+        self._hosts = hosts or HostLimiter(per_host=sys.maxsize)
         self._excluded = excluded_domains
         self._direct = urllib.request.OpenerDirector()
         for handler in (
@@ -85,14 +85,14 @@ class PatientOpener(urllib.request.OpenerDirector):
             host = (urlsplit(given.full_url).hostname or "").rstrip(".")
         except ValueError as error:
             raise why(error) from error
-        with self._turns.turn(host):
+        with self._hosts.slot(host):
             for attempt in range(self._limits.retries + 1):
                 try:
                     return self._open_once(given.full_url, dict(given.headers))
                 except FetchFailed as failure:
                     pause_s = self._pause_s(attempt, failure.retry_after_s)
                     if failure.retry_after_s or failure.reason == "http_429":
-                        self._turns.leave_alone(host, pause_s)
+                        self._hosts.back_off(host, pause_s)
                     if not failure.may_pass or attempt == self._limits.retries:
                         raise
                     time.sleep(pause_s)

@@ -1,7 +1,7 @@
-"""Starts img2dataset in a process group of its own, watches it, and says which shards it has really finished.
+"""Starts img2dataset in a process group of its own, watches it, and finds out which shards it has really finished.
 
 Its exit code means nothing: it is 0 on a full disk, after SIGINT and when samples were lost, and there is none at all
-when a worker is killed, since the pool then waits for ever. Rows are counted instead.
+when a worker is killed, since the pool then waits for ever. So rows are counted.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class FetchSettings:
     user_agent_token: str | None = None
     """Name to give to servers, and to look for in their opt-out headers."""
     stall_timeout_s: float = 300.0
-    """Without one answered row for so long, img2dataset is killed and started again."""
+    """When no row is answered for this long, img2dataset is killed and started again."""
     exclusions: Exclusions = field(default_factory=Exclusions)
-    """Domains that no redirect may lead to, and images that are not stored."""
+    """Domains to which no redirect may lead, and images that are not stored."""
     distributor: str = "multiprocessing"
     """Of img2dataset: multiprocessing on this machine, or pyspark."""
     spark_master: str | None = None
-    """Address of a Spark cluster that sees the folder under the same path; None for Spark on this machine."""
+    """URL of a Spark cluster that sees the folder under the same path; None for Spark on this machine."""
     attempts: int = 5
-    """Starts in a row without a newly finished shard, after which the work is given up."""
+    """Give up after this many starts in a row that finished no further shard."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class RawShard:
             path.unlink(missing_ok=True)
 
 
-def prove(shard: RawShard, num_rows: int) -> bool:
-    """Whether every row is answered and stored: by counts that three files' worth of evidence agree on."""
+def is_complete(shard: RawShard, num_rows: int) -> bool:
+    """Whether every row is answered and stored: the statistics, the parquet's rows and the list agree on the counts."""
     try:
         stats = json.loads(shard.stats.read_bytes())
         answered = stats["successes"] + stats["failed_to_download"] + stats["failed_to_resize"]
@@ -99,20 +99,24 @@ def prove(shard: RawShard, num_rows: int) -> bool:
     return len(statuses) == num_rows and statuses.count("success") == stats["successes"]
 
 
-def launches_in(folder: Folder) -> list[Path]:
-    """Folders that a `Fetch` made and wrote its launch into, in their order; anything else in `raw` is not ours."""
+def launch_folders(folder: Folder) -> list[Path]:
+    """Folders that an `Img2DatasetProcess` made and wrote its request to, in order. Others in `raw` are not ours."""
     named = (path for path in folder.raw.iterdir() if LAUNCH_NAME.fullmatch(path.name))
     return sorted(path for path in named if (path / LAUNCH_FILE).is_file() and not path.is_symlink())
 
 
-def proven_leftovers(folder: Folder, job: Job, wanted: set[int]) -> dict[int, RawShard]:
-    """Fetched shards that an earlier run did not get to convert; everything else it left is deleted."""
+def reusable_shards(folder: Folder, job: Job, wanted: set[int]) -> dict[int, RawShard]:
+    """Complete shards that an earlier run fetched and did not convert; everything else it left is deleted."""
     found: dict[int, RawShard] = {}
-    launches = launches_in(folder)
+    launches = launch_folders(folder)
     for launch in launches:
         for stats in _statistics(launch):
             shard = RawShard(int(stats.name.split("_")[0]), launch)
-            if shard.index in wanted and shard.index not in found and prove(shard, job.rows_in_shard(shard.index)):
+            if (
+                shard.index in wanted
+                and shard.index not in found
+                and is_complete(shard, job.rows_in_shard(shard.index))
+            ):
                 found[shard.index] = shard
     for launch in launches:
         kept = [shard for shard in found.values() if shard.folder == launch]
@@ -126,17 +130,17 @@ def proven_leftovers(folder: Folder, job: Job, wanted: set[int]) -> dict[int, Ra
     return found
 
 
-class Fetch:
+class Img2DatasetProcess:
     """One start of img2dataset on the given shards."""
 
     def __init__(self, folder: Folder, job: Job, shards: list[int], settings: FetchSettings) -> None:
         self._job = job
-        # A folder of its own: a worker of an earlier start that is still dying cannot write into this one's files.
+        # A folder of its own: a dying worker of an earlier launch cannot write into this one's files.
         self._out = folder.raw / f"{time.time_ns():x}-{os.getpid()}"
-        self._out.mkdir(mode=0o700)  # the URLs in it have their passwords
+        self._out.mkdir(mode=0o700)  # the URLs in it hold passwords
         self._pending = set(shards)
         config = self._out / LAUNCH_FILE
-        write_json(config, self._launch(folder, shards, settings))
+        write_json(config, self._request(folder, shards, settings))
         with open(folder.log, "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "data_prep.fetch.img2dataset_run", str(config)],
@@ -147,7 +151,7 @@ class Fetch:
                 start_new_session=True,
             )
 
-    def _launch(self, folder: Folder, shards: list[int], settings: FetchSettings) -> dict[str, object]:
+    def _request(self, folder: Folder, shards: list[int], settings: FetchSettings) -> dict[str, object]:
         processes = min(settings.processes, len(shards))
         domains = settings.exclusions.domains
         return {
@@ -178,7 +182,7 @@ class Fetch:
         done = []
         for stats in _statistics(self._out):
             shard = RawShard(int(stats.name.split("_")[0]), self._out)
-            if shard.index in self._pending and prove(shard, self._job.rows_in_shard(shard.index)):
+            if shard.index in self._pending and is_complete(shard, self._job.rows_in_shard(shard.index)):
                 self._pending.remove(shard.index)
                 done.append(shard)
         return done
@@ -194,7 +198,7 @@ class Fetch:
 
 
 def _statistics(launch: Path) -> list[Path]:
-    """Of shards that have ended. img2dataset takes any .json in its folder for one, and dies of a foreign name."""
+    """Of shards that have ended. img2dataset reads any .json in its folder as one, and crashes on a foreign name."""
     return sorted(path for path in launch.glob("*_stats.json") if path.name.removesuffix("_stats.json").isdigit())
 
 
@@ -207,7 +211,7 @@ def _environment() -> dict[str, str]:
 
 
 def _reason(message: str) -> str:
-    """img2dataset's error message as `reason: detail`; PatientOpener's messages already are."""
+    """img2dataset's error message as `reason: detail`; RetryingOpener's messages already are."""
     if message == OPTED_OUT:
         return f"opted_out: {message}"
     reason, colon, _ = message.partition(": ")

@@ -11,14 +11,14 @@ from typing import Any
 
 from data_prep.errors import UnfinishedError
 from data_prep.fetch.retrying_opener import FetchLimits
-from data_prep.fetch.supervisor import Fetch, FetchSettings, RawShard, launches_in, proven_leftovers
+from data_prep.fetch.supervisor import FetchSettings, Img2DatasetProcess, RawShard, launch_folders, reusable_shards
 from data_prep.lists.exclusion import excluded_hash, read_hashes
 from data_prep.lists.row_list import read_shard_rows
 from data_prep.output.job import Folder, ImageSettings, Job
 from data_prep.output.part_progress import PartProgress
 from data_prep.shards.image_encoding import EncodedImage, encode_image
 from data_prep.shards.writer import FetchResult, ShardRecord, write_shard
-from data_prep.stages.retry import later_rounds, taken_up
+from data_prep.stages.retry import later_retries, superseded_rows
 from data_prep.workers.progress import Progress
 from samples.image import ImageRefused
 
@@ -37,8 +37,8 @@ class Conversion:
     raw: RawShard
     min_yield: float
     excluded_hashes: Path | None
-    later_rounds: tuple[Path, ...]
-    """See `retry.later_rounds`."""
+    later_retries: tuple[Path, ...]
+    """See `retry.later_retries`."""
     arguments: dict[str, Any]
 
 
@@ -65,7 +65,7 @@ def convert(task: Conversion) -> ShardRecord:
             raise ImageRefused("excluded_hash", found)
         return encode_image(data, images)
 
-    elsewhere = taken_up(task.later_rounds, rows)
+    elsewhere = superseded_rows(task.later_retries, rows)
     results = (
         FetchResult(result.row, None, elsewhere[result.row]) if result.row in elsewhere else result
         for result in task.raw.results()
@@ -88,7 +88,7 @@ def download_shards(
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
     _Download(folder, job, done, settings, min_yield, arguments, pool, reporter).run()
-    for launch in launches_in(folder):
+    for launch in launch_folders(folder):
         shutil.rmtree(launch)
 
 
@@ -111,7 +111,7 @@ class _Download:
         self.settings = settings
         self.min_yield = min_yield
         self.arguments = arguments
-        self.later_rounds = later_rounds(folder, job)
+        self.later_retries = later_retries(folder, job)
         self.pool = pool
         self.to_fetch = {index for index in folder.part.shards(job.num_shards) if index not in done}
         self.converting: dict[int, tuple[RawShard, Future[ShardRecord]]] = {}
@@ -124,7 +124,7 @@ class _Download:
         reporter.begin(shards=self.num_shards, rows=listed, rows_before=self.rows_done)
 
     def run(self) -> None:
-        for raw in proven_leftovers(self.folder, self.job, set(self.to_fetch)).values():
+        for raw in reusable_shards(self.folder, self.job, set(self.to_fetch)).values():
             self._begin_conversion(raw)
         attempts = 0
         while self.to_fetch:
@@ -147,20 +147,20 @@ class _Download:
         self.progress.finish(self.rows_done, f"{self.kept} kept")
 
     def _fetch_once(self) -> str:
-        """One start of img2dataset; says how it ended."""
-        fetch = Fetch(self.folder, self.job, sorted(self.to_fetch), self.settings)
+        """One start of img2dataset; returns how it ended."""
+        process = Img2DatasetProcess(self.folder, self.job, sorted(self.to_fetch), self.settings)
         moved_at, seen, patience = time.monotonic(), 0, max(self.settings.stall_timeout_s, START_UP_S)
         try:
             while True:
-                running = fetch.running()  # asked before `finished`: what it finished last must not be missed
-                for raw in fetch.finished():
+                running = process.running()  # asked before `finished`: what it finished last must not be missed
+                for raw in process.finished():
                     self._begin_conversion(raw)
                 if not self.to_fetch:
                     return "has finished"
                 if not running:
                     return "stopped early"
                 self._collect_conversions()
-                answered = fetch.rows_answered()
+                answered = process.rows_answered()
                 self._show(answered)
                 if answered != seen:
                     moved_at, seen, patience = time.monotonic(), answered, self.settings.stall_timeout_s
@@ -170,7 +170,7 @@ class _Download:
                     return f"answered no row for {patience:g} s and was killed"
                 time.sleep(POLL_S)
         finally:
-            fetch.kill()
+            process.kill()
 
     def _begin_conversion(self, raw: RawShard) -> None:
         task = Conversion(
@@ -179,7 +179,7 @@ class _Download:
             raw=raw,
             min_yield=self.min_yield,
             excluded_hashes=self.settings.exclusions.hashes,
-            later_rounds=self.later_rounds,
+            later_retries=self.later_retries,
             arguments=self.arguments,
         )
         self.to_fetch.discard(raw.index)

@@ -23,7 +23,7 @@ from data_prep.fetch.address_guard import (
     why_not_public,
 )
 from data_prep.fetch.failure import FetchFailed
-from data_prep.fetch.retrying_opener import FetchLimits, PatientOpener
+from data_prep.fetch.retrying_opener import FetchLimits, RetryingOpener
 from data_prep.lists.web_url import normalise_url
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
@@ -168,21 +168,21 @@ def test_the_connection_goes_to_the_address_that_was_checked() -> None:
     assert asked == ["pictures.example"]
 
 
-def refused(opener: PatientOpener, address: str) -> str:
+def refused(opener: RetryingOpener, address: str) -> str:
     with pytest.raises(FetchFailed) as failed:
         opener.open(address)
     return str(failed.value)
 
 
 @pytest.fixture
-def opener(monkeypatch: pytest.MonkeyPatch) -> PatientOpener:
+def opener(monkeypatch: pytest.MonkeyPatch) -> RetryingOpener:
     """Guarded, and without a proxy."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    return PatientOpener(FetchLimits(retries=0))
+    return RetryingOpener(FetchLimits(retries=0))
 
 
-def test_loopback_is_not_asked(opener: PatientOpener) -> None:
+def test_loopback_is_not_asked(opener: RetryingOpener) -> None:
     """By its usual address, an alias, a number, a name; over https too; and not one connection is made."""
     with ImageServer() as server:
         port = server.address.rpartition(":")[2]
@@ -194,7 +194,7 @@ def test_loopback_is_not_asked(opener: PatientOpener) -> None:
 
 
 @pytest.mark.usefixtures("loopback_is_public")
-def test_a_redirect_is_checked_like_the_first_address(opener: PatientOpener) -> None:
+def test_a_redirect_is_checked_like_the_first_address(opener: RetryingOpener) -> None:
     """127.0.0.1 passes here, for the test's sake; where it sends us to does not."""
     with ImageServer() as server:
         good = server.add("/good.jpg", Reply(jpeg()))
@@ -206,7 +206,7 @@ def test_a_redirect_is_checked_like_the_first_address(opener: PatientOpener) -> 
 
 
 def test_private_addresses_are_asked_when_allowed() -> None:
-    opener = PatientOpener(FetchLimits(retries=0, allow_private_addresses=True))
+    opener = RetryingOpener(FetchLimits(retries=0, allow_private_addresses=True))
     with ImageServer() as server:
         assert opener.open(server.add("/x.jpg", Reply(jpeg()))).read() == jpeg()
 
@@ -218,7 +218,7 @@ def test_behind_a_proxy_the_host_is_checked_and_the_proxy_is_not(monkeypatch: py
         for name in ("http_proxy", "https_proxy"):
             monkeypatch.setenv(name, proxy.address)
         monkeypatch.setenv("no_proxy", "")
-        opener = PatientOpener(FetchLimits(retries=0))
+        opener = RetryingOpener(FetchLimits(retries=0))
         assert refused(opener, "http://pictures.example/a.jpg").startswith("http_403: ")
         assert refused(opener, "https://pictures.example/a.jpg").startswith("connection_failed: ")
         assert proxy.foreign == ["GET http://pictures.example/a.jpg", "CONNECT pictures.example:443"]
@@ -264,10 +264,10 @@ def tls_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]
 
 @pytest.mark.usefixtures("loopback_is_public")
 def test_a_certificate_is_checked_against_the_name_not_the_address(
-    tls_server: int, opener: PatientOpener, monkeypatch: pytest.MonkeyPatch
+    tls_server: int, opener: RetryingOpener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Resolved here, connected by address: the certificate must still be that of the name that was listed."""
     monkeypatch.setattr(address_guard, "_getaddrinfo", answers("127.0.0.1"))
-    opener = PatientOpener(FetchLimits(retries=0))
+    opener = RetryingOpener(FetchLimits(retries=0))
     assert opener.open(f"https://pictures.example:{tls_server}/x.jpg").read() == jpeg()
     assert refused(opener, f"https://another.example:{tls_server}/x.jpg").startswith("tls_error: ")

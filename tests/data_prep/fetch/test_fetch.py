@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.fetch.failure import FetchFailed
-from data_prep.fetch.retrying_opener import FetchLimits, PatientOpener
-from data_prep.fetch.supervisor import RawShard, prove, proven_leftovers
+from data_prep.fetch.retrying_opener import FetchLimits, RetryingOpener
+from data_prep.fetch.supervisor import RawShard, is_complete, reusable_shards
 from data_prep.output.job import Folder, ImageSettings, Job
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
@@ -36,9 +36,9 @@ def raw_shard(folder: Path, index: int = 0) -> RawShard:
     return shard
 
 
-def test_a_whole_shard_is_believed_and_gives_its_answers(tmp_path: Path) -> None:
+def test_a_complete_shard_gives_its_results(tmp_path: Path) -> None:
     shard = raw_shard(tmp_path)
-    assert prove(shard, ROWS)
+    assert is_complete(shard, ROWS)
     assert [(result.row, result.data, result.failure) for result in shard.results()] == [
         (1, b"one", None),
         (0, None, "http_404: Not Found"),
@@ -67,7 +67,7 @@ def test_a_shard_in_doubt_is_not_believed(tmp_path: Path, name: str) -> None:
     """Every way in which a killed, full or faulty run leaves a shard that looks finished."""
     shard = raw_shard(tmp_path)
     DOUBTS[name](shard)
-    assert not prove(shard, ROWS)
+    assert not is_complete(shard, ROWS)
 
 
 def test_leftovers_are_kept_when_proven_and_deleted_when_not(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_leftovers_are_kept_when_proven_and_deleted_when_not(tmp_path: Path) -> 
     raw_shard(theirs, 1).stats.unlink()
     for launch in (first, other):
         (launch / "launch.txt").write_text("{}")
-    assert proven_leftovers(folder, job, {0, 1}) == {0: whole}
+    assert reusable_shards(folder, job, {0, 1}) == {0: whole}
     left = {path.relative_to(folder.raw).as_posix() for path in folder.raw.rglob("*") if path.is_file()}
     assert left == {"18ab-7/00000.parquet", "18ab-7/00000_stats.json", "18ab-7/launch.txt", "2024/00001.parquet"}
     assert not done.parquet.exists()
@@ -90,7 +90,7 @@ def test_leftovers_are_kept_when_proven_and_deleted_when_not(tmp_path: Path) -> 
 
 def test_pauses_double_and_heed_the_server_up_to_a_limit() -> None:
     """1, 2, 4 s and so on, up to 1.5 times as long by chance; Retry-After lengthens, `max_pause_s` bounds."""
-    opener = PatientOpener(FetchLimits(pause_s=1.0, max_pause_s=10.0))
+    opener = RetryingOpener(FetchLimits(pause_s=1.0, max_pause_s=10.0))
     for attempt, (shortest, retry_after) in enumerate([(1, 0), (2, 0), (4, 0), (8, 0), (10, 0), (10, 3600)]):
         for _ in range(20):
             assert shortest <= opener._pause_s(attempt, retry_after) <= 1.5 * shortest
@@ -98,14 +98,14 @@ def test_pauses_double_and_heed_the_server_up_to_a_limit() -> None:
 
 
 def test_the_worst_case_covers_every_attempt_and_pause() -> None:
-    """Three attempts, the pause before each further one, and the time that the host is left alone beforehand."""
+    """Three attempts, the pause before each further one, and the host's back-off beforehand."""
     limits = FetchLimits(timeout_s=1, image_timeout_s=2, retries=2, max_pause_s=10)
     assert limits.worst_case_s == 3 * (1 + 2) + 3 * 15
 
 
 def test_a_body_announced_as_too_large_is_not_read() -> None:
     """A gigabyte announced and a few bytes sent: refused for what it would be, not for being cut off."""
-    opener = PatientOpener(FetchLimits(retries=0, max_image_bytes=1_000_000, allow_private_addresses=True))
+    opener = RetryingOpener(FetchLimits(retries=0, max_image_bytes=1_000_000, allow_private_addresses=True))
     with ImageServer() as server, pytest.raises(FetchFailed, match="body_too_large: 1000000000 bytes announced"):
         opener.open(server.add("/x.jpg", Reply(jpeg(), announced=10**9)))
 
@@ -114,7 +114,7 @@ def test_only_http_and_https_are_ever_opened(tmp_path: Path) -> None:
     """Neither a listed address nor a redirect may read a local file."""
     secret = tmp_path / "secret"
     secret.write_bytes(jpeg())
-    opener = PatientOpener(FetchLimits(retries=0, allow_private_addresses=True))
+    opener = RetryingOpener(FetchLimits(retries=0, allow_private_addresses=True))
     with ImageServer() as server:
         moved = server.add("/x", Reply(status=302, headers={"Location": secret.as_uri()}))
         for address in (secret.as_uri(), moved, "data:image/png;base64,AAAA", "ftp://127.0.0.1/x"):

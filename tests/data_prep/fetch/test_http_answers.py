@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from data_prep.fetch.failure import FetchFailed, shown
-from data_prep.fetch.retrying_opener import FetchLimits, PatientOpener
+from data_prep.fetch.retrying_opener import FetchLimits, RetryingOpener
 from tests.support.hostile_images import jpeg
 from tests.support.image_server import ImageServer, Reply
 
@@ -112,8 +112,8 @@ def server() -> Iterator[ImageServer]:
         yield server
 
 
-def opener(**limits: float) -> PatientOpener:
-    return PatientOpener(FetchLimits(retries=0, allow_private_addresses=True, max_image_bytes=LIMIT, **limits))
+def opener(**limits: float) -> RetryingOpener:
+    return RetryingOpener(FetchLimits(retries=0, allow_private_addresses=True, max_image_bytes=LIMIT, **limits))
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -1,4 +1,4 @@
-"""So many requests at a time to a host, none while it asks for peace, and a look at the resolver before the start."""
+"""Requests at a time to a host, pauses while it answers 429 or Retry-After, and the check of the resolver."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from data_prep.cli import main
 from data_prep.errors import UnfinishedError
 from data_prep.fetch.dns_check import check_dns, sample_hosts
 from data_prep.fetch.failure import FetchFailed, retry_after_s
-from data_prep.fetch.host_limits import HostTurns, spread_hosts
-from data_prep.fetch.retrying_opener import FetchLimits, PatientOpener
-from data_prep.fetch.supervisor import Fetch, FetchSettings
+from data_prep.fetch.host_limits import HostLimiter, spread_hosts
+from data_prep.fetch.retrying_opener import FetchLimits, RetryingOpener
+from data_prep.fetch.supervisor import FetchSettings, Img2DatasetProcess
 from data_prep.lists.row_list import ListedImage, write_rows
 from data_prep.output.job import Folder, ImageSettings, Job
 from tests.support.hostile_images import jpeg
@@ -41,13 +41,13 @@ class Crowd:
             self.now -= 1
 
 
-def test_a_host_has_so_many_visitors_at_a_time_and_another_host_as_many() -> None:
-    """Forty threads, two hosts, three turns each: never more than three at one, and more than three in all."""
-    turns, crowds, both = HostTurns(per_host=3), {"a": Crowd(), "b": Crowd()}, Crowd()
+def test_per_host_bounds_the_requests_to_each_host() -> None:
+    """Forty threads, two hosts, three slots each: never more than three at one, and more than three in all."""
+    limiter, crowds, both = HostLimiter(per_host=3), {"a": Crowd(), "b": Crowd()}, Crowd()
 
     def ask(number: int) -> None:
         host = "ab"[number % 2]
-        with turns.turn(host):
+        with limiter.slot(host):
             both_thread = threading.Thread(target=both.visit)
             both_thread.start()
             crowds[host].visit()
@@ -59,26 +59,26 @@ def test_a_host_has_so_many_visitors_at_a_time_and_another_host_as_many() -> Non
     assert both.most > 3
 
 
-def test_a_host_that_asks_for_peace_is_left_alone_by_every_thread() -> None:
-    """One thread is told 429 with Retry-After; those that come after it wait, and threads of another host do not."""
-    turns = HostTurns(per_host=8)
-    opener = PatientOpener(FetchLimits(retries=0, max_pause_s=1.0, allow_private_addresses=True), turns)
+def test_every_thread_backs_off_from_a_host_that_answers_429() -> None:
+    """One thread gets 429 with Retry-After; those that come after it wait, and threads of another host do not."""
+    limiter = HostLimiter(per_host=8)
+    opener = RetryingOpener(FetchLimits(retries=0, max_pause_s=1.0, allow_private_addresses=True), limiter)
     with ImageServer() as server:
         busy = server.add("/busy", Reply(status=429, headers={"Retry-After": "600"}))
         good = server.add("/good.jpg", Reply(jpeg()))
         with pytest.raises(FetchFailed, match="http_429"):
             opener.open(busy)
-        told = time.monotonic()
-        with turns.turn("another.example"):
-            assert turns._wait_s("127.0.0.1"), "another host's turn came while this one still waits"
+        answered = time.monotonic()
+        with limiter.slot("another.example"):
+            assert limiter._wait_s("127.0.0.1"), "another host got its slot while this one still waits"
         assert opener.open(good).read() == jpeg()
-        assert time.monotonic() - told > 0.9, "--max-pause bounds what was asked for, and nobody comes before"
+        assert time.monotonic() - answered > 0.9, "--max-pause bounds what was asked for, and nobody comes before"
 
 
-def test_a_turn_is_kept_while_its_own_thread_waits_for_a_further_attempt() -> None:
+def test_a_slot_is_kept_while_its_thread_waits_for_a_further_attempt() -> None:
     """Or a row could be overtaken for ever, and the watchdog take that for a stall."""
-    turns = HostTurns(per_host=1)
-    opener = PatientOpener(FetchLimits(retries=1, pause_s=0.2, allow_private_addresses=True), turns)
+    limiter = HostLimiter(per_host=1)
+    opener = RetryingOpener(FetchLimits(retries=1, pause_s=0.2, allow_private_addresses=True), limiter)
     with ImageServer() as server, ThreadPoolExecutor(2) as pool:
         flaky = server.add("/flaky", Reply(status=503), Reply(b"first"))
         server.add("/second", Reply(b"second"))
@@ -114,9 +114,9 @@ def test_the_workers_share_what_a_host_may_be_asked(
     folder = Folder(tmp_path)
     job = Job(kind="download", source="x", inputs_sha256="", shard_size=1, images=ImageSettings(), num_rows=shards)
     settings = FetchSettings(processes=processes, per_host=per_host)
-    fetch = Fetch.__new__(Fetch)
-    fetch._job, fetch._out = job, tmp_path
-    assert fetch._launch(folder, list(range(shards)), settings)["per_host"] == share
+    process = Img2DatasetProcess.__new__(Img2DatasetProcess)
+    process._job, process._out = job, tmp_path
+    assert process._request(folder, list(range(shards)), settings)["per_host"] == share
 
 
 def resolver(*dead: str):

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.cli import main
 from data_prep.errors import FolderError
-from data_prep.fetch.supervisor import launches_in
+from data_prep.fetch.supervisor import launch_folders
 from data_prep.output.job import Folder, exclusive
 from data_prep.output.ownership import leftovers
 from tests.support.hostile_images import jpeg
@@ -101,7 +101,7 @@ def test_only_launches_are_launches(tmp_path: Path) -> None:
     ours = write(folder.raw / "18a1f00dcafe-4711" / "launch.txt").parent
     for name in ("2024/photo.nef", "cafe-12/photo.nef", "holiday/launch.txt"):
         write(folder.raw / name)
-    assert launches_in(folder) == [ours]
+    assert launch_folders(folder) == [ours]
 
 
 def test_a_filter_takes_no_folder_that_it_did_not_make(tmp_path: Path, packed: list[str]) -> None:
@@ -121,7 +121,7 @@ def test_outputs_do_not_replace_files_of_others(
     page, listed = write(tmp_path / "thesis.html"), tmp_path / "mine.parquet"
     report = ["report", str(tmp_path / "out"), "--out", str(page)]
     assert main(report) == 2 and page.read_text() == "theirs"
-    assert "thesis.html is there, and was not written by this command" in capsys.readouterr().err
+    assert "thesis.html exists and was not written by this command" in capsys.readouterr().err
     page.unlink()
     assert main(report) == 0 and main(report) == 0
     pq.write_table(pa.table({"mine": [1]}), listed)
