@@ -11,10 +11,10 @@ from data_prep.accounts.datasheet import DATASHEET_NAME, shard_rows
 from data_prep.commands.flags import flag_types
 from data_prep.errors import InputError
 from data_prep.output.ownership import check_replaceable
-from data_prep.output.storage import file_sha256, is_remote, place, publish, unpublished
+from data_prep.output.storage import file_sha256, is_remote, publish, storage_location, unpublished
 from data_prep.report.hosts import FailedHosts
-from data_prep.report.look import contact_sheet, look
 from data_prep.report.page import Page, is_page, render
+from data_prep.report.sample_stats import contact_sheet, sample_stats
 from data_prep.report.suspicious import suspicious
 from data_prep.shards.manifest import MANIFEST_NAME
 
@@ -22,28 +22,32 @@ NUM_HOSTS = 40
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument("folder", metavar="DIR", help="a folder with a manifest: of a download, pack or filter")
     parser.add_argument("--out", metavar="FILE", help="the page (default: DIR/report.html)")
     parser.add_argument(
         "--samples", type=flag_types.count, default=60, metavar="N", help="pictures on the contact sheet (60)"
     )
     parser.add_argument(
-        "--shards", type=flag_types.positive, default=40, metavar="N", help="shards of each source to look into (40)"
+        "--shards",
+        type=flag_types.positive,
+        default=40,
+        metavar="N",
+        help="shards of each source to read for statistics (40)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is looked at (0)")
+    parser.add_argument("--seed", type=int, default=0, help="which shards and pictures are drawn (0)")
 
 
 def run(flags: argparse.Namespace) -> int:
     """Exit code: 0."""
-    folder = place(flags.folder)
+    folder = storage_location(flags.folder)
     out = Path(flags.out) if flags.out else folder / "report.html"
     if not is_remote(out):
         check_replaceable(out, is_page, "--out")
     page = collect(folder, samples=flags.samples, shards=flags.shards, seed=flags.seed)
     _publish(out, render(page))
-    looks = page.looks
-    print(f"looked at {looks.samples} samples of {looks.shards} shards, {len(page.suspicions)} shards are suspicious")
+    stats = page.stats
+    print(f"read {stats.samples} samples of {stats.shards} shards, {len(page.suspicions)} shards are suspicious")
     print(f"wrote {out}, {out.stat().st_size / 2**20:.1f} MiB")
     return 0
 
@@ -58,17 +62,17 @@ def collect(folder: Path, *, samples: int, shards: int, seed: int) -> Page:
     if not any(row["num_samples"] for row in rows):
         raise InputError(f"{manifest} names no sample", "`data_prep status DIR` counts why rows became none")
     sheet = _datasheet(folder)
-    looks = look(manifest, [row["source"] for row in rows], shards, seed)
+    stats = sample_stats(manifest, [row["source"] for row in rows], shards, seed)
     hosts = FailedHosts()
-    hosts.read(manifest, (row["path"] for row in rows), looks)
+    hosts.read(manifest, (row["path"] for row in rows), stats)
     return Page(
         title=f"What {(folder if is_remote(folder) else folder.resolve()).name} holds",
         datasheet=sheet,
         reasons={name: source["failed"] for name, source in sheet["sources"].items()},
-        hosts=hosts.most(NUM_HOSTS, looks),
+        hosts=hosts.most(NUM_HOSTS, stats),
         hosts_missed=hosts.missed,
         failures_missing=hosts.missing,
-        looks=looks,
+        stats=stats,
         pictures=contact_sheet(manifest, [row["num_samples"] for row in rows], samples, seed),
         seed=seed,
         suspicions=suspicious(rows),

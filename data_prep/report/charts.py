@@ -1,4 +1,4 @@
-"""Histograms as inline SVG: no library, no script, no address outside the page."""
+"""Histograms as inline SVG: no library, no script, no URL outside the page."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 8, 10, 28
 
 
 def histogram_chart(title: str, histogram: Histogram, *, note: str, unit: str = "") -> str:
-    """A `<figure>` with one bar a bin, its height the share of all; an empty string when nothing was counted.
+    """A `<figure>` with one bar for each bin, its height the share of all; an empty string when nothing was counted.
 
-    The edges stand under the bars' corners; the outermost bins hold what lies beyond them too.
+    The edges stand under the bars' corners; the outermost bins also hold what lies beyond them.
     """
     if not histogram.num:
         return ""
@@ -27,20 +27,20 @@ def histogram_chart(title: str, histogram: Histogram, *, note: str, unit: str = 
         y = _y(part)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{part * top:.0%}</text>')
-    for place, index in enumerate(shown):
+    for column, index in enumerate(shown):
         y = _y(shares[index] / top)
         what = f"{_edge(histogram, index)} to {_edge(histogram, index + 1)}: {histogram.counts[index]}"
         parts.append(
-            f'<rect class="column" x="{LEFT + place * width + 1:.1f}" y="{y:.1f}" width="{width - 2:.1f}" '
+            f'<rect class="column" x="{LEFT + column * width + 1:.1f}" y="{y:.1f}" width="{width - 2:.1f}" '
             f'height="{_y(0) - y:.1f}" rx="2"><title>{escape(what)}</title></rect>'
         )
     step = -(-len(shown) // 9)
-    for place in range(0, len(shown) + 1, step):
-        x = LEFT + place * width
-        anchor = "end" if place == len(shown) else "middle"
+    for column in range(0, len(shown) + 1, step):
+        x = LEFT + column * width
+        anchor = "end" if column == len(shown) else "middle"
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 11}" text-anchor="{anchor}">'
-            f"{_edge(histogram, first + place)}</text>"
+            f"{_edge(histogram, first + column)}</text>"
         )
     parts.append("</svg>")
     mean = f"mean <b>{histogram.mean:.4g}{escape(unit)}</b>"
@@ -62,5 +62,5 @@ def _edge(histogram: Histogram, index: int) -> str:
 
 
 def _y(share: float) -> float:
-    """The place of a bar's end, for a share of the highest bar."""
+    """Where a bar ends, for a share of the highest bar."""
     return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)

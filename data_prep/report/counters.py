@@ -47,8 +47,8 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value: float) -> None:
-        place = bisect.bisect_right(self.edges, value) - 1
-        self.counts[min(max(place, 0), len(self.counts) - 1)] += 1
+        bin_index = bisect.bisect_right(self.edges, value) - 1
+        self.counts[min(max(bin_index, 0), len(self.counts) - 1)] += 1
         self.total += value
 
     @property

@@ -1,4 +1,4 @@
-"""Failures by host: of all failures the hosts with the most, and in the looked-at shards the share that fails."""
+"""Failures by host: the hosts with the most failures in all shards, and the share that fails in the sampled ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.report.counters import CommonCounter
-from data_prep.report.look import Looks, host_of
+from data_prep.report.sample_stats import SampleStats, host_of
 
 CAPACITY = 50_000
 
@@ -21,8 +21,8 @@ class Host:
     """In all shards."""
     reason: str
     """The commonest."""
-    looked_at: int
-    """Rows of the host in the looked-at shards."""
+    sampled: int
+    """Rows of the host in the sampled shards."""
     failing: int
     """Those of them that failed."""
 
@@ -32,17 +32,17 @@ class FailedHosts:
 
     def __init__(self) -> None:
         self._failed = CommonCounter(CAPACITY)
-        self._looked_at = CommonCounter(CAPACITY)
+        self._sampled = CommonCounter(CAPACITY)
         self._reasons = CommonCounter(CAPACITY)
         self.lines = 0
         self.missing = 0
-        """Shards whose list of failures is not there (any more)."""
+        """Shards without a list of failures, or whose list is gone."""
 
     @property
     def missed(self) -> int:
         return self._failed.missed
 
-    def read(self, manifest: Path, paths: Iterable[str], looks: Looks) -> None:
+    def read(self, manifest: Path, paths: Iterable[str], stats: SampleStats) -> None:
         for path in paths:
             tar = manifest.parent / path
             failures = tar.parent.parent / "failures" / f"{tar.stem}.jsonl"
@@ -50,9 +50,9 @@ class FailedHosts:
                 self.missing += 1
                 continue
             with failures.open(encoding="utf-8") as lines:
-                self._read(lines, looked_at=path in looks.names)
+                self._read(lines, sampled=path in stats.names)
 
-    def _read(self, lines: Iterable[str], looked_at: bool) -> None:
+    def _read(self, lines: Iterable[str], sampled: bool) -> None:
         hosts: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         for line in lines:
@@ -64,10 +64,10 @@ class FailedHosts:
                 reasons[f"{host} {failure['reason']}"] += 1
         self._failed.add(hosts)
         self._reasons.add(reasons)
-        if looked_at:
-            self._looked_at.add(hosts)
+        if sampled:
+            self._sampled.add(hosts)
 
-    def most(self, number: int, looks: Looks) -> list[Host]:
+    def most(self, number: int, stats: SampleStats) -> list[Host]:
         """Hosts with the most failures, descending."""
         reasons: dict[str, str] = {}
         for pair, _ in self._reasons.most_common(2 * CAPACITY):
@@ -78,8 +78,8 @@ class FailedHosts:
                 name,
                 failed,
                 reasons.get(name, ""),
-                self._looked_at[name] + looks.kept_by_host[name],
-                self._looked_at[name],
+                self._sampled[name] + stats.kept_by_host[name],
+                self._sampled[name],
             )
             for name, failed in self._failed.most_common(number)
         ]

@@ -1,7 +1,7 @@
 """The page: one HTML file that opens offline. Plain data in, text out; nothing is counted here.
 
-Captions, addresses, hosts and reasons came from the web: each is escaped before it stands on the page, and the page's
-own policy forbids it to load or run anything.
+Captions, URLs, hosts and reasons came from the web: each is escaped before it is put on the page, and the page's own
+policy forbids it to load or run anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from data_prep.report.charts import histogram_chart
 from data_prep.report.hosts import Host
-from data_prep.report.look import Looks, Picture
+from data_prep.report.sample_stats import Picture, SampleStats
 from data_prep.report.suspicious import RULE, Suspicion
 
 STYLE = Path(__file__).parent / "page.css"
@@ -44,7 +44,7 @@ class Page:
     """By how much a host's number of failures may be too low."""
     failures_missing: int
     """Shards without a list of failures."""
-    looks: Looks
+    stats: SampleStats
     pictures: Sequence[Picture]
     seed: int
     suspicions: Sequence[Suspicion]
@@ -60,8 +60,8 @@ def render(page: Page) -> str:
         _hosts(page),
         _filtered(page.datasheet),
         _suspicious(page.suspicions),
-        _images(page.looks),
-        _captions(page.looks),
+        _images(page.stats),
+        _captions(page.stats),
         _contact_sheet(page),
         _made_with(page.datasheet),
     ]
@@ -132,14 +132,14 @@ def _failures(sheet: Mapping[str, Any], reasons: Mapping[str, Mapping[str, int]]
 def _hosts(page: Page) -> str:
     if not page.hosts:
         return ""
-    head = ["host", "failed", "commonest reason", "fails, where looked at", "of rows"]
+    head = ["host", "failed", "commonest reason", "failing, in sampled shards", "of rows"]
     rows = []
     for host in page.hosts:
-        cells = [_cell(host.name), _cell(f"{host.failed:,}"), _cell(host.reason), _bar(host.failing, host.looked_at)]
-        rows.append(f"<tr>{''.join(cells)}<td>{host.looked_at:,}</td></tr>")
+        cells = [_cell(host.name), _cell(f"{host.failed:,}"), _cell(host.reason), _bar(host.failing, host.sampled)]
+        rows.append(f"<tr>{''.join(cells)}<td>{host.sampled:,}</td></tr>")
     note = (
-        "The hosts with the most failures, from every list of failures. How many of a host's rows fail is counted in "
-        f"the {page.looks.shards} shards that were looked at."
+        "The hosts with the most failures, from every list of failures. The share of a host's rows that fails is "
+        f"counted in {page.stats.shards} sampled shards."
     )
     note += f" Numbers may be too low by up to {page.hosts_missed:,}." if page.hosts_missed else ""
     note += f" {page.failures_missing} shards have no list of failures any more." if page.failures_missing else ""
@@ -163,26 +163,26 @@ def _suspicious(suspicions: Sequence[Suspicion]) -> str:
     return _section(title, escape(RULE) + more, _table(["shard", "why"], rows, "words") if rows else "")
 
 
-def _images(looks: Looks) -> str:
+def _images(stats: SampleStats) -> str:
     charts = [
-        histogram_chart("Originals", looks.shortest, note="Shortest side, pixels.", unit=" px"),
-        histogram_chart("As stored", looks.stored, note="Shortest side, pixels.", unit=" px"),
-        histogram_chart("Aspect ratio", looks.aspect, note="Width by height; 1 is square."),
-        histogram_chart("Weight", looks.kib, note="A sample in its tar, KiB.", unit=" KiB"),
+        histogram_chart("Originals", stats.shortest, note="Shortest side, pixels.", unit=" px"),
+        histogram_chart("As stored", stats.stored, note="Shortest side, pixels.", unit=" px"),
+        histogram_chart("Aspect ratio", stats.aspect, note="Width by height; 1 is square."),
+        histogram_chart("Weight", stats.kib, note="A sample in its tar, KiB.", unit=" KiB"),
     ]
-    return _section("Images", _looked_at(looks), f'<div class="charts">{"".join(charts)}</div>')
+    return _section("Images", _sampled(stats), f'<div class="charts">{"".join(charts)}</div>')
 
 
-def _captions(looks: Looks) -> str:
+def _captions(stats: SampleStats) -> str:
     charts = [
-        histogram_chart("Caption length", looks.caption_words, note="Words between blanks.", unit=" words"),
-        histogram_chart("Captions an image", looks.captions, note="At least one; the rest are alternatives."),
+        histogram_chart("Caption length", stats.caption_words, note="Words between blanks.", unit=" words"),
+        histogram_chart("Captions an image", stats.captions, note="At least one; the rest are alternatives."),
     ]
-    common = looks.words.most_common(NUM_WORDS)
+    common = stats.words.most_common(NUM_WORDS)
     words = "".join(f"<li><bdi>{_text(word, MAX_WORD)}</bdi> <small>{count:,}</small></li>" for word, count in common)
     listed = f'<div class="card"><h3>Commonest words of four letters or more</h3><ol class="words">{words}</ol></div>'
     return _section(
-        "Captions", _looked_at(looks), f'<div class="charts">{"".join(charts)}</div>{listed if words else ""}'
+        "Captions", _sampled(stats), f'<div class="charts">{"".join(charts)}</div>{listed if words else ""}'
     )
 
 
@@ -217,8 +217,8 @@ def _made_with(sheet: Mapping[str, Any]) -> str:
     return _section("Made with", "From datasheet.json.", _table([], rows, "words"))
 
 
-def _looked_at(looks: Looks) -> str:
-    return f"Looked at: the {looks.samples:,} samples of {looks.shards} random shards."
+def _sampled(stats: SampleStats) -> str:
+    return f"From the {stats.samples:,} samples of {stats.shards} random shards."
 
 
 def _section(title: str, note: str, content: str) -> str:

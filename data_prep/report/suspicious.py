@@ -40,8 +40,8 @@ def suspicious(rows: Sequence[Mapping[str, Any]]) -> list[Suspicion]:
     for row in rows:
         groups.setdefault((row["source"], bool(row.get("supersedes"))), []).append(row)
     found = [suspicion for group in groups.values() if len(group) >= MIN_SHARDS for suspicion in _of_group(group)]
-    place = {row["path"]: number for number, row in enumerate(rows)}
-    return sorted(found, key=lambda suspicion: place[suspicion.path])
+    position = {row["path"]: number for number, row in enumerate(rows)}
+    return sorted(found, key=lambda suspicion: position[suspicion.path])
 
 
 def _of_group(rows: Sequence[Mapping[str, Any]]) -> list[Suspicion]:

@@ -23,8 +23,8 @@ from data_prep.cli import main
 from data_prep.lists.row_list import ListedImage
 from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.report.counters import CommonCounter, Histogram
-from data_prep.report.look import look
 from data_prep.report.page import _text
+from data_prep.report.sample_stats import sample_stats
 from data_prep.report.suspicious import suspicious
 from data_prep.shards.manifest import read_manifest, write_manifest
 from data_prep.shards.writer import FetchResult, write_shard
@@ -149,14 +149,14 @@ def test_looking_at_some_shards_says_at_how_many(folder: Path) -> None:
     """Two of six: sizes, captions and words as the JSON of those samples has them."""
     manifest = folder / "manifest.parquet"
     rows = read_manifest(manifest)
-    looks = look(manifest, ["web"] * SHARDS, 2, seed=5)
-    chosen = [row for row in rows if row["path"] in looks.names]
-    assert looks.shards == len(chosen) == 2 and looks.samples == sum(row["num_samples"] for row in chosen)
+    stats = sample_stats(manifest, ["web"] * SHARDS, 2, seed=5)
+    chosen = [row for row in rows if row["path"] in stats.names]
+    assert stats.shards == len(chosen) == 2 and stats.samples == sum(row["num_samples"] for row in chosen)
     stored = samples(folder)
     metas = [stored[int(key.rpartition("-")[2])][1] for row in chosen for key in row["keys"]]
     shortest = [min(meta["original_width"], meta["original_height"]) for meta in metas]
-    assert looks.shortest.counts == np.histogram(shortest, looks.shortest.edges)[0].tolist()
-    assert looks.words["picture"] == len(metas) and looks.captions.mean == 2
+    assert stats.shortest.counts == np.histogram(shortest, stats.shortest.edges)[0].tolist()
+    assert stats.words["picture"] == len(metas) and stats.captions.mean == 2
 
 
 def test_a_filtered_corpus_finds_the_failures_of_its_sources(folder: Path, tmp_path: Path) -> None:

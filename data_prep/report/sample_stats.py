@@ -1,4 +1,4 @@
-"""Looks at single samples: the JSON of all samples in some shards, and a few random pictures of the whole corpus."""
+"""Statistics of the samples in some shards, from their JSON, and a few random pictures of the whole corpus."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 @dataclass
-class Looks:
-    """What the samples of the looked-at shards are like."""
+class SampleStats:
+    """Statistics of the samples in the shards that were read."""
 
     shards: int = 0
     samples: int = 0
@@ -52,7 +52,7 @@ class Looks:
     words: CommonCounter = field(default_factory=lambda: CommonCounter(NUM_WORDS))
     kept_by_host: CommonCounter = field(default_factory=lambda: CommonCounter(NUM_WORDS))
     names: set[str] = field(default_factory=set)
-    """Of the looked-at shards."""
+    """Paths of the shards that were read."""
 
     def add(self, meta: dict[str, Any], length: int) -> None:
         self.samples += 1
@@ -79,25 +79,25 @@ class Picture:
     """A small JPEG; empty when the stored image cannot be decoded."""
 
 
-def look(manifest: Path, sources: Sequence[str], max_shards: int, seed: int) -> Looks:
-    """Read the JSON of every sample in up to `max_shards` random shards of each source, by the manifest's offsets.
+def sample_stats(manifest: Path, sources: Sequence[str], max_shards: int, seed: int) -> SampleStats:
+    """Read the JSON of every sample in up to `max_shards` random shards of each source, at the manifest's offsets.
 
     Args:
         sources: the source of each shard, in manifest order.
     """
-    looks = Looks()
+    stats = SampleStats()
     chooser = random.Random(seed)
     chosen: list[int] = []
     for source in sorted(set(sources)):
         shards = [index for index, name in enumerate(sources) if name == source]
         chosen += chooser.sample(shards, min(max_shards, len(shards)))
     for row in _rows(manifest, sorted(chosen)):
-        looks.shards += 1
-        looks.names.add(row["path"])
+        stats.shards += 1
+        stats.names.add(row["path"])
         with open_shard(manifest, row["path"]) as file:
             for offset, length in zip(row["offsets"], row["lengths"], strict=True):
-                looks.add(_meta(file, offset, length), length)
-    return looks
+                stats.add(_meta(file, offset, length), length)
+    return stats
 
 
 def contact_sheet(manifest: Path, sizes: Sequence[int], number: int, seed: int) -> list[Picture]:
@@ -114,10 +114,12 @@ def contact_sheet(manifest: Path, sizes: Sequence[int], number: int, seed: int) 
         shard = int(np.searchsorted(ends, sample, side="right")) - 1
         by_shard.setdefault(shard, []).append(sample - int(ends[shard]))
     pictures = []
-    for row, places in zip(_rows(manifest, list(by_shard)), by_shard.values(), strict=True):
+    for row, positions in zip(_rows(manifest, list(by_shard)), by_shard.values(), strict=True):
         with open_shard(manifest, row["path"]) as file:
-            for place in places:
-                pictures.append(_picture(row["keys"][place], file, row["offsets"][place], row["lengths"][place]))
+            for position in positions:
+                pictures.append(
+                    _picture(row["keys"][position], file, row["offsets"][position], row["lengths"][position])
+                )
     return pictures
 
 
@@ -130,12 +132,12 @@ def open_shard(manifest: Path, path: str) -> Iterator[IO[bytes]]:
     except (OSError, TarDamage) as error:
         reason = str(error) if isinstance(error, TarDamage) else f"cannot be read: {error.strerror or error}"
         raise InputError(
-            f"{manifest.parent / path}: {reason}", "`python -m data_prep verify` of its folder says what is whole"
+            f"{manifest.parent / path}: {reason}", "run `python -m data_prep verify` on its folder to see what is whole"
         ) from error
 
 
 def host_of(url: str) -> str:
-    """`example.com` of an address; empty for a path, or what is no address."""
+    """`example.com` of a URL; empty for a path or anything else that is no URL."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -176,7 +178,7 @@ def _thumbnail(jpeg: bytes) -> str:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
             image.draft("RGB", (THUMBNAIL_PX, THUMBNAIL_PX))
             small = upright_rgb(image)
-    except (OSError, SyntaxError, ValueError):  # `verify` is who tells; here the place stays empty
+    except (OSError, SyntaxError, ValueError):  # `verify` reports it; here the frame stays empty
         return ""
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     small.save(buffer, "JPEG", quality=80)
