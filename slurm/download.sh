@@ -53,7 +53,7 @@ main() {
   case $1 in -h | --help) print_head && exit ;; esac
   out=$(flag_value --out "" "$@")
   [ -n "$out" ] || fail "no --out given" "$usage"
-  case $out in *://*) fail "--out $out is an address, and requeueing counts finished shards in a folder" \
+  case $out in *://*) fail "--out $out is a URI, and requeueing counts finished shards in a folder" \
     "a folder that all nodes see; or data_prep download --part I/N --work DIR in a script of your own" ;; esac
   choose_parts
   for part in $chosen; do

@@ -24,7 +24,7 @@ from data_prep.sources.catalogue import SOURCES
 DATASHEET_NAME = "datasheet.json"
 DATASHEET_VERSION = 1
 PER_SAMPLE = {"keys", "offsets", "lengths"}
-MEND = "run `data_prep verify`, which names the shard that is wrong; then make that shard again"
+HOW_TO_FIX = "run `data_prep verify`, which names the shard that is wrong; then make that shard again"
 
 
 @dataclass
@@ -59,11 +59,11 @@ class SourceAccount:
             raise AccountingError(
                 f"{row['path']}: {row['num_samples']} kept + {failed.total()} failed + {filtered.total()} filtered are "
                 f"not {row['listed']} listed",
-                MEND,
+                HOW_TO_FIX,
             )
         if superseded and superseded.total() != row["listed"]:
             raise AccountingError(
-                f"{row['path']}: takes the place of {superseded.total()} failures with {row['listed']} rows", MEND
+                f"{row['path']}: replaces {superseded.total()} failures by {row['listed']} rows", HOW_TO_FIX
             )
         self.kept += row["num_samples"]
         self.failed.update(failed)
@@ -79,8 +79,8 @@ class SourceAccount:
         self.lists.add((names if isinstance(names, str) else ", ".join(names), arguments.get("inputs_sha256", "")))
         self.names.add(Path(row["path"]).stem)
 
-    def settle(self) -> None:
-        """Retried failures of a shard that is not named: the retry answers for these rows, so they are not left."""
+    def drop_retried(self) -> None:
+        """Drop the retried failures of a shard that the manifest does not name: the retry accounts for these rows."""
         for reason, count in self.failed.items():
             if count < 0 and self.left + count >= 0:
                 self.left += count
@@ -92,14 +92,14 @@ class SourceAccount:
         if below:
             reason, count = next(iter(below.items()))
             raise AccountingError(
-                f"source {source}: retries take the place of {-count} failures more than there were of {reason}", MEND
+                f"source {source}: retries replace {-count} failures more than there were of {reason}", HOW_TO_FIX
             )
         total = self.kept + self.failed.total() + self.filtered.total() + self.left
         if total != self.listed:
             raise AccountingError(
                 f"source {source}: {self.kept} kept + {self.failed.total()} failed + {self.filtered.total()} filtered "
                 f"+ {self.left} left are {total}, but {self.listed} rows were listed",
-                MEND,
+                HOW_TO_FIX,
             )
 
     def as_json(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _tell_listed(sources: dict[str, SourceAccount], job: Job | None, left: Mappi
     account = sources.setdefault(job.source, SourceAccount())
     account.left = sum(map(job.rows_in_shard, missing))
     account.listed = job.num_rows
-    account.settle()
+    account.drop_retried()
 
 
 def _together(sources: Mapping[str, SourceAccount]) -> SourceAccount:

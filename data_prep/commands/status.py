@@ -14,7 +14,7 @@ from data_prep.accounts.datasheet import DATASHEET_NAME
 from data_prep.errors import InputError
 from data_prep.filters.corpus import Corpus, changed_inputs, read_record
 from data_prep.output.job import Folder, read_job, retry_rounds
-from data_prep.output.storage import place
+from data_prep.output.storage import storage_location
 from samples.quote import one_line, quote
 
 
@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Exit code: 0. Reads files only, so that it tells of work on other machines too."""
-    folder = Folder(place(flags.folder), work_root=Path(flags.work) if flags.work else None)
+    folder = Folder(storage_location(flags.folder), work_root=Path(flags.work) if flags.work else None)
     corpus = Corpus(folder.root)
     if (record := read_record(corpus)) is not None:
         return _tell_corpus(corpus, record, flags.json)

@@ -13,7 +13,7 @@ from data_prep.commands.flags.job_flags import add_processes, num_processes
 from data_prep.filters.corpus import Corpus, changed_inputs, read_record
 from data_prep.filters.verification import verify_corpus
 from data_prep.output.job import Folder, read_job
-from data_prep.output.storage import place
+from data_prep.output.storage import storage_location
 from data_prep.stages.verify import Verification, verify_folder
 from data_prep.workers.progress import Progress
 from data_prep.workers.worker_pool import open_pool
@@ -41,8 +41,10 @@ def run(flags: argparse.Namespace) -> int:
     """Exit code: 0 all is whole, 1 something is wrong."""
     processes = num_processes(flags)
     with open_pool(processes) as pool:
-        result = check_and_show(place(flags.folder), pool, processes, flags.sample, flags.seed, flags.keep_going)
-    report_again(Folder(place(flags.folder)))
+        result = check_and_show(
+            storage_location(flags.folder), pool, processes, flags.sample, flags.seed, flags.keep_going
+        )
+    report_again(Folder(storage_location(flags.folder)))
     if flags.sample < 1:
         print(f"decoded {result.num_decoded} of {result.num_samples} images (seed {flags.seed})")
     return tell(result)

@@ -1,9 +1,9 @@
-"""The output folder: the job it belongs to, its parts, and where it is stored.
+"""The output folder: the job it belongs to, its parts, and its storage location.
 
-job            the output folder, and that one process at a time writes to it
-ownership      what is ours to delete or replace
-part_progress  what a running part says of itself
+job            the output folder and its job; one process at a time writes to it
+ownership      what data_prep may delete or replace
+part_progress  progress.json: what a running part reports
 parts          a job cut into parts, for several machines
-storage        an output folder on a disk or in a store: what differs
+storage        reading and writing on a disk or in a store
 system_files   what macOS, Windows and file servers put beside one's own files
 """

@@ -1,4 +1,4 @@
-"""The output folder: where its files are, whose job it is, and that one process at a time writes to it."""
+"""The output folder: its files, the job it belongs to, and the locks that let one process at a time write to it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from samples.quote import quote
 
 JOB_VERSION = 1
 IN_WORK = ("rows.parquet", "members.parquet", "progress.json", "img2dataset.log", "excluded")
-"""What is written into the work folder, after its lock."""
+"""Names that a job writes into the work folder, after its lock."""
 OUTPUTS = ("shards", "failures", "report.json", "manifest.parquet", "datasheet.json", "excluded", "corpus.json")
-"""What a job writes into its folder after job.json, or a filter into its own."""
+"""Names that a job writes into its folder after job.json, or a filter into its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Folder:
     part: Part = WHOLE
     """The share of the shards this process makes. Parts share all but `.work`, where each has a folder of its own."""
     work_root: Path | None = None
-    """What takes the place of `.work` where `root` is an address: a folder on this machine."""
+    """The folder on this machine that replaces `.work` where `root` is in a store."""
 
     @property
     def shards(self) -> Path:
@@ -71,7 +71,7 @@ class Folder:
 
     @property
     def all_work(self) -> Path:
-        """Of all parts."""
+        """The work folder of all parts together."""
         return self.work_root or self.root / ".work"
 
     @property
@@ -80,7 +80,7 @@ class Folder:
 
     @property
     def rows(self) -> Path:
-        """The normalised list, one row group a shard; only those of `part`."""
+        """The normalised list, one row group for each shard of `part`."""
         return self.work / "rows.parquet"
 
     @property
@@ -95,22 +95,22 @@ class Folder:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What makes two runs the same job: continuing under any other value would mix two corpora."""
+    """What makes two runs the same job: resuming with any other value would mix two corpora."""
 
     kind: str
     """download, pack or retry."""
     source: str
     """Name of the source; begins every key and shard name."""
     inputs_sha256: str
-    """Of the listed files and of how they are read."""
+    """Hash of the listed files and of the settings that decide how they are read."""
     shard_size: int
     """Rows of the list a shard accounts for."""
     images: ImageSettings
     num_rows: int = 0
     round: int = 0
-    """Of a retry, from 1."""
+    """Number of a retry, from 1; 0 for a job that is none."""
     flags: dict[str, Any] = field(default_factory=dict)
-    """By flag what else decides what becomes of a row; empty for a job that was begun before it was recorded."""
+    """Values of the other flags that decide what becomes of a row; empty for a job from before they were recorded."""
 
     @property
     def num_shards(self) -> int:
@@ -127,7 +127,7 @@ class Job:
 
 
 MAY_GROW = {"--images"}
-"""Flags that may be given again with more at their end: what was found before is still found first."""
+"""Flags that may get more values at their end on a later start: what was found before is still found first."""
 _WHAT = {
     "kind": "the command",
     "source": "--source",
@@ -149,7 +149,7 @@ def hash_inputs(paths: Sequence[Path], reading: dict[str, Any]) -> str:
 
 
 def read_job(folder: Folder) -> Job | None:
-    """The job this folder was begun with; None for a folder that is new or holds shards from elsewhere."""
+    """The job that this folder belongs to; None for a folder that is new or holds shards from elsewhere."""
     if not folder.job.exists():
         return None
     try:
@@ -162,15 +162,15 @@ def read_job(folder: Folder) -> Job | None:
 
 
 def retry_rounds(folder: Folder) -> list[Folder]:
-    """The retry rounds begun in a job's folder, in their order: folders of jobs like itself."""
+    """The retry rounds in a job's folder, in their order: each is the folder of a job of its own."""
     rounds = [path.parent for path in folder.root.glob("retry-*/job.json") if path.parent.name[6:].isdigit()]
     return [Folder(root) for root in sorted(rounds, key=lambda root: int(root.name[6:]))]
 
 
 def check_same_job(folder: Folder, wanted: Job) -> Job | None:
-    """The job begun earlier, when it is the wanted one.
+    """The job that the folder belongs to, checked to be the wanted one; None for a new folder.
 
-    Raises: FolderError when the folder was begun with another list, shard size or encoding, or holds others' files.
+    Raises: FolderError when the folder's job has another list, shard size or encoding, or it holds others' files.
     """
     begun = read_job(folder)
     if begun is None:
@@ -179,19 +179,19 @@ def check_same_job(folder: Folder, wanted: Job) -> Job | None:
     for what, before, now in _differences(begun, wanted):
         if what == "the list":
             raise FolderError(
-                f"{folder.root} was begun with another list (or other columns or exclusions): sha256 {before[:12]}, "
+                f"{folder.root} was started with another list (or other columns or exclusions): sha256 {before[:12]}, "
                 f"now {now[:12]}",
-                "give the same --urls / --annotations, columns and --exclude-... to go on, or another --out",
+                "give the same --urls / --annotations, columns and --exclude-... to resume, or another --out",
             )
         raise FolderError(
-            f"{folder.root} was begun with {what} {_shown(before)}, now {_shown(now)}",
-            f"use {what} {_shown(before)} to continue, or another --out",
+            f"{folder.root} was started with {what} {_shown(before)}, now {_shown(now)}",
+            f"use {what} {_shown(before)} to resume, or another --out",
         )
     return begun
 
 
 def _differences(begun: Job, wanted: Job) -> Iterator[tuple[str, Any, Any]]:
-    """(flag, before, now) of what is another job's; flags come before the hash of the list, which says less."""
+    """(flag, before, now) of each difference; flags come before the hash of the list, which explains less."""
     for flag, now in wanted.flags.items():
         before = begun.flags.get(flag, now)
         if before != now and not (flag in MAY_GROW and now[: len(before)] == before):
@@ -203,7 +203,7 @@ def _differences(begun: Job, wanted: Job) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _shown(value: Any) -> str:
-    """A flag's value as it is typed."""
+    """A flag's value as a user types it."""
     return quote(" ".join(map(str, value)) if isinstance(value, list) else value) or "''"
 
 
@@ -219,12 +219,12 @@ def write_job(folder: Folder, job: Job) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Atomic: the file is there whole, or as it was before."""
+    """Write a file atomically: it is there whole, or as it was before."""
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if is_remote(path):
         path.write_text(text, encoding="utf-8")
         return
-    # Not the process's number alone: on another machine a part may have the same.
+    # The process id is not enough: a part on another machine may have the same.
     unpublished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with open(unpublished, "w", encoding="utf-8") as file:
         file.write(text)
@@ -235,7 +235,7 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextlib.contextmanager
 def exclusive(folder: Folder) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    """Lock the folder for this process; the lock ends with the process, however that ends."""
     if not is_remote(folder.all_work) and not folder.job.exists():
         check_work(folder.all_work, IN_WORK)
     try:
@@ -252,7 +252,7 @@ def exclusive(folder: Folder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(file: Path, root: Path) -> Iterator[None]:
-    """Hold a lock file of the folder `root`; it goes with the process, however it ends.
+    """Hold a lock file of the folder `root`; the lock ends with the process, however that ends.
 
     Raises: FolderError when another process holds it.
     """
@@ -268,7 +268,7 @@ def locked(file: Path, root: Path) -> Iterator[None]:
 
 
 def _check_work_belongs(folder: Folder) -> None:
-    """The lists in a work folder are those of one place; under another they would be taken for its own."""
+    """The lists in a work folder belong to one storage location; another one must not read them as its own."""
     owner = folder.all_work / "out.txt"
     if not owner.exists():
         owner.write_text(f"{folder.root}\n", encoding="utf-8")
@@ -277,12 +277,12 @@ def _check_work_belongs(folder: Folder) -> None:
 
 
 def _cannot_lock(error: OSError, root: Path) -> bool:
-    """Whether it is the file system that refuses the lock, and not another process that holds it; then it is told."""
+    """Whether the file system supports no locks, as opposed to another process holding this one; prints a note then."""
     if error.errno in (errno.EAGAIN, errno.EACCES):
         return False
     print(
-        f"note: the file system of {root} knows no locks ({error.strerror}): "
-        "see to it that no two processes make the same shards",
+        f"note: the file system of {root} supports no locks ({error.strerror}): "
+        "make sure that no two processes make the same shards",
         file=sys.stderr,
     )
     return True
@@ -290,9 +290,9 @@ def _cannot_lock(error: OSError, root: Path) -> bool:
 
 @contextlib.contextmanager
 def claimed_shards(folder: Folder, job: Job) -> Iterator[None]:
-    """Hold the shards of `folder.part` for this process: nobody else may write them, however the job is cut there.
+    """Lock the shards of `folder.part` for this process: no other may write them, even one that cuts the job otherwise.
 
-    A lock on one byte a shard; POSIX locks, which network file systems know. They go with the process.
+    One byte is locked for each shard, by POSIX locks, which network file systems support. They end with the process.
     """
     with open(folder.all_work / "shards.lock", "ab") as locks:
         for shard in folder.part.shards(job.num_shards):

@@ -1,7 +1,7 @@
 """`progress.json` in a part's work folder: what a process that makes shards is doing, for `data_prep status`.
 
-Written by the process itself every few seconds, read by anyone who sees the folder. A process that is killed leaves the
-file as it was: it is then not written any more, which is all that a reader on another machine can know.
+The process writes it every few seconds; anyone who sees the folder can read it. A killed process leaves the file as it
+was: its age is all that a reader on another machine can know.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FILE_NAME = "progress.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PartState:
-    """What a part said of itself."""
+    """What a part reports."""
 
     part: str
-    """I/N; 1/1 for a job that is not cut."""
+    """I/N; 1/1 for a job that is not cut into parts."""
     pid: int
     host: str
     state: str
@@ -47,14 +47,14 @@ class PartState:
     shards_finished: int = 0
     rows: int = 0
     rows_finished: int = 0
-    """In finished shards, of earlier runs too."""
+    """Rows in finished shards, those of earlier runs included."""
     rows_answered: int = 0
-    """Those, and rows of shards that are being made."""
+    """`rows_finished`, and the answered rows of shards that are being made."""
     kept: int = 0
     rate: float = 0.0
-    """Rows a second since this process began to make shards."""
+    """Rows per second since this process began to make shards."""
     restarts: int = 0
-    """Further starts of img2dataset."""
+    """Starts of img2dataset after the first."""
     error: str = ""
     """Why it stopped."""
 
@@ -71,17 +71,17 @@ class PartState:
         return self.state in ("finished", "stopped")
 
     def silent_s(self, now: datetime) -> float:
-        """Seconds since the file was written; 0 for a part that has ended, or writes as it should."""
+        """Seconds since the file was written; 0 for a part that has ended or writes on time."""
         silence = (now - datetime.fromisoformat(self.written)).total_seconds()
         return silence if silence > SILENT_AFTER_S and not self.ended else 0.0
 
     def left_s(self) -> float | None:
-        """Seconds to its end at its rate; None where there is none yet."""
+        """Seconds to the part's end at its rate; None while no rate is known."""
         return (self.rows - self.rows_answered) / self.rate if self.rate > 0 else None
 
 
 class PartProgress:
-    """Keeps a part's `progress.json`, as a context manager: leaving it by an exception says `stopped` and why."""
+    """Keeps a part's `progress.json`, as a context manager: an exception leaves the state `stopped` and its reason."""
 
     def __init__(self, folder: Folder) -> None:
         self._path = folder.work / FILE_NAME
@@ -102,12 +102,12 @@ class PartProgress:
         self._thread = threading.Thread(target=self._write_now_and_then, name="part_progress", daemon=True)
 
     def begin(self, *, shards: int, rows: int, rows_before: int) -> None:
-        """Shards are being made from now on; `rows_before` of the part's rows were answered by earlier runs."""
+        """Report that shards are being made from now on; earlier runs answered `rows_before` of the part's rows."""
         self._making_since, self._rows_before = time.monotonic(), rows_before
         self._change(state="making shards", shards=shards, rows=rows)
 
     def update(self, *, shards_finished: int, rows_finished: int, rows_answered: int, kept: int) -> None:
-        """How far it is; cheap."""
+        """Record how far the part is. Cheap: the thread writes the file."""
         elapsed = max(time.monotonic() - self._making_since, 1e-9)
         counts: dict[str, Any] = {
             "shards_finished": shards_finished,
@@ -125,7 +125,7 @@ class PartProgress:
             )
 
     def restarted(self) -> None:
-        """img2dataset was started again."""
+        """Record that img2dataset was started again."""
         self._change(restarts=self._state.restarts + 1)
 
     def verifying(self) -> None:
@@ -161,12 +161,12 @@ class PartProgress:
         while not self._over.wait(WRITE_EVERY_S):
             try:
                 self._write()
-            except OSError:  # a full disk: the shards' own writers tell of it, and this file only goes silent
+            except OSError:  # a full disk: the writers of the shards report it, and this file only gets old
                 continue
 
 
 def read_states(folder: Folder) -> list[PartState]:
-    """What each part of a folder says of itself, by number; those of another cut, made earlier, come after."""
+    """What each part of a folder reports, by number; parts of an earlier cut into another number come last."""
     states = list(_states(folder.all_work))
     if not states:
         return []
@@ -178,7 +178,7 @@ def _states(work: Path) -> Iterator[PartState]:
     for path in (work / FILE_NAME, *work.glob(f"part-*/{FILE_NAME}")):
         try:
             yield PartState(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError):  # none, or written by another version: then it says nothing
+        except (OSError, ValueError, TypeError):  # no such file, or one of another version
             continue
 
 

@@ -25,11 +25,11 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of its folder in `.work`."""
+        """Name of the part's folder in `.work`."""
         return f"part-{self.number:05d}-of-{self.count:05d}"
 
     def shards(self, num_shards: int) -> range:
-        """Numbers of its shards, ascending; none when there are fewer shards than parts."""
+        """Numbers of the part's shards, ascending; none for a part beyond the number of shards."""
         return range(self.number - 1, num_shards, self.count)
 
     def __str__(self) -> str:

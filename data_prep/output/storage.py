@@ -1,8 +1,8 @@
-"""Where an output lies: a folder on a disk, or an address that fsspec opens (`s3://bucket/prefix`).
+"""Storage locations: a folder on a disk, or a URI that fsspec opens (`s3://bucket/prefix`).
 
-A remote place has the methods of `pathlib.Path` that reading needs (universal_pathlib), so most code does not know the
-difference. Writing does: a disk gets a temporary file and a rename, a store one object put, which is whole or nothing.
-There are no locks in a store.
+A remote location has the methods of `pathlib.Path` that reading needs (universal_pathlib), so most code does not know
+the difference. Writing differs: on a disk a temporary file is renamed, in a store one object is put, whole or not at
+all. A store has no locks.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from data_prep.errors import FolderError, UsageError
 from samples.quote import quote, quote_error
 
 
-def place(text: str) -> Path:
-    """A path, or what stands for one at an address; `file://` is a path.
+def storage_location(text: str) -> Path:
+    """The path that `text` names, or universal_pathlib's for a URI; `file://` is a path.
 
-    Raises: UsageError when the address cannot be opened with what is installed; FolderError when nobody answers there.
+    Raises: UsageError when the installed packages cannot open the URI; FolderError when its store does not answer.
     """
     protocol, separator, _ = text.partition("://")
     if not separator:
@@ -50,20 +50,20 @@ def place(text: str) -> Path:
     except Exception as error:  # of whatever client library the store has
         raise FolderError(
             f"{quote(text, 200)} cannot be reached: {quote_error(error)}",
-            "are the address, the network and the credentials of this machine right?",
+            "are the URI, the network and the credentials of this machine right?",
         ) from error
     return cast(Path, remote)
 
 
 def local_folder(text: str) -> Path:
-    """A path of this machine, for what works on a disk only. Raises: UsageError for another address."""
+    """A path of this machine, for what works on a disk only. Raises: UsageError for a URI of a store."""
     if "://" in text and not text.startswith("file://"):
-        raise UsageError(f"{text} is an address, and this command works on a disk only", "give a folder")
-    return place(text)
+        raise UsageError(f"{text} is a URI, and this command works on a disk only", "give a folder")
+    return storage_location(text)
 
 
 def is_remote(path: Path) -> bool:
-    """Whether it is an address, not a path of this machine."""
+    """Whether it is in a store, not a path of this machine."""
     return not isinstance(path, Path)
 
 
@@ -76,7 +76,7 @@ def unpublished(final: Path, scratch: Path | None = None) -> Path:
 
 
 def publish(written: Path, final: Path) -> None:
-    """Let a written file appear under its final name, whole: by a rename on a disk, by one put in a store."""
+    """Make a written file appear under its final name, whole: by a rename on a disk, by one put in a store."""
     if not is_remote(final):
         os.replace(written, final)
         return
@@ -95,7 +95,7 @@ def move(before: Path, after: Path) -> None:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file by name, of one listing; none when the folder is not there."""
+    """Bytes of each file by name, from one listing; empty when the folder does not exist."""
     if is_remote(folder):
         remote = cast(Any, folder)
         try:
@@ -111,9 +111,9 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """A file opened for reading; a pipe under its name would keep the reader waiting for a writer.
+    """Open a regular file for reading. A pipe under that name would block the reader until somebody writes to it.
 
-    Raises: OSError, also for what is no regular file.
+    Raises: OSError, also for anything that is no regular file.
     """
     if not is_remote(path):
         mode = path.stat().st_mode
@@ -123,7 +123,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether there is no such file (or something that is none), and not only no permission or no disk to read it."""
+    """Whether there is no such regular file, as opposed to one that a permission or a broken disk makes unreadable."""
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
 
 

@@ -17,11 +17,11 @@ FOLDERS = {
     "system volume information",
 }
 APPLE_DOUBLE = (b"\x00\x05\x16\x07", b"\x00\x05\x16\x00")
-"""First bytes of `._NAME`: what macOS knows of NAME and the archive's format has no room for."""
+"""First bytes of `._NAME`, where macOS keeps what the archive's format cannot store of NAME."""
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a path names a system's file or folder, or one inside of such a folder."""
+    """Whether a path names a system's file or folder, or anything inside such a folder."""
     parts = name.lower().split("/")
     return parts[-1] in FILES or parts[-1].startswith((".nfs", ".fuse_hidden")) or not FOLDERS.isdisjoint(parts)
 

@@ -1,7 +1,7 @@
 """Retry rounds: which failed rows are worth asking for again, and the list of those rows.
 
-A round is a job folder of its own inside the first one's: `DIR/retry-01`, `DIR/retry-02`, ... What it asks for is fixed
-when it begins, in `retried.parquet`: row by row the failure that its result replaces.
+A round is a job folder of its own inside the first one's: `DIR/retry-01`, `DIR/retry-02`, ... Its rows are fixed when
+it starts, in `retried.parquet`: each row with the failure that its result replaces.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORTH_RETRYING = (
     *("timed_out", "too_slow", "connection_refused", "connection_failed", "unknown_host", "incomplete_body"),
     *("bad_http", "http_408", "http_425", "http_429", "http_5xx", "download_failed"),
 )
-"""Failures that another day may not see. `http_5xx` stands for http_500 to http_599."""
+"""Failures that may be gone another day. `http_5xx` stands for http_500 to http_599."""
 RETRIED_NAME = "retried.parquet"
 REASONS_KEY = b"data_prep_reasons"
 SCHEMA = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("reason", pa.string(), nullable=False)])
@@ -39,14 +39,14 @@ Failure = tuple[int, str]
 
 
 def is_meant(reason: str, reasons: Sequence[str]) -> bool:
-    """Whether a failure's reason is one of those, `http_5xx` standing for a hundred."""
+    """Whether a failure's reason is among `reasons`; `http_5xx` there stands for a hundred."""
     return reason in reasons or (f"{reason[:6]}xx" in reasons and re.fullmatch(r"http_[0-9]{3}", reason) is not None)
 
 
 def finished_download(folder: Folder, job: Job) -> ShardRecord:
-    """The record of the download's first shard, which says how all were made.
+    """The record of the download's first shard, which holds how all of them were made.
 
-    Raises: FolderError when there is nothing to retry yet: a shard of the download is still to be made.
+    Raises: FolderError when a shard of the download is still to be made, so that there is nothing to retry yet.
     """
     finished = finished_shards(folder, job)
     missing = job.num_shards - len(finished)
@@ -59,11 +59,11 @@ def finished_download(folder: Folder, job: Job) -> ShardRecord:
 
 
 def open_round(folder: Folder, job: Job, reasons: Sequence[str] | None) -> tuple[Folder, Job] | None:
-    """The round to work on: one that was begun and is not finished, or a new one; None when no row is left for one.
+    """The round to work on: the unfinished one, or a new one; None when no row is left to retry.
 
     Args:
         reasons: which failures to ask for again; None for those worth it.
-    Raises: FolderError when another round was begun with other reasons and is not finished.
+    Raises: FolderError when an unfinished round was started with other reasons.
     """
     rounds = retry_rounds(folder)
     for unfinished in rounds:
@@ -73,7 +73,7 @@ def open_round(folder: Folder, job: Job, reasons: Sequence[str] | None) -> tuple
             before = begun_reasons(unfinished)
             if reasons is not None and set(reasons) != set(before):
                 raise FolderError(
-                    f"{unfinished.root} was begun with --reasons {','.join(before)} and is not finished",
+                    f"{unfinished.root} was started with --reasons {','.join(before)} and is not finished",
                     "leave --reasons out to finish it first",
                 )
             return unfinished, begun
@@ -102,18 +102,18 @@ def left_failures(folder: Folder, job: Job) -> Iterator[Failure]:
         yield from sorted(left.items())
 
 
-def later_rounds(folder: Folder, job: Job) -> tuple[Path, ...]:
-    """What the rounds after this job (a download, or a round of one) were begun with, in their order."""
+def later_retries(folder: Folder, job: Job) -> tuple[Path, ...]:
+    """The lists of rows of the retry rounds after this job (a download, or a round of one), in their order."""
     first = Folder(folder.root.parent) if job.kind == "retry" else folder
     begun = [(retried, read_job(retried)) for retried in retry_rounds(first)]
     return tuple(retried.root / RETRIED_NAME for retried, later in begun if later and later.round > job.round)
 
 
-def taken_up(later: Sequence[Path], rows: Collection[int]) -> dict[int, str]:
-    """Rows of a shard that a later round has taken up, with the failure that it took the place of.
+def superseded_rows(later: Sequence[Path], rows: Collection[int]) -> dict[int, str]:
+    """Rows of a shard that a later round retries, each with the failure that the round's result replaces.
 
-    When the shard has to be made anew and such a row is answered this time, it is still no sample of this shard: the
-    round has it, or is to have it.
+    When the shard has to be made again, such a row is no sample of it even if its image arrives this time: the round
+    has the sample, or will have it.
     """
     found: dict[int, str] = {}
     for path in later:
@@ -125,7 +125,7 @@ def taken_up(later: Sequence[Path], rows: Collection[int]) -> dict[int, str]:
 
 
 class _RoundResults:
-    """What a finished round made of its rows, ascending: the reason why not, or None for a sample."""
+    """The results of a finished round, rows ascending: the reason of a failure, or None for a sample."""
 
     def __init__(self, folder: Folder) -> None:
         self._results = self._read(folder)
@@ -156,7 +156,7 @@ def _failures(folder: Folder, name: str) -> dict[int, str]:
     except (FileNotFoundError, ValueError, KeyError) as error:
         raise InputError(
             f"{path} is missing or broken: {error}",
-            f"delete {folder.shards / name}.json and run the download again: it makes that shard anew",
+            f"delete {folder.shards / name}.json and run the download again: it makes that shard again",
         ) from error
 
 
@@ -180,12 +180,12 @@ def _write_retried(folder: Folder, job: Job, reasons: Sequence[str], failures: I
 
 
 def begun_reasons(folder: Folder) -> list[str]:
-    """What the round was begun with."""
+    """The reasons that the round was started with."""
     return pq.read_schema(folder.root / RETRIED_NAME).metadata[REASONS_KEY].decode().split(",")
 
 
 def retried_images(folder: Folder, job: Job, round_folder: Folder) -> Iterator[ListedImage]:
-    """The round's rows of the first list, with their numbers there and the failures they take the place of.
+    """The round's rows of the first list, with their numbers there and the failures that their results replace.
 
     Raises: InputError when the list that the download read is gone from `.work`.
     """
@@ -212,6 +212,6 @@ def _listed(lists: Sequence[Path], shard: int, folder: Folder) -> dict[int, List
         if shard in read_part(path).shards(shard + 1):
             return read_shard_rows(path, shard)
     raise InputError(
-        f"the list as the download read it is gone from {folder.root / '.work'}",
+        f"the list that the download read is gone from {folder.root / '.work'}",
         "run the same download command again: it reads the list, and fetches nothing that is finished",
     )

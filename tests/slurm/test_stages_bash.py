@@ -105,7 +105,7 @@ def test_download_needs_a_place(project: Path, tmp_path: Path) -> None:
     done = call(project, "download.sh", "--urls", "list.tsv", where=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("error: no --out given\nhint: sbatch")
     done = call(project, "download.sh", "--urls", "list.tsv", "--out", "s3://bucket/web", where=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: --out s3://bucket/web is an address")
+    assert done.returncode == 2 and done.stderr.startswith("error: --out s3://bucket/web is a URI")
 
 
 def test_verify_filter_export_and_evaluate_pass_on_what_they_get(project: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Flags that name the columns of a user's list: an address for `download`, a path for `pack`."""
+"""Flags that name the columns of a user's list: a URL for `download`, a path for `pack`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from data_prep.lists.list_columns import ListColumns
 
 def add_column_flags(parser: argparse.ArgumentParser, where: Literal["url", "path"]) -> None:
     """`--url-col` or `--path-col`, and the others; see `list_columns`."""
-    what = "address" if where == "url" else "path of a local image"
+    what = "URL" if where == "url" else "path of a local image"
     parser.add_argument(
-        f"--{where}-col", dest="place_col", default=where, metavar="NAME", help=f"column of the {what} ({where})"
+        f"--{where}-col", dest="image_col", default=where, metavar="NAME", help=f"column of the {what} ({where})"
     )
     parser.add_argument(
         "--caption-col",
@@ -26,9 +26,9 @@ def add_column_flags(parser: argparse.ArgumentParser, where: Literal["url", "pat
 
 
 def column_values(flags: argparse.Namespace, where: Literal["url", "path"]) -> dict[str, Any]:
-    """By flag what was given, for the job's record."""
+    """The given values by flag, for the job's record."""
     return {
-        f"--{where}-col": flags.place_col,
+        f"--{where}-col": flags.image_col,
         "--caption-col": flags.caption_col or ["caption"],
         "--id-col": flags.id_col,
         "--licence-col": flags.licence_col,
@@ -37,9 +37,9 @@ def column_values(flags: argparse.Namespace, where: Literal["url", "path"]) -> d
 
 
 def list_columns(flags: argparse.Namespace, where: Literal["url", "path"]) -> ListColumns:
-    """What the flags name."""
+    """The columns that the flags name."""
     return ListColumns(
-        url=flags.place_col,
+        url=flags.image_col,
         captions=tuple(flags.caption_col or ["caption"]),
         names=None if flags.columns is None else tuple(flags.columns.split(",")),
         id=flags.id_col,

@@ -13,7 +13,7 @@ from data_prep.errors import UsageError
 from data_prep.fetch.retrying_opener import FetchLimits
 from data_prep.output.job import Folder, ImageSettings, Job, default_source, hash_inputs
 from data_prep.output.parts import WHOLE, Part
-from data_prep.output.storage import is_remote, place
+from data_prep.output.storage import is_remote, storage_location
 from data_prep.sources.list_file import is_list, list_source
 
 
@@ -23,25 +23,25 @@ def add_out(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="DIR",
-        help="folder or address (s3://bucket/prefix) for shards and manifest; the same to go on",
+        help="folder or URI (s3://bucket/prefix) for shards and manifest; the same to resume",
     )
-    parser.add_argument("--work", metavar="DIR", help="for an address: folder on this machine for work in progress")
+    parser.add_argument("--work", metavar="DIR", help="with a URI: folder on this machine for work in progress")
 
 
 def output_folder(flags: argparse.Namespace, part: Part = WHOLE) -> Folder:
-    """Where `--out` and `--work` say. Raises: UsageError when they do not go together."""
-    root = place(flags.out)
+    """The folder that `--out` and `--work` name. Raises: UsageError when they do not fit together."""
+    root = storage_location(flags.out)
     if is_remote(root) and flags.work is None:
         raise UsageError(
-            f"--out {flags.out} is an address, and work in progress needs a disk", "give a local folder with --work"
+            f"--out {flags.out} is a URI, and work in progress needs a disk", "give a local folder with --work"
         )
     if not is_remote(root) and flags.work is not None:
-        raise UsageError(f"--work goes with an address, and --out {flags.out} is a folder", "leave --work out")
+        raise UsageError(f"--work goes with a URI, and --out {flags.out} is a folder", "leave --work out")
     return Folder(root, part, None if flags.work is None else Path(flags.work))
 
 
 def add_shard_flags(parser: argparse.ArgumentParser) -> None:
-    """What shapes a shard, and must be the same to go on with a job."""
+    """What shapes a shard, and must stay the same to resume a job."""
     images = ImageSettings()
     parser.add_argument(
         "--source", metavar="NAME", help="name of the source, in keys and manifest (default: the list's)"
@@ -86,7 +86,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def num_processes(flags: argparse.Namespace) -> int:
-    """Given, or as many as there are cores this process may use."""
+    """`--processes`, or the number of cores this process may use."""
     return int(flags.processes or len(os.sched_getaffinity(0)))
 
 
@@ -97,7 +97,7 @@ def wanted_job(
 
     Args:
         reading: what decides how the inputs are read, for their hash.
-        named: by flag what a change of is named by, see `Job.flags`.
+        named: value by flag, which names what changed in an error; see `Job.flags`.
     Raises: UsageError for a source that is no name.
     """
     default = _source_of(inputs[0]) if flags.source is None else ""
@@ -105,7 +105,7 @@ def wanted_job(
 
 
 def job_of(kind: str, flags: argparse.Namespace, default: str, inputs_sha256: str, named: dict[str, Any]) -> Job:
-    """The same for inputs that are hashed another way; `default` is the source's name without --source."""
+    """As `wanted_job`, for inputs that are hashed another way; `default` is the source's name without --source."""
     source = default if flags.source is None else flags.source
     if default_source(Path(source)) != source:
         raise UsageError(f"--source {source!r} is not a name", "use lower-case letters, digits and underscores")

@@ -181,7 +181,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], int, str]] = {
             shard("retry-01/shards/web-retry01-00000.tar", 2, 2, supersedes={"timed_out": 2}),
         ],
         10,
-        "source web: retries take the place of 1 failures more than there were of timed_out",
+        "source web: retries replace 1 failures more than there were of timed_out",
     ),
     "a retry that lost a row": (
         [
@@ -189,7 +189,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], int, str]] = {
             shard("retry-01/shards/web-retry01-00000.tar", 1, 1, supersedes={"timed_out": 2}),
         ],
         10,
-        "web-retry01-00000.tar: takes the place of 2 failures with 1 rows",
+        "web-retry01-00000.tar: replaces 2 failures by 1 rows",
     ),
 }
 

@@ -176,7 +176,7 @@ def test_a_finished_corpus_does_not_become_another(packed: Path, sources: list[P
         filter_here(out, sources[:1], SETTINGS)
     with pytest.raises(FolderError, match="other sets"):
         filter_here(out, sources, SETTINGS, evaluation_set(packed))
-    with pytest.raises(FolderError, match=r"shards is there but .*corpus\.json is missing"):
+    with pytest.raises(FolderError, match=r"shards exists but .*corpus\.json is missing"):
         filter_here(sources[0], sources[1:], SETTINGS)
     assert contents(out) == before
     (out / "manifest.parquet").unlink()  # unfinished: may begin anew

@@ -106,7 +106,7 @@ def test_another_prefix_is_another_job(zipped: Path, capsys: pytest.CaptureFixtu
     """Rows would be other rows under the same keys."""
     assert pack(zipped, "--strip-prefix", f"{THEIRS}vg") == 0
     assert pack(zipped, "--strip-prefix", THEIRS) == 2
-    assert f"was begun with --strip-prefix {THEIRS}vg, now {THEIRS}" in capsys.readouterr().err
+    assert f"was started with --strip-prefix {THEIRS}vg, now {THEIRS}" in capsys.readouterr().err
 
 
 def test_what_a_zip_cannot_give_is_a_reason(zipped: Path) -> None:

@@ -163,4 +163,4 @@ def test_a_file_system_without_locks_is_told_of_and_used(
     urls.write_text("url\tcaption\nftp://127.0.0.1/a.jpg\ta picture\nftp://127.0.0.1/b.jpg\tb\n")
     flags = ["--out", str(tmp_path / "out"), "--shard-size", "1", "--part", "3/3"]
     assert main(["download", "--urls", str(urls), *flags]) == 0
-    assert capsys.readouterr().err.count("knows no locks (Function not implemented)") == 1
+    assert capsys.readouterr().err.count("supports no locks (Function not implemented)") == 1

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep.cli import main
-from data_prep.output.storage import is_remote, place
+from data_prep.output.storage import is_remote, storage_location
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.corpus.reader import ShardReader
 from tests.support.hostile_images import halves, jpeg
@@ -156,11 +156,11 @@ def test_flags_that_do_not_go_together_are_refused(
 ) -> None:
     address, work = packed
     for flags, message in (
-        (pack(pictures, address), "is an address, and work in progress needs a disk"),
-        (pack(pictures, tmp_path / "o", "--work", tmp_path), "--work goes with an address"),
+        (pack(pictures, address), "is a URI, and work in progress needs a disk"),
+        (pack(pictures, tmp_path / "o", "--work", tmp_path), "--work goes with a URI"),
         (pack(pictures, address + "2", "--work", work), f"is the work folder of {address}"),
         (pack(pictures, "memory://x", "--work", tmp_path), "is the memory of one process"),
-        (["retry", address], "is an address, and this command works on a disk only"),
+        (["retry", address], "is a URI, and this command works on a disk only"),
         (pack(pictures, "nosuch://x/y", "--work", tmp_path), "nosuch://x/y cannot be opened"),
     ):
         assert main(flags) == 2
@@ -169,7 +169,9 @@ def test_flags_that_do_not_go_together_are_refused(
 
 def test_a_file_address_is_a_path() -> None:
     """So that it keeps all that a disk has: renames, locks."""
-    assert place("file:///data/a%20b") == Path("/data/a b") and not is_remote(place("file:///data"))
+    assert storage_location("file:///data/a%20b") == Path("/data/a b") and not is_remote(
+        storage_location("file:///data")
+    )
 
 
 def test_a_store_that_does_not_answer_is_told(

@@ -92,4 +92,4 @@ def test_another_tar_of_the_same_name_and_size_is_another_job(
     data[half : half + 80_000] = bytes(reversed(data[half : half + 80_000]))
     path.write_bytes(data)
     assert main(command) == 2
-    assert "was begun with another list" in capsys.readouterr().err
+    assert "was started with another list" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from data_prep.cli import main
 from data_prep.errors import FolderError, InputError, UnfinishedError
 from data_prep.lists.row_list import ListedImage
 from data_prep.output.job import Folder, ImageSettings, Job, check_same_job, write_job
-from data_prep.report.look import look
+from data_prep.report.sample_stats import sample_stats
 from data_prep.shards.manifest import read_manifest
 from data_prep.shards.reader import TarUnread, read_samples
 from data_prep.shards.writer import FetchResult, read_record, write_shard
@@ -380,7 +380,7 @@ def test_a_systems_file_does_not_make_a_new_folder_another_jobs(tmp_path: Path) 
     (folder.shards / ".DS_Store").write_bytes(b"x")
     assert check_same_job(folder, JOB) is None
     (folder.shards / "made-00000.tar").write_bytes(b"x")
-    with pytest.raises(FolderError, match="shards is there but"):
+    with pytest.raises(FolderError, match="shards exists but"):
         check_same_job(folder, JOB)
 
 
@@ -468,7 +468,7 @@ def test_a_report_of_a_shard_that_changed_names_it(copy: Path, name: str) -> Non
     else:
         tar.write_bytes(changes[name])
     with pytest.raises(InputError, match=rf"made-00001\.tar: .*{name}"):
-        look(copy / "manifest.parquet", ["made"] * SHARDS, SHARDS, 0)
+        sample_stats(copy / "manifest.parquet", ["made"] * SHARDS, SHARDS, 0)
 
 
 def test_the_same_seed_decodes_the_same_sample(whole: Path) -> None:

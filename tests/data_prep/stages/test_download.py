@@ -250,9 +250,9 @@ def test_the_same_command_again_does_nothing(hostile_run: Run) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("--shard-size", 8), "was begun with --shard-size 16, now 8"),
-        (("--image-size", 65), "was begun with --image-size 64, now 65"),
-        (("--source", "other"), "was begun with --source hostile, now other"),
+        (("--shard-size", 8), "was started with --shard-size 16, now 8"),
+        (("--image-size", 65), "was started with --image-size 64, now 65"),
+        (("--source", "other"), "was started with --source hostile, now other"),
     ],
 )
 def test_another_job_in_the_same_folder_is_refused(
@@ -272,7 +272,7 @@ def test_other_exclusions_are_another_job(hostile_run: Run, capsys: pytest.Captu
 
     command = ["download", "--urls", str(hostile_run.urls), "--out", str(hostile_run.folder), *map(str, FLAGS)]
     assert main(command) == 2
-    assert "was begun with another list (or other columns or exclusions)" in capsys.readouterr().err
+    assert "was started with another list (or other columns or exclusions)" in capsys.readouterr().err
     kept = hostile_run.folder / "excluded"
     assert (kept / "domains.txt").read_text() == f"{EXCLUDED}\nexample.com\n"
     assert (kept / "hashes.txt").read_text() == hashlib.sha256(KNOWN).hexdigest() + "\n"
@@ -288,4 +288,4 @@ def test_another_list_in_the_same_folder_is_refused(
     assert (
         main(["download", "--urls", str(longer), "--out", str(hostile_run.folder), *map(str, hostile_run.flags)]) == 2
     )
-    assert "was begun with another list" in capsys.readouterr().err
+    assert "was started with another list" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from data_prep.stages.retry import (
     WORTH_RETRYING,
     begun_reasons,
     is_meant,
-    later_rounds,
+    later_retries,
     left_failures,
     open_round,
     retried_images,
@@ -154,8 +154,8 @@ def test_a_shard_made_anew_leaves_to_the_rounds_what_they_have(tmp_path: Path) -
     answer(retried, round_job, 0, {1: None})
     second, second_job = begin(folder, job, ["timed_out"])
     rounds = (retried.root / "retried.parquet", second.root / "retried.parquet")
-    assert later_rounds(folder, job) == rounds
-    assert later_rounds(retried, round_job) == rounds[1:] and later_rounds(second, second_job) == ()
+    assert later_retries(folder, job) == rounds
+    assert later_retries(retried, round_job) == rounds[1:] and later_retries(second, second_job) == ()
 
     raw = RawShard(0, folder.raw)
     results = {"row": [3, 1, 0, 2], "jpg": [jpeg()] * 4, "error_message": pa.array([None] * 4, pa.string())}
@@ -167,7 +167,7 @@ def test_a_shard_made_anew_leaves_to_the_rounds_what_they_have(tmp_path: Path) -
             raw=raw,
             min_yield=0.0,
             excluded_hashes=None,
-            later_rounds=later_rounds(folder, job),
+            later_retries=later_retries(folder, job),
             arguments={},
         )
     )
@@ -182,7 +182,7 @@ def test_a_round_that_is_not_finished_is_gone_on_with(tmp_path: Path) -> None:
     retried, round_job = begin(folder, job)
     assert open_round(folder, job, None) == (retried, round_job)
     assert open_round(folder, job, list(reversed(WORTH_RETRYING))) == (retried, round_job)
-    with pytest.raises(FolderError, match="was begun with --reasons timed_out,"):
+    with pytest.raises(FolderError, match="was started with --reasons timed_out,"):
         open_round(folder, job, ["http_404"])
     retried.rows.unlink()
     assert [image.row for image in retried_images(folder, job, retried)] == [0]
@@ -198,7 +198,7 @@ def test_what_cannot_be_retried_is_refused(tmp_path: Path, capsys: pytest.Captur
     folder.rows.unlink()
     assert main(["retry", str(folder.root)]) == 2
     error = capsys.readouterr().err
-    assert "the list as the download read it is gone" in error and "run the same download command again" in error
+    assert "the list that the download read is gone" in error and "run the same download command again" in error
     assert main(["retry", str(folder.root), "--reasons", "timed out"]) == 2
     assert "are not names of reasons" in capsys.readouterr().err
     (tmp_path / "b").mkdir()
