@@ -91,7 +91,7 @@ class FeatureQueue:
         self.pointer = end % self.size if self.size else 0
 
     def discard(self) -> None:
-        """Wait for what was gathered and drop it: the step was refused."""
+        """Wait for what was gathered and drop it: the step was skipped."""
         self._lanes = []
         self._finish()
 

@@ -21,7 +21,7 @@ from pipeline.config.run_config import load_config
 from pipeline.config.sections import CheckpointConfig
 from pipeline.engine import distributed
 from pipeline.train import build, save, train_step
-from pipeline.watch.heartbeat import Heart
+from pipeline.watch.heartbeat import Heartbeat
 from tests.support.shards import write_corpus
 from tests.support.training_runs import newest
 
@@ -52,8 +52,8 @@ def measure(run_dir: Path, recipe: Path, size: str, repeat: int) -> dict[str, ob
     """Save `repeat` times each way."""
     run = load_config(recipe)
     world = distributed.init()
-    with Heart(world, 0) as heart:
-        training = build(run, run_dir, world, heart)
+    with Heartbeat(world, 0) as heartbeat:
+        training = build(run, run_dir, world, heartbeat)
         training.saver.config = CheckpointConfig(keep_last=1)
         steps = training.loader.steps()
         train_step(training, next(steps))
@@ -71,7 +71,7 @@ def measure(run_dir: Path, recipe: Path, size: str, repeat: int) -> dict[str, ob
                     train_step(training, next(steps))
                     steps_meanwhile += 1
                     began = time.monotonic()
-                    published = training.saver.poll() is not None
+                    published = training.saver.publish_if_written() is not None
                     times[-1] += time.monotonic() - began
                     if published:
                         break

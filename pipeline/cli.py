@@ -31,7 +31,7 @@ COMMANDS = {
     ),
     "replay": (
         "pipeline.watch.replay",
-        "take a refused step again; show where, with which samples, it goes wrong",
+        "take a skipped step again; show where, with which samples, it goes wrong",
     ),
     "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval"),
     "export": ("pipeline.export.from_checkpoint", "turn a checkpoint into a model folder, or the official .pth"),

@@ -52,11 +52,11 @@ class RestrictedFiles(CheckpointEngine):
         Raises: CheckpointError when DeepSpeed asks for another file or finds none; what it raises for files that do not
             fit the engine.
         """
-        usual, engine.checkpoint_engine = engine.checkpoint_engine, self
+        original_engine, engine.checkpoint_engine = engine.checkpoint_engine, self
         try:
             loaded, _ = engine.load_checkpoint(str(self.folder.parent), tag=self.folder.name)
         finally:
-            engine.checkpoint_engine = usual
+            engine.checkpoint_engine = original_engine
             self.states.clear()
         if loaded is None:
             raise CheckpointError(f"DeepSpeed cannot load {self.folder}", USE_ANOTHER)

@@ -57,7 +57,7 @@ class SavedParameters:
     def whole(self, name: str, key: str = WEIGHT, *, shape: torch.Size | None = None) -> Tensor:
         """One parameter's weight or moment, fp32, read now; of `shape` if it has as many elements, else flat.
 
-        Moments are 0 where none were saved: every step so far was refused.
+        Moments are 0 where none were saved: every step so far was skipped.
         """
         parts = self.pieces[name].get(key) or [torch.zeros_like(part) for part in self.pieces[name][WEIGHT]]
         tensor = (torch.cat([part.flatten() for part in parts]) if len(parts) > 1 else parts[0].clone()).float()

@@ -41,7 +41,7 @@ CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class WriteResult:
     """What one rank's thread has to say of its files."""
 
     files: dict[str, dict[str, Any]]
@@ -51,7 +51,7 @@ class Written:
 
 
 @dataclass(kw_only=True)
-class Save:
+class PendingSave:
     """A checkpoint on its way."""
 
     meta: CheckpointMeta
@@ -60,7 +60,7 @@ class Save:
     began: float
     pause_s: float
     """Seconds the step waited for the copies."""
-    written: Written | None = None
+    written: WriteResult | None = None
     """Set by the thread when it is done."""
     thread: threading.Thread = field(init=False)
 
@@ -81,12 +81,12 @@ class CheckpointSaver:
     queue: FeatureQueue
     failed: int = 0
     """Saves that failed so far."""
-    _save: Save | None = field(default=None, init=False)
+    _save: PendingSave | None = field(default=None, init=False)
 
     def start(self, meta: CheckpointMeta) -> None:
         """Copy everything to host memory and begin to write it; a save still on its way is finished first.
 
-        Returns as soon as the copies are made. Not published before `poll` or `finish` says so.
+        Returns as soon as the copies are made. Not published before `publish_if_written` or `finish` says so.
         """
         self.finish()
         began = time.monotonic()
@@ -97,12 +97,12 @@ class CheckpointSaver:
             self._give_up(target, f"rank 0: {problem}")
             return
         files = self._snapshot(target.name)
-        save = Save(meta=meta, target=target, files=files, began=began, pause_s=time.monotonic() - began)
+        save = PendingSave(meta=meta, target=target, files=files, began=began, pause_s=time.monotonic() - began)
         save.thread = threading.Thread(target=write, args=(save,), name=f"save-{target.name}", daemon=True)
         save.thread.start()
         self._save = save
 
-    def poll(self) -> Path | None:
+    def publish_if_written(self) -> Path | None:
         """Publish the save on its way if all ranks have written it; once a step. Returns its folder when it did."""
         if self._save is None or self.world.agree(self._save.written is None):
             return None
@@ -151,13 +151,13 @@ class CheckpointSaver:
 
     def _snapshot(self, tag: str) -> dict[str, Callable[[Path], None]]:
         """This rank's files by name, each as a function that writes it; nothing in them changes with the next step."""
-        held = HeldFiles()
-        usual, self.engine.checkpoint_engine = self.engine.checkpoint_engine, held
+        held = InMemoryCheckpointEngine()
+        original_engine, self.engine.checkpoint_engine = self.engine.checkpoint_engine, held
         self.engine._copy_recovery_script = lambda save_path: None  # a script for users of DeepSpeed's own folders
         try:
             self.engine.save_checkpoint("nowhere", tag=tag, save_latest=False)
         finally:
-            self.engine.checkpoint_engine = usual
+            self.engine.checkpoint_engine = original_engine
             del self.engine._copy_recovery_script
         files: dict[str, Callable[[Path], None]] = {name: _torch_file(state) for name, state in held.files.items()}
         files[f"random_rank_{self.world.rank:05d}.safetensors"] = _tensor_file(random_state())
@@ -174,7 +174,7 @@ class CheckpointSaver:
             torch.cuda.synchronize(self.world.device)  # the copies were only begun
         return files
 
-    def _publish(self, save: Save, files: dict[str, dict[str, Any]]) -> str:
+    def _publish(self, save: PendingSave, files: dict[str, dict[str, Any]]) -> str:
         """Rank 0: `meta.json`, then `latest`, then retention. Returns what went wrong."""
         try:
             publish(save.target, dataclasses.replace(save.meta, files=dict(sorted(files.items()))))
@@ -205,7 +205,7 @@ def _claim(target: Path) -> str:
     return ""
 
 
-class HeldFiles(CheckpointEngine):
+class InMemoryCheckpointEngine(CheckpointEngine):
     """A DeepSpeed checkpoint engine that writes nothing: it holds a copy of each file's content, by the file's name."""
 
     def __init__(self) -> None:
@@ -225,14 +225,14 @@ class HeldFiles(CheckpointEngine):
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """Nothing is read (`deepspeed_engine_files.RestrictedFiles` reads)."""
-        raise NotImplementedError("HeldFiles only saves")
+        raise NotImplementedError("InMemoryCheckpointEngine only saves")
 
     def commit(self, info: Any) -> bool:
         """Nothing is written yet."""
         return True
 
 
-def write(save: Save) -> None:
+def write(save: PendingSave) -> None:
     """The thread of one rank: write each file, flush it to the disk, digest it, let go of its copy."""
     digests: dict[str, dict[str, Any]] = {}
     problem = "a bug: see the traceback above"
@@ -246,7 +246,7 @@ def write(save: Save) -> None:
     except CANNOT_WRITE as error:
         problem = f"{type(error).__name__}: {error}"
     finally:
-        save.written = Written(files=digests, problem=problem)
+        save.written = WriteResult(files=digests, problem=problem)
 
 
 def host_copy(value: Any) -> Any:

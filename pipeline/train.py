@@ -41,17 +41,17 @@ from pipeline.engine.schedule import alpha_at, lr_at
 from pipeline.engine.step_check import check_step, take_step
 from pipeline.exit_codes import STOPPED_AND_SAVED
 from pipeline.planning.flops import flops_per_sample, peak_flops
-from pipeline.run.data_fingerprint import hold_to_data
+from pipeline.run.data_fingerprint import check_same_data
 from pipeline.run.folder import RunFolder
-from pipeline.run.lock import alone_in
+from pipeline.run.lock import exclusive_run
 from pipeline.run.metrics import Metrics
 from pipeline.saving import CheckpointSaver
 from pipeline.tasks.pretraining.pictures import training_pictures, training_tables
 from pipeline.tasks.retrieval.validation import Validator
-from pipeline.watch.heartbeat import Heart
-from pipeline.watch.skipped_steps import RefusedSteps, StepFacts
+from pipeline.watch.heartbeat import Heartbeat
+from pipeline.watch.skipped_steps import SkippedSteps, StepFacts
 from pipeline.watch.slow_steps import SlowSteps
-from pipeline.watch.stop_signals import StopWatch
+from pipeline.watch.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class Training:
     saver: CheckpointSaver
     validator: Validator
     metrics: Metrics
-    heart: Heart
-    refused: RefusedSteps
+    heartbeat: Heartbeat
+    skipped: SkippedSteps
     slow: SlowSteps
     tokenizer: AlbefTokenizer
     total_steps: int
@@ -93,14 +93,14 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
     try:
         # Before the build, which takes seconds: a rank that a signal finds without a handler would die of it.
         with (
-            StopWatch(world, RunFolder(path=run_dir).stop_file) as stop,
-            Heart(world, run.watch.hang_s) as heart,
-            alone_in(run_dir, world),
+            StopSignals(world, RunFolder(path=run_dir).stop_file) as stop,
+            Heartbeat(world, run.watch.hang_s) as heartbeat,
+            exclusive_run(run_dir, world),
         ):
-            training = build(run, run_dir, world, heart)
+            training = build(run, run_dir, world, heartbeat)
             try:
-                heart.at("loading the checkpoint")
-                go_on_from_checkpoint(training, resume)
+                heartbeat.phase("loading the checkpoint")
+                resume_run(training, resume)
                 return fit(training, stop)
             finally:
                 training.metrics.close()
@@ -109,15 +109,15 @@ def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
         distributed.shutdown()
 
 
-def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training:
+def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat) -> Training:
     """Data, student, teacher, queue and engine, each equal on all ranks."""
-    heart.at("opening the run folder and the manifests")
+    heartbeat.phase("opening the run folder and the manifests")
     ds = resolve_ds_config(run, world.size)
     folder = RunFolder.open(run_dir, run, ds.config, world)
     tokenizer = AlbefTokenizer()
     num_lanes = run.batch.num_lanes
     manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
-    hold_to_data(folder, manifest, world)
+    check_same_data(folder, manifest, world)
     loader = PretrainLoader(
         manifest,
         data=run.data,
@@ -131,7 +131,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         pin_memory=world.device.type == "cuda",
     )
     warn_of_shared_memory(loader, world)
-    heart.at("building the model")
+    heartbeat.phase("building the model")
     torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
     student = AlbefForPretraining(run.model, run.objective)
     for report in initialise(student, run.init):
@@ -145,7 +145,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         seed=seeds.derive(run.seed, "queue"),
         device=world.device,
     )
-    heart.at("starting DeepSpeed")
+    heartbeat.phase("starting DeepSpeed")
     optimizer = build_optimizer(student, run.optim, device=world.device)
     engine, *_ = deepspeed.initialize(model=student, optimizer=optimizer, config=ds.config, dist_init_required=False)
     total_steps = run.total_steps(loader.steps_per_epoch)
@@ -168,8 +168,8 @@ def build(run: RunConfig, run_dir: Path, world: World, heart: Heart) -> Training
         ),
         validator=Validator(run.validation, run.model, tokenizer, world),
         metrics=build_metrics(run, folder, world, ds, total_steps=total_steps),
-        heart=heart,
-        refused=RefusedSteps(folder.refused, run.watch, world),
+        heartbeat=heartbeat,
+        skipped=SkippedSteps(folder.skipped, run.watch, world),
         slow=SlowSteps(run.watch.slow_step_factor, world),
         tokenizer=tokenizer,
         total_steps=total_steps,
@@ -204,21 +204,21 @@ def build_metrics(
     )
 
 
-def fit(training: Training, stop: StopWatch) -> int:
+def fit(training: Training, stop: StopSignals) -> int:
     """Step after step from `start_step`; log, validate, save when due. Returns the exit code."""
-    run, metrics, heart = training.run, training.metrics, training.heart
+    run, metrics, heartbeat = training.run, training.metrics, training.heartbeat
     if training.start_step >= training.total_steps:
         log.info("%s has taken its %d steps already", run.name, training.total_steps)
         return 0
     if training.start_step == 0:
         validate(training, step=0)
-    training.refused.begin_at(training.start_step)
-    heart.at("waiting for data", step=training.start_step)
+    training.skipped.begin_at(training.start_step)
+    heartbeat.phase("waiting for data", step=training.start_step)
     metrics.start(training.start_step)
     for batches in timed(training.loader.steps(training.start_step), metrics):
         losses, scalars = train_step(training, batches)
         done = batches.step + 1
-        heart.at("between steps", step=done)
+        heartbeat.phase("between steps", step=done)
         last = done >= training.total_steps
         metrics.record(done, losses, epoch=batches.epoch, skipped=batches.skipped, scalars=scalars)
         training.slow.note(done, *metrics.step_s, batches.lanes[0].keys)
@@ -227,23 +227,23 @@ def fit(training: Training, stop: StopWatch) -> int:
         stopping = stop.agreed() and not last
         if last or due(done, run.validation.every_steps):
             validate(training, step=done)
-        hopeless = training.refused.too_many
-        leaving = last or stopping or hopeless
-        training.saver.poll()
+        too_many_skipped = training.skipped.too_many
+        leaving = last or stopping or too_many_skipped
+        training.saver.publish_if_written()
         if leaving or due(done, run.checkpoint.save_every):
-            heart.at("saving")
+            heartbeat.phase("saving")
             try:
                 save(training, step=done, epoch=batches.epoch, wait=leaving)
             finally:
-                if hopeless:  # also when this save failed, which the log tells
-                    raise training.refused.error()
+                if too_many_skipped:  # also when this save failed, which the log reports
+                    raise training.skipped.error()
         if last:
             log.info("%s has taken its %d steps", run.name, training.total_steps)
             return 0
         if stopping:
             log.info("told to stop by %s: saved at step %d of %d", stop.reason, done, training.total_steps)
             return STOPPED_AND_SAVED
-        heart.at("waiting for data")
+        heartbeat.phase("waiting for data")
     raise AssertionError("the loader is endless")
 
 
@@ -257,7 +257,7 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None,
 
     Returns:
         (5,) means over this rank's lanes of total, itc, itm, mlm loss and matching accuracy, on the device, None for a
-        refused step; and what is equal on all ranks: rate, alpha, temperature, gradient norm, refused steps.
+        skipped step; and what is equal on all ranks: rate, alpha, temperature, gradient norm, skipped steps.
     """
     run, world, engine = training.run, training.world, training.engine
     teacher, queue, step = training.teacher, training.queue, batches.step
@@ -270,7 +270,7 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None,
     lanes, lane_losses = training.loader.lanes, []
     to_show: tuple[PretrainBatch, TeacherTargets] | None = None
     for lane, host_batch in zip(lanes, batches.lanes, strict=True):
-        training.heart.at("forward and backward")
+        training.heartbeat.phase("forward and backward")
         batch = host_batch.to(world.device, non_blocking=True)
         torch.manual_seed(seeds.derive(run.seed, "dropout", batches.epoch, step, lane))
         targets = teacher.targets(batch, queue, temperature)
@@ -282,20 +282,20 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None,
             to_show = batch, targets
         if lane != lanes[-1]:
             engine.step()  # counts the lane; the weights move after the last one
-    training.heart.at("taking the step")
+    training.heartbeat.phase("taking the step")
     check = check_step(engine, torch.stack(lane_losses), world)
     take_step(engine, check, clip_grad_norm=run.optim.clip_grad_norm)
-    if check.refused:
+    if check.skipped:
         queue.discard()
-        training.refused.refused(batches, lanes, check, step_facts(training, alpha, temperature))
+        training.skipped.record(batches, lanes, check, step_facts(training, alpha, temperature))
     else:
         queue.enqueue()
         teacher.update(engine.module)
-        training.refused.taken()
+        training.skipped.taken()
         if to_show:
             show(training, *to_show, step + 1)
     # float64: exact sums of a few fp32 losses, so the lanes may be added in any order, on any rank
-    return None if check.refused else check.losses.double().sum(dim=0) / len(lanes), {
+    return None if check.skipped else check.losses.double().sum(dim=0) / len(lanes), {
         "optim/lr": lr,
         "optim/grad_norm": check.norm,
         "optim/skipped_steps": engine.skipped_steps,
@@ -305,7 +305,7 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None,
     }
 
 
-def go_on_from_checkpoint(training: Training, resume: str) -> None:
+def resume_run(training: Training, resume: str) -> None:
     """Load the newest whole checkpoint of the run folder, if there is one; every rank takes the same."""
     world, folder = training.world, training.folder
     found = world.broadcast_object(find_on_main(folder.checkpoints) if world.is_main else None)
@@ -313,7 +313,7 @@ def go_on_from_checkpoint(training: Training, resume: str) -> None:
         raise found
     folder.check_resume(resume, found is not None)
     if found is None:
-        training.metrics.begin_at(0)
+        training.metrics.open_at_step(0)
         return
     path, meta = found
     load_checkpoint(
@@ -327,7 +327,7 @@ def go_on_from_checkpoint(training: Training, resume: str) -> None:
         precision=training.ds.precision,
     )
     training.start_step = meta.step
-    training.metrics.begin_at(meta.step)
+    training.metrics.open_at_step(meta.step)
     log.info("going on from %s: step %d of %d", path, meta.step, training.total_steps)
 
 
@@ -362,7 +362,7 @@ def save(training: Training, *, step: int, epoch: int, wait: bool) -> None:
 
 def validate(training: Training, *, step: int) -> None:
     """Zero-shot retrieval on the validation pairs, with the student; logged under `val/`."""
-    if scalars := training.validator.run(training.engine.module, training.heart.progress):
+    if scalars := training.validator.run(training.engine.module, training.heartbeat.progress):
         training.metrics.write(step, scalars)
 
 
@@ -375,7 +375,7 @@ def show(training: Training, batch: PretrainBatch, targets: TeacherTargets, step
 
 
 def step_facts(training: Training, alpha: float, temperature: Tensor) -> StepFacts:
-    """What a dump of a refused step says beside the batches."""
+    """What a dump of a skipped step says beside the batches."""
     return StepFacts(
         seed=training.run.seed,
         alpha=alpha,

@@ -103,6 +103,6 @@ def recipe_help() -> str:
             lines.append("")
         default = "null" if key.default is None else key.default
         default = list(default) if isinstance(default, tuple) else default
-        lines.append(f"  --{key.name}  {key.kind_text} (default: {default})")
+        lines.append(f"  --{key.name}  {key.type_name} (default: {default})")
         lines += textwrap.wrap(key.doc, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

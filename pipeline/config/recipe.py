@@ -33,25 +33,25 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key:
+class ConfigField:
     """One leaf of the configuration: what a recipe or a flag can set."""
 
     name: str
     """Dotted, as in `optim.lr`."""
-    kind: Any
+    type: Any
     """Its type, with limits where it has some."""
     default: Any
     doc: str
 
     @property
-    def kind_text(self) -> str:
+    def type_name(self) -> str:
         """The type as a reader would write it: `int`, `float or null`, `tiny | base`, `list of str`."""
-        return _kind_text(self.kind)
+        return _type_name(self.type)
 
     @property
     def is_float(self) -> bool:
         """Whether a whole number given here becomes a float."""
-        members = _members(self.kind)
+        members = _members(self.type)
         return float in members and int not in members
 
 
@@ -122,7 +122,7 @@ def parse_overrides(flags: Iterable[str]) -> dict[str, str | None]:
     return found
 
 
-def keys_of(cls: type, *, narrower: Mapping[str, Any] | None = None, prefix: str = "") -> list[Key]:
+def keys_of(cls: type, *, narrower: Mapping[str, Any] | None = None, prefix: str = "") -> list[ConfigField]:
     """Every leaf of a dataclass of dataclasses, in order, with the docstring under its field.
 
     Args:
@@ -130,7 +130,7 @@ def keys_of(cls: type, *, narrower: Mapping[str, Any] | None = None, prefix: str
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     docs = field_docs(cls)
-    keys: list[Key] = []
+    keys: list[ConfigField] = []
     for field in dataclasses.fields(cls):
         name, kind = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(kind):
@@ -141,7 +141,7 @@ def keys_of(cls: type, *, narrower: Mapping[str, Any] | None = None, prefix: str
         else:
             default = field.default
         kind = (narrower or {}).get(name, kind)
-        keys.append(Key(name=name, kind=kind, default=default, doc=docs.get(field.name, "")))
+        keys.append(ConfigField(name=name, type=kind, default=default, doc=docs.get(field.name, "")))
     return keys
 
 
@@ -181,9 +181,9 @@ def flatten(values: Mapping[str, Any], names: Iterable[str], prefix: str = "") -
     return flat
 
 
-def read_flag(key: Key, text: str) -> Any:
+def read_flag(key: ConfigField, text: str) -> Any:
     """The value of a flag: as YAML would read it, but as it stands where the key is a text, and `a,b` for a list."""
-    kinds = _members(key.kind)
+    kinds = _members(key.type)
     if type(None) in kinds and text.lower() in ("null", "none", "~", ""):
         return None
     if str in kinds or any(typing.get_origin(kind) is typing.Literal for kind in kinds):
@@ -194,18 +194,18 @@ def read_flag(key: Key, text: str) -> Any:
     return _read_yaml(text)
 
 
-def check_value(key: Key, value: Any) -> tuple[Any, Problem | None]:
+def check_value(key: ConfigField, value: Any) -> tuple[Any, Problem | None]:
     """The value as the key's type has it, or what is wrong with it."""
-    kinds = _members(key.kind)
+    kinds = _members(key.type)
     shown = quote(repr(value))
     try:
-        adapter = pydantic.TypeAdapter(key.kind, config=pydantic.ConfigDict(coerce_numbers_to_str=True))
-        settled = _settle(key.kind, value)
+        adapter = pydantic.TypeAdapter(key.type, config=pydantic.ConfigDict(coerce_numbers_to_str=True))
+        settled = _settle(key.type, value)
         # Before limits, of which NaN fits none, and after texts became numbers.
         problem = _out_of_range(settled) or _out_of_range(checked := adapter.validate_python(settled))
         return (None, Problem(what=f"{key.name} should be {problem}, is {shown}")) if problem else (checked, None)
     except TypeError:
-        return None, Problem(what=f"{key.name} should be {key.kind_text}, is {shown}")
+        return None, Problem(what=f"{key.name} should be {key.type_name}, is {shown}")
     except pydantic.ValidationError as error:
         detail = error.errors()[0]
         hint = ""
@@ -213,7 +213,7 @@ def check_value(key: Key, value: Any) -> tuple[Any, Problem | None]:
             choices = [str(choice) for kind in kinds for choice in typing.get_args(kind)]
             hint = did_you_mean(quote(value), choices).strip()
         limit = detail["msg"].removeprefix("Input should be ")
-        wanted = limit if detail["type"].startswith(("greater", "less")) else key.kind_text
+        wanted = limit if detail["type"].startswith(("greater", "less")) else key.type_name
         return None, Problem(what=f"{key.name} should be {wanted}, is {shown}", hint=hint)
 
 
@@ -302,16 +302,16 @@ def _members(kind: Any) -> list[Any]:
     return [kind]
 
 
-def _kind_text(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Annotated:
-        return _kind_text(typing.get_args(kind)[0])
+        return _type_name(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return " or ".join(_kind_text(part) for part in typing.get_args(kind))
+        return " or ".join(_type_name(part) for part in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal:
         return " | ".join(str(choice) for choice in typing.get_args(kind))
     if typing.get_origin(kind) in (tuple, list):
         inner = [part for part in typing.get_args(kind) if part is not Ellipsis]
         count = f"{len(inner)} " if typing.get_origin(kind) is tuple and Ellipsis not in typing.get_args(kind) else ""
-        return f"list of {count}{_kind_text(inner[0])}" if inner else "list"
+        return f"list of {count}{_type_name(inner[0])}" if inner else "list"
     names = {type(None): "null", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     return names.get(kind) or str(getattr(kind, "__name__", kind))

@@ -16,7 +16,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from albef.config import LIMITS, AlbefConfig
-from pipeline.config.recipe import RECIPES, Key, shipped_recipes
+from pipeline.config.recipe import RECIPES, ConfigField, shipped_recipes
 from pipeline.config.run_config import PRESETS, RunConfig, recipe_keys
 
 HEAD = """# Every key of a recipe
@@ -61,7 +61,7 @@ def _sections(cls: type, prefix: str = "") -> list[tuple[str, type, str]]:
     return found
 
 
-def _section(title: str, doc: str, keys: list[Key]) -> str:
+def _section(title: str, doc: str, keys: list[ConfigField]) -> str:
     rows = [[f"`{key.name}`", _values(key), f"`{_yaml(key.default)}`", key.doc] for key in keys]
     return f"## {title}\n\n{doc}\n\n" + _table(["key", "values", "default", "meaning"], rows)
 
@@ -94,14 +94,14 @@ def _sizes() -> str:
     return "What `model.size` sets:\n\n" + _table(["key", "base", "tiny"], rows)
 
 
-def _values(key: Key) -> str:
+def _values(key: ConfigField) -> str:
     """What the key takes, with its limits: `a number, above 0`."""
     section, _, name = key.name.rpartition(".")
-    limits = _limits(key.kind)
+    limits = _limits(key.type)
     if section == "model" and name in LIMITS:
         least, most = LIMITS[name]
         limits = [f"{least:,} to {most:,}"]
-    return ", ".join([key.kind_text, *limits])
+    return ", ".join([key.type_name, *limits])
 
 
 def _limits(kind: Any) -> list[str]:

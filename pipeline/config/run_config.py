@@ -23,7 +23,7 @@ from albef.objective import ObjectiveConfig
 from pipeline.config.nearest import did_you_mean, nearest
 from pipeline.config.recipe import (
     MAX_PROBLEMS,
-    Key,
+    ConfigField,
     Problem,
     build,
     check_value,
@@ -122,9 +122,9 @@ LIMITS: dict[str, Any] = {
 }
 """Limits of fields whose classes know no pydantic (`albef` must not import it)."""
 
-SIZE = Key(
+SIZE = ConfigField(
     name="model.size",
-    kind=Literal["base", "tiny"],
+    type=Literal["base", "tiny"],
     default="base",
     doc="base is the paper's model, tiny one that two CPU cores train in minutes; every other model key then "
     "changes what the size sets.",
@@ -132,7 +132,7 @@ SIZE = Key(
 
 
 @functools.cache
-def recipe_keys() -> tuple[Key, ...]:
+def recipe_keys() -> tuple[ConfigField, ...]:
     """Everything a recipe or a flag can set, in the order of RunConfig."""
     keys = keys_of(RunConfig, narrower=LIMITS)
     first_of_model = next(index for index, key in enumerate(keys) if key.name.startswith("model."))
@@ -217,7 +217,7 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     return {name: (before.get(name), after.get(name)) for name in after if before.get(name) != after.get(name)}
 
 
-def _unknown(dotted: str, shown: str, keys: dict[str, Key], other_flags: Iterable[str]) -> Problem:
+def _unknown(dotted: str, shown: str, keys: dict[str, ConfigField], other_flags: Iterable[str]) -> Problem:
     """A name that is not a key: with the nearest key, or the nearest flag of the command when it was a flag."""
     dotted, shown = quote(dotted), quote(shown)
     inside = [name for name in keys if name.startswith(f"{dotted}.")]

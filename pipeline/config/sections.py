@@ -219,10 +219,10 @@ class ValidationConfig:
 class WatchConfig:
     """What counts as trouble while a run trains, and how long it is borne (docs/stopping.md)."""
 
-    max_refused_in_a_row: PositiveInt = 5
-    """Steps refused one after another, because a loss or the gradient was not finite, that end the run."""
+    max_skipped_in_a_row: PositiveInt = 5
+    """Steps skipped one after another, because a loss or the gradient was not finite, that end the run."""
     max_dumps: NonNegativeInt = 20
-    """Refused steps of a run folder whose batches are kept for `replay`; of further ones the sample keys only."""
+    """Skipped steps of a run folder whose batches are kept for `replay`; of further ones the sample keys only."""
     hang_s: NonNegativeFloat = 1_200.0
     """A rank that stands still, or is not heard of, for so long ends the job. Longer than the longest honest pause: one
     save, one batch of validation, data.timeout_s. 0 watches for ranks that died only."""

@@ -40,14 +40,14 @@ class BadSamples:
         """Note one lane's result.
 
         Returns: samples replaced in it, by reason.
-        Raises: DataError after too many in a row, or when a sample and all of its understudies failed.
+        Raises: DataError after too many in a row, or when a sample and all of its replacements failed.
         """
         replaced = Counter(reason for reason in result.reasons if reason)
         self._totals += replaced
         for detail in result.details:
             self._log(detail)
-        if result.hopeless:
-            raise DataError(result.hopeless, HINT)
+        if result.error:
+            raise DataError(result.error, HINT)
         for reason in result.reasons:
             self._in_a_row = self._in_a_row + 1 if reason else 0
             if self._in_a_row >= self._max_in_a_row:

@@ -36,13 +36,13 @@ class LaneResult:
     """A micro-batch and how reading it went."""
 
     batch: PretrainBatch | None
-    """None only when `hopeless` says why."""
+    """None only when `error` says why."""
     reasons: list[str]
     """(B,) why each sample was replaced, empty where it was not; cut short where building stopped."""
     details: list[str]
     """For each replaced sample a line for the log."""
-    hopeless: str = ""
-    """Set when a sample and all of its understudies could not be used."""
+    error: str = ""
+    """Set when a sample and all of its replacements could not be used."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """On the way from a worker only the images go through shared memory.
@@ -50,7 +50,7 @@ class LaneResult:
         Each tensor there costs a file descriptor and a handshake with the worker (0.4 ms); the others are small.
         """
         if self.batch is None:
-            return LaneResult, (None, self.reasons, self.details, self.hopeless)
+            return LaneResult, (None, self.reasons, self.details, self.error)
         small = {
             field.name: value.numpy() if isinstance(value := getattr(self.batch, field.name), Tensor) else value
             for field in dataclasses.fields(self.batch)
@@ -90,8 +90,8 @@ class LaneBuilder(Dataset):
             result.reasons.append(failures[0].reason if failures else "")
             if len(failures) == len(candidates):
                 shards = {task.locations[candidate].path for candidate in candidates}
-                result.hopeless = (
-                    f"sample {task.locations[place].name} and its {len(failures) - 1} understudies in {len(shards)} "
+                result.error = (
+                    f"sample {task.locations[place].name} and its {len(failures) - 1} replacements in {len(shards)} "
                     f"shards cannot be used: {failures[0]}"
                 )
                 return result

@@ -155,7 +155,7 @@ class PretrainLoader:
                 for _ in self.lanes:
                     result = self._workers.next(self.data.timeout_s)
                     skipped.update(self._bad_samples.watch(result))
-                    assert result.batch is not None, "hopeless results have raised"
+                    assert result.batch is not None, "error results have raised"
                     lanes.append(result.batch)
                 yield StepBatches(step=step, epoch=self.order.epoch_of(step), lanes=lanes, skipped=dict(skipped))
         finally:

@@ -1,6 +1,6 @@
 """Whether a step may move the weights: losses and gradient are looked at on all ranks before the optimizer is.
 
-DeepSpeed by itself refuses some steps and not others: not at stage 0 in fp32, not for a loss alone, and whoever calls
+DeepSpeed by itself skips some steps and not others: not at stage 0 in fp32, not for a loss alone, and whoever calls
 it does not learn of it in time to spare the teacher and the queue. So the decision is taken here, the same way at every
 stage and precision, from gradients that are summed and averaged but not yet clipped.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.engine.distributed import World
 
 MAX_NORM = 1e19
-"""The square of a larger norm overflows in fp32, in which DeepSpeed takes its own: it would refuse where we do not."""
+"""The square of a larger norm overflows in fp32, in which DeepSpeed takes its own: it would skip where we do not."""
 NUM_LOSSES = 4
 """total, itc, itm, mlm; the fifth column of the losses is an accuracy."""
 
@@ -36,7 +36,7 @@ class StepCheck:
     """Lanes, of all ranks, one of whose losses is not finite."""
 
     @property
-    def refused(self) -> bool:
+    def skipped(self) -> bool:
         """Whether the step must not move anything."""
         return self.bad_lanes > 0 or not self.norm <= MAX_NORM  # NaN compares False
 
@@ -80,9 +80,9 @@ def reduced_gradients(engine: Any) -> tuple[list[Tensor], bool]:
 
 
 def take_step(engine: Any, check: StepCheck, *, clip_grad_norm: float | None = None) -> None:
-    """The engine's step after the last lane; one that is refused moves neither weights nor moments nor step count.
+    """The engine's step after the last lane; one that is skipped moves neither weights nor moments nor step count.
 
-    A refused step goes through the engine as well, so that it counts its steps and drops its gradients as ever. Only
+    A skipped step goes through the engine as well, so that it counts its steps and drops its gradients as ever. Only
     the optimizer's own step is left out of it, and DeepSpeed copies weights that did not change.
 
     The gradient is clipped here, by the norm that `check_step` took: DeepSpeed sums its own over partitions in fp32, so
@@ -93,21 +93,21 @@ def take_step(engine: Any, check: StepCheck, *, clip_grad_norm: float | None = N
     """
     skipped, optimizer = engine.skipped_steps, engine.basic_optimizer
     scale = clip_grad_norm / (check.norm + 1e-6) if clip_grad_norm else 1.0  # torch.nn.utils.clip_grad_norm_
-    usual = optimizer.step
+    original_step = optimizer.step
 
     def step(*args: Any, **settings: Any) -> None:  # DeepSpeed calls it once, or once for each parameter group
-        if check.refused:
+        if check.skipped:
             return
         if scale < 1.0:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
-        usual(*args, **settings)
+        original_step(*args, **settings)
 
     optimizer.step = step  # on the instance, in front of the class's
     try:
         engine.step()
     finally:
         del optimizer.step
-    if check.refused:
+    if check.skipped:
         engine.skipped_steps = skipped + 1  # DeepSpeed counts those it found itself
-    assert check.refused or engine.skipped_steps == skipped, f"DeepSpeed refused a step of norm {check.norm}"
+    assert check.skipped or engine.skipped_steps == skipped, f"DeepSpeed skipped a step of norm {check.norm}"

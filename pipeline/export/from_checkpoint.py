@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from pipeline.export.output_folder import MADE_BY, OFFICIAL_NAME, check_free, fresh_folder
+from pipeline.export.output_folder import MADE_BY, OFFICIAL_NAME, atomic_folder, check_free
 from pipeline.run.logs import print_answer
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def export_checkpoint(
 
     found = load_weights(checkpoint)
     weights = found.student | (found.teacher if kind == "teacher" else {})
-    with fresh_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite) as folder:
         if layout == "official":
             write_pickle(folder / OFFICIAL_NAME, {"model": to_official(weights, found.teacher, found.queue)})
             (folder / MADE_BY).write_text(f"`pipeline export` wrote {OFFICIAL_NAME}; --overwrite replaces it.\n")

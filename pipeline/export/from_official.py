@@ -8,7 +8,7 @@ from pathlib import Path
 
 from albef.errors import CheckpointError
 from pipeline.checkpoint import digest
-from pipeline.export.output_folder import check_free, fresh_folder
+from pipeline.export.output_folder import atomic_folder, check_free
 from pipeline.run.logs import print_answer
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def import_official(
     notes += [] if has_head else ["the file has no MLM head: this one's is untrained"]
     left_out = [what for what, there in (("momentum teacher", found.teacher), ("queues", found.queue)) if there]
     notes += [f"left out: {' and '.join(left_out)}"] if left_out else []
-    with fresh_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, overwrite=overwrite) as folder:
         card = card_of_official(file.name, found.config, _sha256(file), notes)
         Albef(model, max_text_tokens=max_text_tokens).save_pretrained(folder, model_card=card)
     for note in notes:

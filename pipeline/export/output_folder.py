@@ -19,7 +19,7 @@ MADE_BY = "made_by_pipeline"
 
 
 @contextmanager
-def fresh_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def atomic_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `out`, which takes its place when the block ends well and is removed when it does not.
 
     Raises: CheckpointError when `out` is a file, or holds something that may not be overwritten, or cannot be written.

@@ -24,7 +24,7 @@ MAX_BYTES = 16 << 20
 """It lists the manifests."""
 
 
-def hold_to_data(folder: RunFolder, manifest: Manifest, world: World) -> None:
+def check_same_data(folder: RunFolder, manifest: Manifest, world: World) -> None:
     """Record the run's data, or hold the manifest against what is recorded; a collective.
 
     The order of a run is a function of its manifest. Where that lies may change, what it lists may not, once there is a

@@ -1,7 +1,7 @@
 """The run folder: where everything of a run lies, and whether a run may go on in it.
 
 runs/NAME/ holds config.yaml, ds_config.json, env.json, metrics.jsonl, tensorboard/, logs/JOB/rank_R.log, checkpoints/,
-lock, and refused/ if there was anything to refuse.
+lock, and skipped/ if a step was skipped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FIXED = (
 )
 """Keys, or beginnings of keys, that cannot change once a run has a checkpoint: shapes, and the order of the data.
 
-data.manifests may: data moves. That it is the same data is `data_record.hold_to_data`'s to check."""
+data.manifests may: data moves. That it is the same data is `data_record.check_same_data`'s to check."""
 
 RESOLVED = ", resolved; runs again as it is"
 """How the first line of a run's config.yaml ends."""
@@ -76,9 +76,9 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def refused(self) -> Path:
-        """A folder for every step that was refused (pipeline/watch/skipped_steps.py)."""
-        return self.path / "refused"
+    def skipped(self) -> Path:
+        """A folder for every step that was skipped (pipeline/watch/skipped_steps.py)."""
+        return self.path / "skipped"
 
     @property
     def stop_file(self) -> Path:

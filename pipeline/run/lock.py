@@ -27,7 +27,7 @@ PATIENCE_S = 15.0
 
 
 @contextlib.contextmanager
-def alone_in(run_dir: Path, world: World) -> Iterator[None]:
+def exclusive_run(run_dir: Path, world: World) -> Iterator[None]:
     """Hold `run_dir`/lock, by rank 0, for as long as the block lasts; a collective at its beginning.
 
     A POSIX lock: it goes with the process, however that ends, children do not inherit it, and it holds between machines

@@ -1,7 +1,7 @@
 """Scalars: `metrics.jsonl` (one object a line), TensorBoard (the same, and images), one console line a log step.
 
 Training scalars are means over lanes, ranks and the steps since the line before, so nothing between two lines is lost;
-steps that were refused are left out, and losses are null where all of them were.
+steps that were skipped are left out, and losses are null where all of them were.
 They stay on the device until a log step; then one collective and one copy to the host bring them all.
 """
 
@@ -41,7 +41,7 @@ class _Window:
 
     step_began: float
     losses: torch.Tensor | None = None
-    """(5,) sums over the steps that were not refused, float64, on the device."""
+    """(5,) sums over the steps that were not skipped, float64, on the device."""
     taken: int = 0
     """Steps in `losses`."""
     steps: int = 0
@@ -86,7 +86,7 @@ class Metrics:
         self._wait_s = 0.0
         self._step_s = (0.0, 0.0)
 
-    def begin_at(self, step: int) -> None:
+    def open_at_step(self, step: int) -> None:
         """Open the files for a run that has taken `step` steps; a collective.
 
         Lines of later steps (taken after the checkpoint, and now taken again) are dropped from metrics.jsonl, and
@@ -153,7 +153,7 @@ class Metrics:
 
         Args:
             step: steps taken, this one included.
-            losses: (5,) this rank's means of LOSSES, on the device; None for a step that was refused (on every rank).
+            losses: (5,) this rank's means of LOSSES, on the device; None for a step that was skipped (on every rank).
             skipped: samples replaced in this step on this rank, by reason.
             scalars: what is equal on all ranks, as of this step: `optim/lr`, `train/alpha`, `train/temperature`, ...;
                 a tensor stays on the device unless this is a log step, None is left out.

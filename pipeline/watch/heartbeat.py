@@ -1,10 +1,10 @@
-"""The ranks watch each other: one that has died, fell silent or is stuck ends the job, and is named with its last step.
+"""The ranks watch each other: one that has died, is silent or is stuck ends the job, and is named with its last step.
 
-A thread of every rank tells rank 0 each second where its rank is, and rank 0 tells the others. A connection that
-breaks is a rank that died; one that brings nothing for `watch.hang_s` is a process that was stopped, or a node that is
-lost; a rank that says of itself that its main thread has stood for so long is stuck. Whoever finds that tells all, and
-all leave with LOST: no collective can go on without one of them. Time is counted in the watcher's own seconds awake, so
-that a job that was suspended as a whole does not blame anyone when it wakes.
+A thread of every rank reports to rank 0 each second where its rank is, and rank 0 reports to the others. A connection
+that breaks is a rank that died; one that brings nothing for `watch.hang_s` is a process that was stopped, or a node
+that is lost; a rank that reports that its main thread has not moved for as long is stuck. The rank that finds this
+sends it to all, and all leave with LOST: no collective can end without one of them. Time is counted in the watcher's
+own seconds awake, so that a job that was suspended as a whole does not blame anyone when it wakes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from pipeline.engine.distributed import World
 from pipeline.exit_codes import LOST
 from pipeline.run import logs
 from pipeline.watch import launcher
-from pipeline.watch.heartbeat_wire import Hub, Process, Spoke, Wire
+from pipeline.watch.heartbeat_wire import Client, Process, Server, Transport
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 CERTAIN_BEATS = 3
-"""So long the watcher waits for everyone's say before it calls a rank stuck: the others stand still because of it."""
+"""Wait this many beats for all reports before a rank is declared stuck, because the others block on it."""
 FAREWELL_S = 10.0
-"""A rank that left with an error of its own has told what it is; the others give it this long to end the job itself."""
+"""A rank that left with an error of its own has printed it; the others give it this long to end the job itself."""
 NETWORK_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 WAITING_IN = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
 """A main thread whose stack goes through these waits for other ranks."""
@@ -50,14 +50,14 @@ class Peer:
     step: int = 0
     """Steps it has finished."""
     doing: str = "starting"
-    marks: int = 0
-    """How often it has said what it does since: of two ranks in the same step, the one with fewer is behind."""
+    num_phases: int = 0
+    """Phases reported in this step; the rank with fewer is behind."""
     stuck_s: float = 0.0
-    """Since it last did."""
+    """Seconds since its last phase or step."""
     waiting: bool = False
     """Whether its main thread is in a collective."""
     silent_s: float = 0.0
-    """Since it was last heard of."""
+    """Seconds since its last message."""
     connected: bool = True
     left: str | None = None
     """Set when it leaves by itself: empty when it is done, else why."""
@@ -73,52 +73,52 @@ class Verdict:
     kill: list[int] = field(default_factory=list)
     """Culprits that cannot end by themselves."""
     stacks: bool = False
-    """Whether what the main threads are in tells something."""
+    """Whether the stacks of the main threads help to find the cause."""
 
 
-class Heart:
+class Heartbeat:
     """This rank's heartbeat, and its watch over the others. Use as a context manager, on all ranks (a collective).
 
     Args:
-        hang_s: how long a rank may stand still or be silent; 0 watches for deaths only.
+        hang_s: how long a rank may stand still or be silent, seconds; 0 watches for deaths only.
     """
 
     def __init__(self, world: World, hang_s: float) -> None:
         self.world, self.hang_s = world, hang_s
         self._own = Peer(rank=world.rank, process=Process.own())
         self._peers: dict[int, Peer] = {}
-        self._wire: Wire | None = None
+        self._transport: Transport | None = None
         self._stop = threading.Event()
         self._main = threading.main_thread().ident
         self._seen = (-1, -1)
         self._error = ""
         self._failed = False
-        """Set when a collective of this rank has failed: the job is over, and what is still to be learned is why."""
+        """Set when a collective of this rank has failed: the job is over, and what remains is to find out why."""
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def at(self, doing: str, *, step: int | None = None) -> None:
-        """Say what this rank begins to do, and, when it is so, that `step` steps are finished."""
+    def phase(self, doing: str, *, step: int | None = None) -> None:
+        """Report what this rank begins to do and, where given, how many steps it has finished."""
         own = self._own
-        own.doing, own.marks = doing, own.marks + 1
+        own.doing, own.num_phases = doing, own.num_phases + 1
         if step is not None and step != own.step:
-            own.step, own.marks = step, 0
+            own.step, own.num_phases = step, 0
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """`at` for long work that counts (pipeline/tasks/retrieval/evaluation.py)."""
-        self.at(f"{what}, {done} of {total}")
+        """`phase` for long work that counts (pipeline/tasks/retrieval/evaluation.py)."""
+        self.phase(f"{what}, {done} of {total}")
 
-    def __enter__(self) -> Heart:
+    def __enter__(self) -> Heartbeat:
         if self.world.size > 1:
-            hub = Hub(os.environ.get("MASTER_ADDR", "127.0.0.1")) if self.world.is_main else None
-            address = self.world.broadcast_object(hub.address if hub else None)
+            server = Server(os.environ.get("MASTER_ADDR", "127.0.0.1")) if self.world.is_main else None
+            address = self.world.broadcast_object(server.address if server else None)
             assert address is not None
             try:
-                self._wire = hub or Spoke(address, self.world.rank)
+                self._transport = server or Client(address, self.world.rank)
             except OSError as error:
                 log.warning("no connection to rank 0 for heartbeats: %s. A rank that dies is noticed late", error)
-            if not self.world.is_main and self._wire is not None:
+            if not self.world.is_main and self._transport is not None:
                 self._peers[0] = Peer(rank=0)
-        if self.world.size == 1 or self._wire is not None:
+        if self.world.size == 1 or self._transport is not None:
             self._thread.start()
         return self
 
@@ -126,13 +126,13 @@ class Heart:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if error is not None and not isinstance(error, UserError) and self._peers and of_the_network(error):
-            # A collective failed, most likely for want of a rank. The watch knows which in a moment, and leaves.
+            # A collective failed, most likely because a rank is gone. The watch finds out which, and leaves.
             self._failed = True
             self._thread.join(FAREWELL_S)
         self._error = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
         self._stop.set()
-        if self._wire is not None:
-            self._wire.wake()
+        if self._transport is not None:
+            self._transport.wake()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -142,40 +142,40 @@ class Heart:
             self._beat()
             if (verdict := self._listen(began + BEAT_S)) is not None:
                 self._leave(verdict)
-        self._say({"left": self._error})  # the connection itself ends with the process
+        self._send({"left": self._error})  # the connection itself ends with the process
 
     def _beat(self) -> None:
         own = self._own
-        now = own.step, own.marks
+        now = own.step, own.num_phases
         own.stuck_s = own.stuck_s + BEAT_S if now == self._seen else 0.0
         self._seen = now
         own.waiting = own.stuck_s > 0 and waits_for_others(_frame_of(self._main))
         for peer in self._peers.values():
             peer.silent_s += BEAT_S
-        self._say({"beat": asdict(own)})
+        self._send({"beat": asdict(own)})
 
-    def _say(self, message: dict[str, Any]) -> None:
-        for line in self._wire.lines.values() if self._wire else ():
-            line.send(message)
+    def _send(self, message: dict[str, Any]) -> None:
+        for connection in self._transport.connections.values() if self._transport else ():
+            connection.send(message)
 
     def _listen(self, until: float) -> Verdict | None:
-        """Take in what the others say until the next beat is due, or something is the matter."""
+        """Read the others' messages until the next beat is due, or until one shows that the job must end."""
         while True:
-            for rank, messages in (self._wire.receive() if self._wire else {}).items():
+            for rank, messages in (self._transport.receive() if self._transport else {}).items():
                 peer = self._peers.setdefault(rank, Peer(rank=rank))
                 for message in messages:
                     if "verdict" in message:
                         return Verdict(**message["verdict"])
                     self._hear(peer, message)
             for rank, peer in self._peers.items():
-                assert self._wire is not None
-                peer.connected = self._wire.lines[rank].open
+                assert self._transport is not None
+                peer.connected = self._transport.connections[rank].open
             if (verdict := self._judge()) is not None:
                 return verdict
             left_s = until - time.monotonic()
             if left_s <= 0 or self._stop.is_set():
                 return None
-            self._wire.wait(left_s) if self._wire else self._stop.wait(left_s)
+            self._transport.wait(left_s) if self._transport else self._stop.wait(left_s)
 
     def _hear(self, peer: Peer, message: dict[str, Any]) -> None:
         peer.silent_s = 0.0
@@ -183,12 +183,12 @@ class Heart:
             peer.left = message["left"]
         if beat := message.get("beat"):
             peer.process = Process(**beat["process"])
-            for name in ("step", "doing", "marks", "stuck_s", "waiting"):
+            for name in ("step", "doing", "num_phases", "stuck_s", "waiting"):
                 setattr(peer, name, beat[name])
 
     def _judge(self) -> Verdict | None:
-        """What there is to say against anyone."""
-        # No rank finishes a step without the others: what one has finished, those who lag in telling have as well.
+        """Which rank, if any, keeps the job from continuing."""
+        # No rank finishes a step without the others: what one has finished, those whose reports lag have as well.
         finished = max(peer.step for peer in (self._own, *self._peers.values()))
         for peer in self._peers.values():
             if not peer.connected and peer.left is None:
@@ -198,21 +198,21 @@ class Heart:
             if self.hang_s and peer.left is None and peer.connected and peer.silent_s > self.hang_s:
                 return _silent(peer, finished)
         if not self.hang_s or 0 in self._peers:
-            return None  # rank 0 judges: were it stuck itself, its thread is not; were it silent, that was found above
+            return None  # rank 0 judges: if it is stuck, its thread is not; if it is silent, that was found above
         everyone = [self._own, *(peer for peer in self._peers.values() if peer.left is None)]
         if max(peer.stuck_s for peer in everyone) <= self.hang_s + CERTAIN_BEATS * BEAT_S:
             return None
         return _stuck([peer for peer in everyone if peer.stuck_s > self.hang_s / 2], self.hang_s)
 
     def _leave(self, verdict: Verdict) -> NoReturn:
-        """Tell all, tell why, and end this process, whatever its main thread is in."""
+        """Send the verdict to all, log it, and end this process, in whatever call its main thread is."""
         launcher.leave_if_lost()  # then the others leave for that reason, and are not to blame
         # A main thread that is stuck may hold what is needed below: a lock of the log, whose disk does not answer.
         last_resort = threading.Timer(FAREWELL_S, os._exit, (LOST,))
         last_resort.daemon = True
         last_resort.start()
         rank, to_blame = self.world.rank, self.world.rank in verdict.culprits
-        self._say({"verdict": asdict(verdict)})
+        self._send({"verdict": asdict(verdict)})
         level = logging.ERROR if to_blame else logging.INFO
         log.log(level, "%s", verdict.message)
         if verdict.stacks:
@@ -225,17 +225,20 @@ class Heart:
             if process is not None and process.is_here():
                 os.kill(process.pid, signal.SIGKILL)
                 log.info("killed rank %d, process %d", number, process.pid)
-        if isinstance(self._wire, Hub):  # the others first, so that what they have to say is not cut short
+        if isinstance(self._transport, Server):  # the others first, so that their messages are not cut short
             deadline = time.monotonic() + 3 * BEAT_S
-            while any(line.open for line in self._wire.lines.values()) and time.monotonic() < deadline:
-                self._say({})
-                self._wire.wait(BEAT_S / 10)
-                self._wire.receive()
+            while (
+                any(connection.open for connection in self._transport.connections.values())
+                and time.monotonic() < deadline
+            ):
+                self._send({})
+                self._transport.wait(BEAT_S / 10)
+                self._transport.receive()
         logging.shutdown()
         os._exit(LOST)
 
 
-HINT_RESUME = "the same command goes on from the last checkpoint"
+HINT_RESUME = "the same command resumes from the last checkpoint"
 
 
 def _where(peer: Peer, finished: int) -> str:
@@ -248,7 +251,7 @@ def _host(peer: Peer) -> str:
 
 def _gone(peer: Peer, finished: int) -> Verdict:
     return Verdict(
-        message=f"rank {peer.rank}{_host(peer)} is gone ({_where(peer, finished)}): it ended without a word",
+        message=f"rank {peer.rank}{_host(peer)} is gone ({_where(peer, finished)}): it ended without an error",
         hint=f"it was killed, most often for memory: see its log and the node's (dmesg, sacct); {HINT_RESUME}",
         culprits=[peer.rank],
     )
@@ -257,7 +260,7 @@ def _gone(peer: Peer, finished: int) -> Verdict:
 def _left(peer: Peer, finished: int) -> Verdict:
     return Verdict(
         message=f"rank {peer.rank}{_host(peer)} has left ({_where(peer, finished)}): {peer.left}",
-        hint=f"its log tells more; {HINT_RESUME}",
+        hint=f"its log says more; {HINT_RESUME}",
         culprits=[peer.rank],
     )
 
@@ -265,24 +268,23 @@ def _left(peer: Peer, finished: int) -> Verdict:
 def _silent(peer: Peer, finished: int) -> Verdict:
     return Verdict(
         message=f"rank {peer.rank}{_host(peer)} has been silent for {peer.silent_s:.0f} s ({_where(peer, finished)})",
-        hint="its process is stopped, or its node or network is lost; "
-        f"watch.hang_s sets how long that is borne; {HINT_RESUME}",
+        hint=f"its process is stopped, or its node or network is lost; watch.hang_s is the limit; {HINT_RESUME}",
         culprits=[peer.rank],
         kill=[peer.rank],
     )
 
 
 def _stuck(stuck: list[Peer], hang_s: float) -> Verdict:
-    """Of the ranks that stand still: whoever does not wait for others, and of those whoever is furthest behind."""
+    """Of the ranks that stand still: those that do not wait for others, and of those the ones furthest behind."""
     candidates = [peer for peer in stuck if not peer.waiting] or stuck
-    behind = min((peer.step, peer.marks) for peer in candidates)
-    culprits = [peer for peer in candidates if (peer.step, peer.marks) == behind]
+    behind = min((peer.step, peer.num_phases) for peer in candidates)
+    culprits = [peer for peer in candidates if (peer.step, peer.num_phases) == behind]
     named = " and ".join(f"rank {peer.rank}{_host(peer)}" for peer in culprits)
     return Verdict(
         message=f"{named} {'have' if len(culprits) > 1 else 'has'} been stuck for more than {hang_s:g} s "
         f"({_where(culprits[0], culprits[0].step)})",
         hint="logs/JOB/rank_R.log of the run folder shows where its main thread was; "
-        f"watch.hang_s sets how long that is borne; {HINT_RESUME}",
+        f"watch.hang_s is the limit; {HINT_RESUME}",
         culprits=[peer.rank for peer in culprits],
         stacks=True,
     )

@@ -1,4 +1,4 @@
-"""How heartbeats travel: every rank keeps a connection to rank 0 and sends JSON, one object a line.
+"""How heartbeats travel: every rank keeps a connection to rank 0 and sends JSON, one object a connection.
 
 A connection tells at once that a process has ended, however it ended, and needs neither a shared file system nor the
 store of the process group, which dies with its host.
@@ -29,7 +29,7 @@ class Address:
     hosts: tuple[str, ...]
     port: int
     token: str
-    """Shows that who connects is of this run."""
+    """Shows that a client is of this run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Process:
         return self.host == socket.gethostname() and self.started != "" and self.started == _start_of(self.pid)
 
 
-class Line:
+class Connection:
     """One connection, never waited for."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -66,7 +66,7 @@ class Line:
         self._in = self._out = b""
 
     def send(self, message: dict[str, Any]) -> None:
-        """Queue a message and send what the peer takes; what it never reads is dropped in the end."""
+        """Queue a message and send what the peer takes; what it never reads is dropped."""
         if len(self._out) < MAX_UNSENT:
             self._out += json.dumps(message).encode() + b"\n"
         try:
@@ -96,17 +96,21 @@ class Line:
         return messages
 
 
-class Wire:
-    """This rank's lines, by the rank at the other end."""
+class Transport:
+    """This rank's connections, by the rank at the other end."""
 
     def __init__(self) -> None:
-        self.lines: dict[int, Line] = {}
+        self.connections: dict[int, Connection] = {}
         self._wake, self._woken = socket.socketpair()
 
     def wait(self, timeout_s: float) -> None:
-        """Until something comes, or `wake`; at most so long."""
+        """Wait until something comes, or `wake`, or the timeout."""
         poll = select.poll()  # select() knows no descriptor beyond 1023, and a trainer may have more
-        for each in (self._woken, *self._listened_to(), *(line.socket for line in self.lines.values() if line.open)):
+        for each in (
+            self._woken,
+            *self._listened_to(),
+            *(connection.socket for connection in self.connections.values() if connection.open),
+        ):
             poll.register(each, select.POLLIN)
         poll.poll(1000 * timeout_s)
 
@@ -116,14 +120,14 @@ class Wire:
 
     def receive(self) -> dict[int, list[dict[str, Any]]]:
         """What has come, by rank."""
-        return {rank: line.receive() for rank, line in self.lines.items() if line.open}
+        return {rank: connection.receive() for rank, connection in self.connections.items() if connection.open}
 
     def _listened_to(self) -> list[socket.socket]:
         return []
 
 
-class Hub(Wire):
-    """Rank 0's side: listens, and holds the lines of those who have said who they are.
+class Server(Transport):
+    """Rank 0's side: listens, and holds the connections of the ranks that have named themselves.
 
     Args:
         host: the name by which the others reach this machine.
@@ -135,7 +139,7 @@ class Hub(Wire):
         family = socket.AF_INET6 if both else socket.AF_INET
         self._listener = socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=1024)
         self._listener.setblocking(False)
-        self._strangers: list[Line] = []
+        self._strangers: list[Connection] = []
         self.address = Address(
             hosts=(host, socket.gethostname()), port=self._listener.getsockname()[1], token=secrets.token_hex(16)
         )
@@ -145,30 +149,30 @@ class Hub(Wire):
         received = super().receive()
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._strangers.append(Line(self._listener.accept()[0]))
-        for line in list(self._strangers):
-            messages = line.receive()
+                self._strangers.append(Connection(self._listener.accept()[0]))
+        for connection in list(self._strangers):
+            messages = connection.receive()
             if messages and messages[0].get("token") == self.address.token:
                 rank = messages[0]["rank"]
-                self.lines[rank], received[rank] = line, messages
-            if messages or not line.open:
-                self._strangers.remove(line)
+                self.connections[rank], received[rank] = connection, messages
+            if messages or not connection.open:
+                self._strangers.remove(connection)
         return received
 
     def _listened_to(self) -> list[socket.socket]:
-        return [self._listener, *(line.socket for line in self._strangers if line.open)]
+        return [self._listener, *(connection.socket for connection in self._strangers if connection.open)]
 
 
-class Spoke(Wire):
-    """Any other rank's side: one line, to rank 0.
+class Client(Transport):
+    """Any other rank's side: one connection, to rank 0.
 
     Raises: OSError when rank 0 cannot be reached.
     """
 
     def __init__(self, address: Address, rank: int) -> None:
         super().__init__()
-        self.lines[0] = Line(_connect(address))
-        self.lines[0].send({"rank": rank, "token": address.token})
+        self.connections[0] = Connection(_connect(address))
+        self.connections[0].send({"rank": rank, "token": address.token})
 
 
 def _connect(address: Address) -> socket.socket:

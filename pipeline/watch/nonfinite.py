@@ -22,7 +22,7 @@ from pipeline.watch.skipped_step_dump import LOSS_NAMES
 
 
 @dataclass(kw_only=True)
-class Findings:
+class LaneReport:
     """What one forward and backward of a micro-batch showed."""
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Findings:
         return not self.first and not self.bad_gradients and all(map(math.isfinite, self.losses.values()))
 
 
-def look(
+def run_lane(
     student: AlbefForPretraining,
     teacher: MomentumTeacher,
     queue: FeatureQueue,
@@ -51,14 +51,14 @@ def look(
     alpha: float,
     *,
     seed: int,
-) -> Findings:
+) -> LaneReport:
     """One lane of a training step without engine and optimizer: teacher and student forward, then backward.
 
     Args:
         batch: on the student's device.
         seed: of the dropout, as the step drew it.
     """
-    found = Findings()
+    found = LaneReport()
     student.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
     if bad := bad_rows(batch.image):
@@ -98,7 +98,7 @@ def bad_rows(tensor: Tensor) -> list[int]:
 
 
 @contextmanager
-def _watched(model: nn.Module, whose: str, batch: PretrainBatch, found: Findings) -> Iterator[None]:
+def _watched(model: nn.Module, whose: str, batch: PretrainBatch, found: LaneReport) -> Iterator[None]:
     """Note the first output that is not finite, of any module, and every gradient that is not."""
     size = batch.image.shape[0]
 

@@ -1,4 +1,4 @@
-"""`pipeline replay`: take a refused step again, from its dump, and show where and with which samples it goes wrong.
+"""`pipeline replay`: take a skipped step again, from its dump, and show where and with which samples it goes wrong.
 
 Needs no engine and one device: the lanes of all ranks are taken one after another.
 """
@@ -15,7 +15,7 @@ from pipeline.run.logs import print_answer
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `replay --help` need not wait for it
     from pipeline.checkpoint_weights import CheckpointWeights
-    from pipeline.watch.nonfinite import Findings
+    from pipeline.watch.nonfinite import LaneReport
     from pipeline.watch.skipped_step_dump import Dump
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
@@ -25,12 +25,12 @@ SHOWN = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `replay`."""
-    parser.add_argument("dump", type=Path, metavar="DUMP", help="a folder refused/step_* of a run")
+    parser.add_argument("dump", type=Path, metavar="DUMP", help="a folder skipped/step_* of a run")
     parser.add_argument(
         "--checkpoint",
         type=Path,
         metavar="CKPT",
-        help="weights to take: a step_* folder (default: the run's checkpoint with the weights of the refused step, "
+        help="weights to take: a step_* folder (default: the run's checkpoint with the weights of the skipped step, "
         "else the newest before it)",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the arithmetic (default: fp32)")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def nearest_checkpoint(dump: Dump) -> Path:
-    """The whole checkpoint whose weights are those of the refused step, else the newest before it.
+    """The whole checkpoint whose weights are those of the skipped step, else the newest before it.
 
     Raises: CheckpointError when the run has neither.
     """
@@ -72,9 +72,9 @@ def nearest_checkpoint(dump: Dump) -> Path:
 
 
 def steps_away(dump: Dump, step: int) -> int:
-    """Steps that moved the weights between a checkpoint and the refused step; negative when the checkpoint is later.
+    """Steps that moved the weights between a checkpoint and the skipped step; negative when the checkpoint is later.
 
-    A refused step leaves the weights as they were: a checkpoint of a later step will do when all up to it were refused.
+    A skipped step leaves the weights as they were: a checkpoint of a later step will do when all up to it were skipped.
     """
     from pipeline.checkpoint import step_tag
 
@@ -100,7 +100,7 @@ def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: st
     from albef.queue import FeatureQueue
     from pipeline.data.seeds import derive
     from pipeline.engine.distributed import local_device
-    from pipeline.watch.nonfinite import look, one_sample
+    from pipeline.watch.nonfinite import one_sample, run_lane
 
     at = local_device(device)
     dtype = getattr(torch, PRECISIONS[precision])
@@ -117,15 +117,17 @@ def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: st
     for recorded in facts["lanes"]:
         lane, batch = recorded["lane"], dump.batches[recorded["lane"]].to(at)
         seed = derive(facts["seed"], "dropout", facts["epoch"], facts["index"], lane)
-        whole = look(student, teacher, queue, batch, facts["alpha"], seed=seed)
+        whole = run_lane(student, teacher, queue, batch, facts["alpha"], seed=seed)
         was_bad = any(isinstance(value, str) for value in recorded["losses"].values())
         samples = []
         if not whole.finite or was_bad:
             for index, key in enumerate(batch.keys):
-                alone = look(student, teacher, queue, one_sample(batch, index), facts["alpha"], seed=seed)
-                samples.append({"key": key, "caption": batch.captions[index]} | _said(alone, [key]))
+                alone = run_lane(student, teacher, queue, one_sample(batch, index), facts["alpha"], seed=seed)
+                samples.append({"key": key, "caption": batch.captions[index]} | _summary(alone, [key]))
             samples.sort(key=lambda sample: (sample["finite"], -sample["gradient_norm"]))
-        lanes.append({"lane": lane, "recorded": recorded["losses"]} | _said(whole, batch.keys) | {"samples": samples})
+        lanes.append(
+            {"lane": lane, "recorded": recorded["losses"]} | _summary(whole, batch.keys) | {"samples": samples}
+        )
     return {
         "dump": str(dump.path),
         "step": dump.step,
@@ -140,7 +142,7 @@ def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: st
     }
 
 
-def _said(found: Findings, keys: list[str]) -> dict[str, Any]:
+def _summary(found: LaneReport, keys: list[str]) -> dict[str, Any]:
     return {
         "finite": found.finite,
         "losses": found.losses,
@@ -163,7 +165,7 @@ def text_of(report: dict[str, Any]) -> str:
     whose = f"{away:,} steps before it" if away > 0 else "of a later step" if away else "those of that step"
     seen = "; ".join(report["not_finite"] + [f"gradient norm {report['gradient_norm']}"])
     lines = [
-        f"step {report['step']:,} (epoch {report['epoch']}) was refused: {seen}",
+        f"step {report['step']:,} (epoch {report['epoch']}) was skipped: {seen}",
         f"taken again with the weights of {report['checkpoint']}, {whose}, in {report['precision']} on "
         f"{report['device']}",
     ]

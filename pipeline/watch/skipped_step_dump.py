@@ -1,6 +1,6 @@
-"""The dump of a refused step: written by every rank of the run, read by `replay`.
+"""The dump of a skipped step: written by every rank of the run, read by `replay`.
 
-RUN/refused/step_00000124/ holds, for each rank, rank_R.json (which lanes, keys, captions, losses, what was not finite,
+RUN/skipped/step_00000124/ holds, for each rank, rank_R.json (which lanes, keys, captions, losses, what was not finite,
 the names of the random draws, versions) and rank_R.safetensors (the batches, lane by lane, as the step saw them). The
 step is counted from 1, as in the log and in the names of checkpoints: after it, 124 steps are done.
 """
@@ -46,7 +46,7 @@ LOSS_NAMES = ("loss", "loss_itc", "loss_itm", "loss_mlm")
 
 @dataclass(frozen=True, kw_only=True)
 class Dump:
-    """A refused step as all of its ranks left it."""
+    """A skipped step as all of its ranks left it."""
 
     path: Path
     facts: dict[str, Any]
@@ -113,15 +113,15 @@ def remove_dump(folder: Path) -> None:
 
 
 def read_dump(path: Path) -> Dump:
-    """Every rank's part of a refused step.
+    """Every rank's part of a skipped step.
 
     Raises: DataError when it is no dump, a rank's part is missing or unreadable, or the batches were not kept.
     """
     if not (path / "rank_0.json").is_file():
-        there = sorted(str(part.parent) for part in path.glob("**/refused/step_*/rank_0.json"))
+        there = sorted(str(part.parent) for part in path.glob("**/skipped/step_*/rank_0.json"))
         raise DataError(
-            f"{path} is not the dump of a refused step: it has no rank_0.json",
-            f"there is {', '.join(there[-3:])}" if there else "give a folder refused/step_* of a run",
+            f"{path} is not the dump of a skipped step: it has no rank_0.json",
+            f"there is {', '.join(there[-3:])}" if there else "give a folder skipped/step_* of a run",
         )
     try:
         facts = _read_part(path, 0)
@@ -140,12 +140,12 @@ def read_dump(path: Path) -> Dump:
                 batches[lane["lane"]] = PretrainBatch(**own, keys=lane["keys"], captions=lane["captions"])
                 lanes.append(lane)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read: {quote(error)}", "replay another refused step of the run") from None
+        raise DataError(f"{path} cannot be read: {quote(error)}", "replay another skipped step of the run") from None
     return Dump(path=path, facts=facts | {"lanes": lanes}, batches=batches)
 
 
-def refused_in_a_row(dump: Path) -> int:
-    """How many steps in a row were refused up to that one; 0 when it was not, or its dump is damaged."""
+def skipped_in_a_row(dump: Path) -> int:
+    """How many steps in a row were skipped up to that one; 0 when it was not, or its dump is damaged."""
     try:
         return _read_part(dump, 0)["in_a_row"]
     except (OSError, ValueError):

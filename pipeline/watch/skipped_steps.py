@@ -1,4 +1,4 @@
-"""Steps that were refused: counted in a row, told with their sample keys, dumped for `replay`; too many end the run."""
+"""Steps that were skipped: counted in a row, told with their sample keys, dumped for `replay`; too many end the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.data.loader import StepBatches
 from pipeline.engine.distributed import World
 from pipeline.engine.step_check import StepCheck
 from pipeline.run.folder import package_versions
-from pipeline.watch.skipped_step_dump import bad_losses, refused_in_a_row, remove_dump, write_dump
+from pipeline.watch.skipped_step_dump import bad_losses, remove_dump, skipped_in_a_row, write_dump
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ class StepFacts:
     config_hash: str
 
 
-class RefusedSteps:
-    """Knows how many steps in a row were refused. Its methods are collectives, but for `taken`.
+class SkippedSteps:
+    """Knows how many steps in a row were skipped. Its methods are collectives, but for `taken`.
 
     Args:
-        folder: RUN/refused.
+        folder: RUN/skipped.
     """
 
     def __init__(self, folder: Path, config: WatchConfig, world: World) -> None:
@@ -47,19 +47,19 @@ class RefusedSteps:
 
     def begin_at(self, step: int) -> None:
         """Go on counting where a run that has taken `step` steps was stopped."""
-        self.in_a_row = self.world.broadcast_object(refused_in_a_row(self.folder / step_tag(step)))
+        self.in_a_row = self.world.broadcast_object(skipped_in_a_row(self.folder / step_tag(step)))
 
     def taken(self) -> None:
-        """A step was not refused."""
+        """A step was not skipped."""
         self.in_a_row = 0
 
     @property
     def too_many(self) -> bool:
         """Whether the run is to stop."""
-        return self.in_a_row >= self.config.max_refused_in_a_row
+        return self.in_a_row >= self.config.max_skipped_in_a_row
 
-    def refused(self, batches: StepBatches, lanes: range, check: StepCheck, facts: StepFacts) -> None:
-        """Count, dump and tell a refused step. That a dump cannot be written is told as well; the run goes on.
+    def record(self, batches: StepBatches, lanes: range, check: StepCheck, facts: StepFacts) -> None:
+        """Count, dump and tell a skipped step. That a dump cannot be written is told as well; the run goes on.
 
         Args:
             batches: as the step took them, on the host.
@@ -90,13 +90,13 @@ class RefusedSteps:
         except (OSError, SafetensorError) as error:
             problem = f"rank {rank} could not dump it: {error}"
         for lane, batch in by_lane.items():
-            log.info("step %d, lane %d was refused with the samples %s", step, lane, " ".join(batch.keys))
+            log.info("step %d, lane %d was skipped with the samples %s", step, lane, " ".join(batch.keys))
         told = self.world.gather_objects((bad_losses(losses), problem))
         what = "; ".join([line for lines, _ in told for line in lines] or [f"gradient norm {check.norm}"])
         self._last = target, what
         if self.world.is_main:
             log.warning(
-                "step %d refused, number %d in a row: %s. Nothing has moved; the batch is in %s",
+                "step %d skipped, number %d in a row: %s. Nothing has moved; the batch is in %s",
                 *(step, self.in_a_row, what, target),
             )
             for _, failure in told:
@@ -105,13 +105,13 @@ class RefusedSteps:
 
     def error(self) -> TrainingError:
         """Why the run stops, when there are too many; the same on every rank."""
-        assert self._last is not None, "error() after a refused step"
+        assert self._last is not None, "error() after a skipped step"
         dump, what = self._last
         return TrainingError(
-            f"{self.in_a_row} steps in a row were refused, the last is {dump.name}: {what}",
+            f"{self.in_a_row} steps in a row were skipped, the last is {dump.name}: {what}",
             f"`python -m pipeline replay {dump}` shows where it begins and in which samples; a lower optim.lr, "
             "optim.clip_grad_norm or an earlier checkpoint may help. What there was before these steps is saved: the "
-            "same command goes on with the next batch (watch.max_refused_in_a_row is the limit)",
+            "same command goes on with the next batch (watch.max_skipped_in_a_row is the limit)",
         )
 
     def _prepare(self, target: Path) -> bool:

@@ -15,7 +15,7 @@ from pipeline.engine.distributed import World
 log = logging.getLogger(__name__)
 
 
-class StopWatch:
+class StopSignals:
     """Hears SIGTERM, SIGUSR1, SIGINT and the stop file; a second SIGINT leaves at once.
 
     A signal only sets a flag: the step is finished, the ranks agree (one rank's flag stops all, so that none waits in
@@ -36,7 +36,7 @@ class StopWatch:
         self._previous_fd = -1
         self._pipe = (-1, -1)
 
-    def __enter__(self) -> StopWatch:
+    def __enter__(self) -> StopSignals:
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)  # set_wakeup_fd insists
         self._previous_fd = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)

@@ -138,9 +138,9 @@ def test_a_vit_that_does_not_fit_is_refused(change: Any, named: str, vit: Any, t
 
 
 def test_an_unknown_hub_name_is_refused() -> None:
-    """`hub:` and a name that timm does not have."""
+    """`server:` and a name that timm does not have."""
     with pytest.raises(CheckpointError, match="no_such_vit"):
-        load_vision_weights(make_model(), "hub:no_such_vit_patch16_224")
+        load_vision_weights(make_model(), "server:no_such_vit_patch16_224")
 
 
 def run_bert(model: AlbefForPretraining, text: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -66,13 +66,13 @@ def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str,
     from pipeline.config.run_config import load_config
     from pipeline.engine import distributed
     from pipeline.train import build
-    from pipeline.watch.heartbeat import Heart
+    from pipeline.watch.heartbeat import Heartbeat
 
     run_config = load_config(Path(recipe), [f"--deepspeed.config={ds_config}"])
     world = distributed.init()
     errors = []
-    with Heart(world, run_config.watch.hang_s) as heart:
-        parts = build(run_config, Path(run_dir), world, heart)
+    with Heartbeat(world, run_config.watch.hang_s) as heartbeat:
+        parts = build(run_config, Path(run_dir), world, heartbeat)
         for checkpoint in checkpoints:
             path, meta = resolve_checkpoint(Path(checkpoint))
             layout: dict[str, Any] = {"world": world, "zero_stage": parts.ds.stage, "precision": parts.ds.precision}

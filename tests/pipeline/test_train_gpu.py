@@ -55,7 +55,7 @@ def test_the_gpu_takes_the_cpus_steps(tmp_path, on_cpu, ds_config):
         assert got[step]["train/loss"] == pytest.approx(expected[step]["train/loss"], rel=rel), f"step {step}"
 
 
-def refuse(_rank: int, _world_size: int, recipe: str, run_dir: str, overrides: list[str]) -> dict[str, Any]:
+def skip(_rank: int, _world_size: int, recipe: str, run_dir: str, overrides: list[str]) -> dict[str, Any]:
     """The poisoned run, on the GPU."""
     return poisoned_run(recipe, Path(run_dir), overrides)
 
@@ -63,10 +63,10 @@ def refuse(_rank: int, _world_size: int, recipe: str, run_dir: str, overrides: l
 @pytest.mark.parametrize(
     "ds_config", ["zero0_fp32", "zero1_fp32", "zero2_fp32", "zero0_bf16", "zero1_bf16", "zero2_bf16"]
 )
-def test_a_refused_step_moves_nothing(tmp_path, ds_config):
+def test_a_skipped_step_moves_nothing(tmp_path, ds_config):
     """An infinite gradient before AdamW has moments, a NaN pixel, a NaN loss alone: to the bit, and then on as ever."""
     recipe, overrides = str(tiny_recipe(tmp_path, max_steps=6)), [f"--deepspeed.config={ds_config}"]
-    (seen,) = run_ranks(refuse, 1, recipe, str(tmp_path / "run"), overrides, process_group=False)
+    (seen,) = run_ranks(skip, 1, recipe, str(tmp_path / "run"), overrides, process_group=False)
     assert {step for step, moved in seen["moved"].items() if not moved} == set(POISONS), seen["moved"]
     assert seen["finite"] and seen["skipped"] == len(POISONS)
 

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.data.corpus.manifest import Manifest
 from pipeline.data.sampling.epoch_order import LaneOrder
 from pipeline.data.sampling.lanes import LaneTask
-from pipeline.data.sampling.replacements import understudies
+from pipeline.data.sampling.replacements import replacements
 
 
 def lane_order(
@@ -48,6 +48,6 @@ def lane_tasks(manifest: Manifest, order: LaneOrder, lanes: range, start_step: i
             epoch = order.epoch(order.epoch_of(step))
         for lane in lanes:
             indices = order.lane(epoch, step, lane)  # (b,)
-            with_understudies = np.concatenate([indices[None], understudies(manifest.starts, indices).T])
-            locations = manifest.locate(with_understudies.reshape(-1))
+            with_replacements = np.concatenate([indices[None], replacements(manifest.starts, indices).T])
+            locations = manifest.locate(with_replacements.reshape(-1))
             yield LaneTask(step=step, epoch=epoch.epoch, lane=lane, size=len(indices), locations=locations)

@@ -19,7 +19,7 @@ class LaneTask:
     size: int
     """B, samples in the micro-batch."""
     locations: Locations
-    """The B samples, then the first understudy of each, then the second of each, and so on."""
+    """The B samples, then the first replacement of each, then the second of each, and so on."""
 
     @property
     def names(self) -> list[str]:

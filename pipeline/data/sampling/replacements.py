@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-NUM_UNDERSTUDIES = 7
+NUM_REPLACEMENTS = 7
 
 
-def understudies(shard_starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
+def replacements(shard_starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """The samples to try, in this order, in place of each of `indices`. Pure: no epoch, rank, worker or state.
 
     First the samples a quarter, a half and three quarters of the shard further on (wrapping): the source and the open
@@ -16,14 +16,14 @@ def understudies(shard_starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     the case that the whole shard is gone.
 
     A real sample rather than a gray image with a stock caption: two equal blanks in a batch would be each other's false
-    negatives, and would sit in the feature queue for many steps. The price is that the understudy is seen twice in the
-    epoch; two bad samples of one shard never share their first understudy.
+    negatives, and would sit in the feature queue for many steps. The price is that the replacement is seen twice in the
+    epoch; two bad samples of one shard never share their first replacement.
 
     Args:
         shard_starts: (S+1,) shard s holds the samples shard_starts[s] .. shard_starts[s+1]-1.
         indices: (n,) the samples that may fail.
 
-    Returns: (n, NUM_UNDERSTUDIES) sample indices. In a small corpus an entry may repeat another or be the sample
+    Returns: (n, NUM_REPLACEMENTS) sample indices. In a small corpus an entry may repeat another or be the sample
         itself; trying it again changes nothing.
     """
     sizes = np.diff(shard_starts)

@@ -1,4 +1,4 @@
-"""The loader's promises: one order for every world size and worker count, seeking, understudies, clear ends."""
+"""The loader's promises: one order for every world size and worker count, seeking, replacements, clear ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from albef.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.loader import PretrainLoader, StepBatches
-from pipeline.data.sampling.replacements import understudies
+from pipeline.data.sampling.replacements import replacements
 from tests.support.shards import pair, write_corpus, write_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors
@@ -193,9 +193,9 @@ def damaged_corpus(folder: Path, bad: dict[int, str]) -> Path:
 
 
 def test_understudies_stand_in_without_shifting_the_order(tmp_path):
-    """Three spoilt samples: their places hold the first good understudy, all other places what they held before."""
+    """Three spoilt samples: their places hold the first good replacement, all other places what they held before."""
     bad = {3: "json_damaged", 4: "image_undecodable", 15: "caption_empty"}
-    bad[5] = "caption_empty"  # the first understudy of 3 is 3 + 10 // 4 = 5, spoilt as well: the second is 3 + 5
+    bad[5] = "caption_empty"  # the first replacement of 3 is 3 + 10 // 4 = 5, spoilt as well: the second is 3 + 5
     whole = write_manifest(tmp_path / "whole", [[pair(n) for n in range(10)], [pair(n) for n in range(10, 20)]])
     broken = damaged_corpus(tmp_path / "broken", bad)
     starts = read_manifest(broken).starts
@@ -212,7 +212,7 @@ def test_understudies_stand_in_without_shifting_the_order(tmp_path):
                         assert got == key
                         assert torch.equal(other.lanes[lane].image[place], one.lanes[lane].image[place])
                         continue
-                    tries = understudies(starts, torch.tensor([int(key)]).numpy())[0].tolist()
+                    tries = replacements(starts, torch.tensor([int(key)]).numpy())[0].tolist()
                     assert int(got) == next(number for number in tries if number not in bad)
                     replaced.append(bad[int(key)])
             assert other.skipped == {reason: replaced.count(reason) for reason in set(replaced)}
@@ -220,7 +220,7 @@ def test_understudies_stand_in_without_shifting_the_order(tmp_path):
 
 
 def test_replaced_samples_are_logged_sparingly(tmp_path, caplog):
-    """Fifteen replaced samples in five steps: ten lines name sample, understudy and reason; then silence."""
+    """Fifteen replaced samples in five steps: ten lines name sample, replacement and reason; then silence."""
     broken = damaged_corpus(tmp_path, dict.fromkeys((0, 3, 11), "json_damaged"))
     with caplog.at_level(logging.WARNING):
         steps = play(make_loader(broken, num_lanes=1, micro_batch_size=20), 0, 5)
@@ -245,7 +245,7 @@ def test_a_run_of_bad_samples_ends_training(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_dead_mount_ends_training(tmp_path, num_workers):
-    """The shards vanish in mid-run: an error that names a shard, not endless understudies."""
+    """The shards vanish in mid-run: an error that names a shard, not endless replacements."""
     corpus = write_corpus(tmp_path / "mount", [10] * 40, width=72)
     loader = make_loader(corpus, num_workers=num_workers, prefetch=1, shuffle_window_shards=1)
     steps = loader.steps(0)
@@ -253,7 +253,7 @@ def test_a_dead_mount_ends_training(tmp_path, num_workers):
     shutil.move(tmp_path / "mount", tmp_path / "gone")
     # Shards that are open can still be read, as from a mount that refuses new files; a step or two reaches another.
     with pytest.raises(
-        DataError, match=r"and its 7 understudies .*shard_unreadable: .*shard_000.*No such file"
+        DataError, match=r"and its 7 replacements .*shard_unreadable: .*shard_000.*No such file"
     ) as error:
         list(itertools.islice(steps, 40))
     assert "mount" in error.value.hint

@@ -93,7 +93,7 @@ def all_runs(_rank: int, _world: int, recipe: str, folder: str, overrides: list[
         ("zero2_bf16", 2, []),
     ],
 )
-def test_a_refused_step_moves_nothing_and_leaves_nothing_behind(
+def test_a_skipped_step_moves_nothing_and_leaves_nothing_behind(
     tmp_path: Path, ds_config: str, ranks: int, stops: list[int]
 ) -> None:
     """Four lanes: an infinite gradient on one rank, a NaN pixel on another, a NaN loss alone: to the bit."""
@@ -109,7 +109,7 @@ def test_a_refused_step_moves_nothing_and_leaves_nothing_behind(
         assert whole["finite"], where
         assert (whole["skipped"], whole["steps"], whole["code"]) == (len(POISONS), NUM_STEPS, 0), where
         different = [name for name in spared if spared[name] != whole["state"][name]]
-        assert not different, f"{where}: a refused step left a trace in {different[:5]}"
+        assert not different, f"{where}: a skipped step left a trace in {different[:5]}"
         for stop, (first, second) in stopped.items():
             assert (first["code"], second["code"]) == (75, 0), f"{where}, stopped after {stop}"
             assert second["state"] == whole["state"], f"{where}, stopped after {stop} and gone on"
@@ -119,15 +119,15 @@ def test_a_refused_step_moves_nothing_and_leaves_nothing_behind(
         step - 1 in POISONS for step in range(1, NUM_STEPS + 1)
     ]
     assert [lines[step]["optim/skipped_steps"] for step in range(1, NUM_STEPS + 1)] == [1, 1, 2, 3, 3, 3]
-    check_dumps(tmp_path / "whole" / "refused", ranks)
+    check_dumps(tmp_path / "whole" / "skipped", ranks)
 
 
-def check_dumps(refused: Path, ranks: int) -> None:
-    """Each refused step has its dump, with every lane and the batch as it was."""
+def check_dumps(skipped: Path, ranks: int) -> None:
+    """Each skipped step has its dump, with every lane and the batch as it was."""
     from pipeline.watch.skipped_step_dump import read_dump
 
-    assert sorted(path.name for path in refused.iterdir()) == [f"step_{step + 1:08d}" for step in POISONS]
-    dumps = {step: read_dump(refused / f"step_{step + 1:08d}") for step in POISONS}
+    assert sorted(path.name for path in skipped.iterdir()) == [f"step_{step + 1:08d}" for step in POISONS]
+    dumps = {step: read_dump(skipped / f"step_{step + 1:08d}") for step in POISONS}
     for step, dump in dumps.items():
         assert (dump.step, dump.facts["index"], dump.facts["world_size"]) == (step + 1, step, ranks)
         assert sorted(dump.batches) == [0, 1, 2, 3]

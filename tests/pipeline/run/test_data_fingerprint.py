@@ -13,7 +13,7 @@ import torch
 from albef.errors import ConfigError
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.engine.distributed import World
-from pipeline.run.data_fingerprint import hold_to_data
+from pipeline.run.data_fingerprint import check_same_data
 from pipeline.run.folder import RunFolder
 from tests.support.shards import write_corpus
 
@@ -25,7 +25,7 @@ def begun(tmp_path: Path, *, checkpoint: bool = True) -> tuple[RunFolder, Path]:
     corpus = write_corpus(tmp_path / "data", [4, 3])
     folder = RunFolder(path=tmp_path / "run")
     folder.checkpoints.mkdir(parents=True)
-    hold_to_data(folder, read_manifest(corpus), ALONE)
+    check_same_data(folder, read_manifest(corpus), ALONE)
     if checkpoint:
         (folder.checkpoints / "step_00000001").mkdir()
         (folder.checkpoints / "step_00000001" / "meta.json").write_text("{}")
@@ -36,7 +36,7 @@ def test_moved_data_is_the_same_data(tmp_path):
     """Copied elsewhere, the run goes on."""
     folder, corpus = begun(tmp_path)
     shutil.copytree(corpus.parent, tmp_path / "moved")
-    hold_to_data(folder, read_manifest(tmp_path / "moved"), ALONE)
+    check_same_data(folder, read_manifest(tmp_path / "moved"), ALONE)
     assert str(tmp_path / "moved") in (folder.path / "data.json").read_text()
 
 
@@ -46,14 +46,14 @@ def test_other_data_is_refused_once_there_is_a_checkpoint(tmp_path, sizes):
     folder, _ = begun(tmp_path)
     other = read_manifest(write_corpus(tmp_path / "other", sizes))
     with pytest.raises(ConfigError, match=f"7 samples in 2 shards .* then, {sum(sizes)} samples in {len(sizes)}"):
-        hold_to_data(folder, other, ALONE)
+        check_same_data(folder, other, ALONE)
 
 
 def test_before_the_first_checkpoint_data_may_change(tmp_path):
     """Nothing was trained yet that would go on."""
     folder, _ = begun(tmp_path, checkpoint=False)
     other = read_manifest(write_corpus(tmp_path / "other", [5]))
-    hold_to_data(folder, other, ALONE)
+    check_same_data(folder, other, ALONE)
     assert other.fingerprint() in (folder.path / "data.json").read_text()
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_record_is_an_error(tmp_path, content):
     folder, corpus = begun(tmp_path)
     (folder.path / "data.json").write_text(content)
     with pytest.raises(ConfigError, match=r"data\.json is damaged"):
-        hold_to_data(folder, read_manifest(corpus), ALONE)
+        check_same_data(folder, read_manifest(corpus), ALONE)
 
 
 def test_a_record_that_is_no_file_is_an_error(tmp_path):
@@ -102,4 +102,4 @@ def test_a_record_that_is_no_file_is_an_error(tmp_path):
     (folder.path / "data.json").unlink()
     (folder.path / "data.json").mkdir()
     with pytest.raises(ConfigError, match=r"data\.json cannot be read"):
-        hold_to_data(folder, read_manifest(corpus), ALONE)
+        check_same_data(folder, read_manifest(corpus), ALONE)

@@ -17,7 +17,7 @@ import torch
 from albef.errors import ConfigError
 from pipeline.engine.distributed import World
 from pipeline.run import lock as run_lock
-from pipeline.run.lock import alone_in
+from pipeline.run.lock import exclusive_run
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 
@@ -27,8 +27,8 @@ HOLD = """
 import sys, time, torch
 from pathlib import Path
 from pipeline.engine.distributed import World
-from pipeline.run.lock import alone_in
-with alone_in(Path(sys.argv[1]), World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))):
+from pipeline.run.lock import exclusive_run
+with exclusive_run(Path(sys.argv[1]), World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -76,7 +76,7 @@ def test_a_second_start_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_
 def test_a_start_waits_for_the_one_before_it(tmp_path: Path) -> None:
     """On its way out, which may take as long as a save."""
     process = holder(tmp_path / "run", seconds=1.5)
-    with alone_in(tmp_path / "run", ALONE):
+    with exclusive_run(tmp_path / "run", ALONE):
         assert process.wait(timeout=10) == 0
         assert (tmp_path / "run" / "lock").read_text() == f"process {os.getpid()} on {platform.node()}\n"
 
@@ -86,11 +86,11 @@ def test_what_was_killed_holds_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     process = holder(tmp_path, seconds=600)
     who = f"another run is training in {tmp_path}: process {process.pid} on {platform.node()}, Slurm job 4711"
-    with pytest.raises(ConfigError, match=re.escape(who)), alone_in(tmp_path, ALONE):
+    with pytest.raises(ConfigError, match=re.escape(who)), exclusive_run(tmp_path, ALONE):
         pass
     process.kill()
     process.wait()
-    with alone_in(tmp_path, ALONE):
+    with exclusive_run(tmp_path, ALONE):
         pass
 
 
@@ -99,7 +99,7 @@ def refused(_rank: int, _world_size: int, run_dir: str) -> str:
 
     run_lock.PATIENCE_S = 0.0
     try:
-        with alone_in(Path(run_dir), distributed.init()):
+        with exclusive_run(Path(run_dir), distributed.init()):
             return "taken"
     except ConfigError as error:
         return error.message
@@ -117,5 +117,5 @@ def test_all_ranks_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written"), alone_in(tmp_path / "file" / "run", ALONE):
+    with pytest.raises(ConfigError, match="cannot be written"), exclusive_run(tmp_path / "file" / "run", ALONE):
         pass

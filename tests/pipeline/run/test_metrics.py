@@ -23,7 +23,7 @@ ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 def open_metrics(folder: Path, step: int, world: World = ALONE, **config: Any) -> Metrics:
     settings = LogConfig(**({"log_every": 2, "images_every": 4} | config))
     metrics = Metrics(settings, RunFolder(path=folder), world, total_steps=7, batch=8)
-    metrics.begin_at(step)
+    metrics.open_at_step(step)
     metrics.start(step)
     return metrics
 
@@ -114,7 +114,7 @@ def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path: Path)
 
 
 def test_infinities_are_null_in_json(tmp_path: Path) -> None:
-    """A gradient norm of a refused step is infinite, which JSON cannot say."""
+    """A gradient norm of a skipped step is infinite, which JSON cannot say."""
     metrics = open_metrics(tmp_path, 0, tensorboard=False)
     metrics.write(1, {"optim/grad_norm": float("inf"), "train/loss": float("nan")})
     metrics.close()

@@ -92,7 +92,7 @@ def test_who_dies_falls_silent_or_is_stuck_is_named_and_all_leave(tmp_path: Path
     assert ended.pop(("suspended", 1)) == {0: 0, 1: 0}
     of_culprit = {"killed": -signal.SIGKILL, "stopped": -signal.SIGKILL, "stuck": LOST, "error": 1}
     words = {
-        "killed": r"is gone \(last step 3[^)]*\): it ended without a word",
+        "killed": r"is gone \(last step 3[^)]*\): it ended without an error",
         "stopped": r"has been silent for \d+ s \(last step 3[^)]*\)",
         "stuck": r"has been stuck for more than 20 s \(last step 3[^)]*\)",
         "error": r"has left \(last step 3[^)]*\): DataError: the mount is gone \(hint: mount it\)",

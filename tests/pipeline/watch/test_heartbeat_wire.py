@@ -14,33 +14,33 @@ from typing import Any
 
 import pytest
 
-from pipeline.watch.heartbeat_wire import MAX_UNSENT, Address, Hub, Process, Spoke, Wire
+from pipeline.watch.heartbeat_wire import MAX_UNSENT, Address, Client, Process, Server, Transport
 
 
-def received(wire: Wire, rank: int, count: int) -> list[dict[str, Any]]:
+def received(transport: Transport, rank: int, count: int) -> list[dict[str, Any]]:
     """The next `count` messages of a rank."""
     messages: list[dict[str, Any]] = []
     deadline = time.monotonic() + 30
     while len(messages) < count:
         assert time.monotonic() < deadline, messages
-        wire.wait(1.0)
-        messages += wire.receive().get(rank, [])
+        transport.wait(1.0)
+        messages += transport.receive().get(rank, [])
     return messages
 
 
 def test_messages_go_both_ways_in_order_and_an_end_is_noticed() -> None:
     """Three each way; then one side goes, and the other sees it without having been told."""
-    hub = Hub("127.0.0.1")
-    spoke = Spoke(hub.address, rank=3)
+    server = Server("127.0.0.1")
+    client = Client(server.address, rank=3)
     for number in range(3):
-        spoke.lines[0].send({"number": number})
-    assert [message.get("number") for message in received(hub, 3, 4)] == [None, 0, 1, 2], "the first says who it is"
+        client.connections[0].send({"number": number})
+    assert [message.get("number") for message in received(server, 3, 4)] == [None, 0, 1, 2], "the first says who it is"
     for number in range(3):
-        hub.lines[3].send({"number": number})
-    assert [message["number"] for message in received(spoke, 0, 3)] == [0, 1, 2]
-    spoke.lines[0].socket.close()
-    hub.wait(30.0)
-    assert hub.receive() == {3: []} and not hub.lines[3].open
+        server.connections[3].send({"number": number})
+    assert [message["number"] for message in received(client, 0, 3)] == [0, 1, 2]
+    client.connections[0].socket.close()
+    server.wait(30.0)
+    assert server.receive() == {3: []} and not server.connections[3].open
 
 
 @pytest.mark.parametrize(
@@ -50,28 +50,28 @@ def test_messages_go_both_ways_in_order_and_an_end_is_noticed() -> None:
 )
 def test_a_stranger_on_the_port_changes_nothing(said: bytes) -> None:
     """Whatever a port scanner sends: it becomes no rank, and the ranks are heard as before."""
-    hub = Hub("127.0.0.1")
-    with socket.create_connection(("127.0.0.1", hub.address.port)) as stranger:
+    server = Server("127.0.0.1")
+    with socket.create_connection(("127.0.0.1", server.address.port)) as stranger:
         stranger.setblocking(False)
-        spoke = Spoke(hub.address, rank=1)
+        client = Client(server.address, rank=1)
         with contextlib.suppress(BlockingIOError):  # of the long one only what the buffer takes
             stranger.send(said)
-        hub.wait(30.0)
-        hub.receive()
-        spoke.lines[0].send({"beat": 1})
-        assert received(hub, 1, 1)
-        assert list(hub.lines) == [1]
+        server.wait(30.0)
+        server.receive()
+        client.connections[0].send({"beat": 1})
+        assert received(server, 1, 1)
+        assert list(server.connections) == [1]
 
 
 def test_a_peer_that_does_not_read_costs_neither_time_nor_memory() -> None:
     """100,000 messages to one that never reads: what does not fit is dropped, and the line stays open."""
-    hub = Hub("127.0.0.1")
-    spoke = Spoke(hub.address, rank=1)
-    received(hub, 1, 1)
+    server = Server("127.0.0.1")
+    client = Client(server.address, rank=1)
+    received(server, 1, 1)
     for _ in range(100_000):
-        hub.lines[1].send({"beat": "x" * 100})
-    assert len(hub.lines[1]._out) < 2 * MAX_UNSENT and hub.lines[1].open
-    assert received(spoke, 0, 1)[0] == {"beat": "x" * 100}
+        server.connections[1].send({"beat": "x" * 100})
+    assert len(server.connections[1]._out) < 2 * MAX_UNSENT and server.connections[1].open
+    assert received(client, 0, 1)[0] == {"beat": "x" * 100}
 
 
 def test_rank_0_that_cannot_be_reached_is_an_error() -> None:
@@ -79,7 +79,7 @@ def test_rank_0_that_cannot_be_reached_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(OSError):
-        Spoke(Address(hosts=("127.0.0.1",), port=port, token=""), rank=1)
+        Client(Address(hosts=("127.0.0.1",), port=port, token=""), rank=1)
 
 
 def test_a_process_is_known_by_its_start() -> None:

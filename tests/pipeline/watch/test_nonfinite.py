@@ -10,13 +10,13 @@ import torch
 
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from pipeline.watch.nonfinite import Findings, look, one_sample
+from pipeline.watch.nonfinite import LaneReport, one_sample, run_lane
 from tests.albef.small import make_batch, make_queue, make_student
 
 
-def looked(student: AlbefForPretraining, teacher: MomentumTeacher | None = None) -> Findings:
+def looked(student: AlbefForPretraining, teacher: MomentumTeacher | None = None) -> LaneReport:
     teacher = teacher or MomentumTeacher(student, device="cpu")
-    return look(student, teacher, make_queue(), make_batch(), 0.4, seed=0)
+    return run_lane(student, teacher, make_queue(), make_batch(), 0.4, seed=0)
 
 
 def test_a_sound_step_shows_nothing() -> None:

@@ -1,4 +1,4 @@
-"""A run that is refused step after step ends with an error, and `pipeline replay` shows why, from what it left."""
+"""A run that is skipped step after step ends with an error, and `pipeline replay` shows why, from what it left."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 
 BAD = (3, 4, 5)
-"""Refused steps, counted from 0."""
-OPTIONS = ["--watch.max_refused_in_a_row=3", "--watch.max_dumps=2", "--checkpoint.save_every=2", "--max_steps=8"]
+"""Skipped steps, counted from 0."""
+OPTIONS = ["--watch.max_skipped_in_a_row=3", "--watch.max_dumps=2", "--checkpoint.save_every=2", "--max_steps=8"]
 
 
 class Run(NamedTuple):
@@ -46,7 +46,7 @@ def poisoned_then_sound(rank: int, _world: int, recipe: str, run_dir: str) -> li
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("refused")
+    folder = tmp_path_factory.mktemp("skipped")
     run_dir = folder / "run"
     recipe = tiny_recipe(folder)
     codes = run_ranks(poisoned_then_sound, 2, str(recipe), str(run_dir), process_group=False, timeout_s=300)
@@ -59,8 +59,8 @@ def test_too_many_in_a_row_end_the_run_with_an_error(run: Run) -> None:
     assert run.codes == [[2, 0], [2, 0]]
     error = re.findall(r"^error: (.*)\nhint: (.*)$", run.said.partition("going on")[0], re.MULTILINE)
     assert len(error) == 1, run.said
-    dump = run.folder / "refused" / "step_00000006"
-    assert error[0][0] == "3 steps in a row were refused, the last is step_00000006: lane 1: loss_itc nan; " + (
+    dump = run.folder / "skipped" / "step_00000006"
+    assert error[0][0] == "3 steps in a row were skipped, the last is step_00000006: lane 1: loss_itc nan; " + (
         "lane 1: loss_itm nan; lane 1: loss_mlm nan"
     )
     assert f"`python -m pipeline replay {dump}`" in error[0][1]
@@ -70,16 +70,16 @@ def test_too_many_in_a_row_end_the_run_with_an_error(run: Run) -> None:
     assert lines[8]["optim/skipped_steps"] == 3
     log = (run.folder / "logs" / "local" / "rank_1.log").read_text()
     keys = json.loads((dump / "rank_1.json").read_text())["lanes"][0]["keys"]
-    assert f"step 6, lane 1 was refused with the samples {' '.join(keys)}" in log
+    assert f"step 6, lane 1 was skipped with the samples {' '.join(keys)}" in log
 
 
 def test_replay_finds_the_sample(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the weights of the refused step: the sound lane's losses are the recorded ones to the last digit, the bad
+    """With the weights of the skipped step: the sound lane's losses are the recorded ones to the last digit, the bad
     lane begins to be bad in its second picture, and that sample leads the list; the others are finite alone."""
-    dump = run.folder / "refused" / "step_00000004"
+    dump = run.folder / "skipped" / "step_00000004"
     assert main(["replay", str(dump), "--device", "cpu", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert Path(report["checkpoint"]).name == "step_00000006", "saved after three refused steps, with their weights"
+    assert Path(report["checkpoint"]).name == "step_00000006", "saved after three skipped steps, with their weights"
     assert report["steps_away"] == 0
     sound, bad = report["lanes"]
     recorded = {lane: json.loads((dump / f"rank_{lane}.json").read_text())["lanes"][0] for lane in (0, 1)}
@@ -102,9 +102,9 @@ def test_replay_finds_the_sample(run: Run, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "nowhere is not the dump of a refused step: it has no rank_0.json"),
-        (["refused/step_00000006"], "holds the sample keys but not their batches"),
-        (["refused/step_00000004", "--checkpoint", "checkpoints/step_00000099"], "step_00000099 does not exist"),
+        (["nowhere"], "nowhere is not the dump of a skipped step: it has no rank_0.json"),
+        (["skipped/step_00000006"], "holds the sample keys but not their batches"),
+        (["skipped/step_00000004", "--checkpoint", "checkpoints/step_00000099"], "step_00000099 does not exist"),
     ],
 )
 def test_replay_says_what_is_missing(
@@ -118,17 +118,17 @@ def test_replay_says_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    ("checkpoints", "refused", "chosen"),
+    ("checkpoints", "skipped", "chosen"),
     [
         ((90, 99, 110), (), 99),  # exactly before it
         ((90, 100, 110), (), 100),  # after it, and it moved nothing
-        ((90, 102), (101, 102), 102),  # all of those between were refused
+        ((90, 102), (101, 102), 102),  # all of those between were skipped
         ((90, 102), (101,), 90),  # 102 was not
         ((105,), (), None),
     ],
 )
 def test_the_checkpoint_with_the_weights_of_the_step(
-    tmp_path: Path, checkpoints: tuple[int, ...], refused: tuple[int, ...], chosen: int | None
+    tmp_path: Path, checkpoints: tuple[int, ...], skipped: tuple[int, ...], chosen: int | None
 ) -> None:
     """A checkpoint counts by the steps between that moved the weights; a later one must have none of them."""
     from albef.errors import CheckpointError
@@ -137,9 +137,9 @@ def test_the_checkpoint_with_the_weights_of_the_step(
 
     for step in checkpoints:
         published(tmp_path / "checkpoints", step)
-    for step in (100, *refused):
-        (tmp_path / "refused" / f"step_{step:08d}").mkdir(parents=True)
-    dump = Dump(path=tmp_path / "refused" / "step_00000100", facts={"step": 100}, batches={})
+    for step in (100, *skipped):
+        (tmp_path / "skipped" / f"step_{step:08d}").mkdir(parents=True)
+    dump = Dump(path=tmp_path / "skipped" / "step_00000100", facts={"step": 100}, batches={})
     if chosen is None:
         with pytest.raises(CheckpointError, match="no checkpoint of step 99 or before it"):
             nearest_checkpoint(dump)

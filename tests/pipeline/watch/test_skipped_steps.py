@@ -1,4 +1,4 @@
-"""What is kept of refused steps, and what happens when it cannot be kept."""
+"""What is kept of skipped steps, and what happens when it cannot be kept."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from pipeline.data.loader import StepBatches
 from pipeline.engine.distributed import World
 from pipeline.engine.step_check import StepCheck
 from pipeline.watch.skipped_step_dump import read_dump
-from pipeline.watch.skipped_steps import RefusedSteps, StepFacts
+from pipeline.watch.skipped_steps import SkippedSteps, StepFacts
 from tests.albef.small import make_batch
 
 FACTS = StepFacts(seed=1, alpha=0.4, temperature=0.07, zero_stage=1, precision="bf16", config_hash="ab")
 
 
-def refuse(refused: RefusedSteps, step: int) -> None:
+def skip(skipped: SkippedSteps, step: int) -> None:
     """The step with that number from 0, of one lane, whose gradient alone is not finite."""
     batch = make_batch()
     batch.keys, batch.captions = [f"{index:09d}" for index in range(5)], ["a caption"] * 5
     batches = StepBatches(step=step, epoch=0, lanes=[batch], skipped={})
-    refused.refused(batches, range(1), StepCheck(losses=torch.ones(1, 5), norm=math.inf, bad_lanes=0), FACTS)
+    skipped.record(batches, range(1), StepCheck(losses=torch.ones(1, 5), norm=math.inf, bad_lanes=0), FACTS)
 
 
-def watcher(folder: Path, **config: int) -> RefusedSteps:
-    return RefusedSteps(folder, WatchConfig(**config), World(rank=0, local_rank=0, size=1, device=torch.device("cpu")))
+def watcher(folder: Path, **config: int) -> SkippedSteps:
+    return SkippedSteps(folder, WatchConfig(**config), World(rank=0, local_rank=0, size=1, device=torch.device("cpu")))
 
 
 def test_a_dump_holds_the_batch_to_the_bit(tmp_path: Path) -> None:
     """Tensors, keys and captions come back as they were; numbers JSON does not know come as words."""
-    refuse(watcher(tmp_path), 6)
+    skip(watcher(tmp_path), 6)
     dump, batch = read_dump(tmp_path / "step_00000007"), make_batch()
     for name, value in vars(batch).items():
         if isinstance(value, torch.Tensor):
@@ -48,32 +48,32 @@ def test_a_dump_holds_the_batch_to_the_bit(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_goes_on_counting(tmp_path: Path) -> None:
     """Two in a row, then a stop: the next start counts a third; a step that was taken ends the row."""
-    before = watcher(tmp_path, max_refused_in_a_row=3)
-    refuse(before, 6)
-    refuse(before, 7)
+    before = watcher(tmp_path, max_skipped_in_a_row=3)
+    skip(before, 6)
+    skip(before, 7)
     assert not before.too_many
-    after = watcher(tmp_path, max_refused_in_a_row=3)
+    after = watcher(tmp_path, max_skipped_in_a_row=3)
     after.begin_at(8)
-    refuse(after, 8)
-    assert after.too_many and "3 steps in a row were refused" in after.error().message
+    skip(after, 8)
+    assert after.too_many and "3 steps in a row were skipped" in after.error().message
     after.taken()
     assert after.in_a_row == 0
     after.begin_at(9)
     assert after.in_a_row == 3
     after.begin_at(10)
-    assert after.in_a_row == 0, "step 10 was not refused"
+    assert after.in_a_row == 0, "step 10 was not skipped"
 
 
 def test_a_dump_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path: Path) -> None:
     """Other ranks' parts of a killed start go, notes and links stay, and nothing that a link leads to is touched."""
     dump = tmp_path / "step_00000007"
-    refuse(watcher(tmp_path), 6)
+    skip(watcher(tmp_path), 6)
     (tmp_path / "mine.json").write_text("mine")
     for name in ("rank_1.json", "rank_1.safetensors", ".rank_1.json.tmp"):
         (dump / name).write_text("of a start on two ranks")
     (dump / "notes.md").write_text("mine")
     (dump / "rank_2.json").symlink_to(tmp_path / "mine.json")
-    refuse(watcher(tmp_path), 6)
+    skip(watcher(tmp_path), 6)
     assert {path.name for path in dump.iterdir()} == {"rank_0.json", "rank_0.safetensors", "notes.md", "rank_2.json"}
     assert (tmp_path / "mine.json").read_text() == "mine"
 
@@ -83,11 +83,11 @@ def test_a_dump_that_cannot_be_written_is_told_and_the_run_goes_on(
 ) -> None:
     """A file lies where the folder should be."""
     monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
-    (tmp_path / "refused").touch()
-    refused = watcher(tmp_path / "refused")
-    refuse(refused, 6)
-    assert refused.in_a_row == 1
-    assert "step 7 refused, number 1 in a row: gradient norm inf" in caplog.text
+    (tmp_path / "skipped").touch()
+    skipped = watcher(tmp_path / "skipped")
+    skip(skipped, 6)
+    assert skipped.in_a_row == 1
+    assert "step 7 skipped, number 1 in a row: gradient norm inf" in caplog.text
     assert "rank 0 could not dump it" in caplog.text
 
 
@@ -107,7 +107,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_dump_is_an_error_for_replay_and_none_for_a_run(tmp_path: Path, damage: Callable[[str], str]) -> None:
-    refuse(watcher(tmp_path), 6)
+    skip(watcher(tmp_path), 6)
     file = tmp_path / "step_00000007" / "rank_0.json"
     text = file.read_text()
     assert damage(text) != text
@@ -122,7 +122,7 @@ def test_what_a_full_disk_leaves_of_a_dump_is_removed(tmp_path: Path) -> None:
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, usual[1]))
     try:
-        refuse(watcher(tmp_path), 6)
+        skip(watcher(tmp_path), 6)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert list((tmp_path / "step_00000007").iterdir()) == []
