@@ -283,6 +283,14 @@ def test_what_no_earlier_stage_makes_is_named_before_anything_begins(project: Pa
     assert later.returncode == 0 and len(later.stdout.splitlines()) == 3, later.stderr
 
 
+def test_starting_weights_that_are_missing_are_named_before_anything_begins(tmp_path: Path) -> None:
+    """The real check of a recipe of the paper, in a dry run: both files of `init` (docs/weights.md)."""
+    done = chain(ROOT, tmp_path, "--dry-run", "--local", "albef_4m", STAGES="pretrain", AFTER="1")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    for name in ("deit_base_patch16_224-b5f2ef4d.pth", "bert-base-uncased"):
+        assert f"error: weights/{name} does not exist" in done.stderr
+
+
 def test_the_check_can_be_left_out(project: Path, tmp_path: Path) -> None:
     """For login nodes on which the project does not run: the recipe's mistake is then the job's to tell."""
     done = chain(project, tmp_path, "--dry-run", "--local", "toy", "--typo", CHECK="no")

@@ -1,0 +1,57 @@
+"""The links of README, CONTRIBUTING, CHANGELOG and docs/: each leads to a file, and to a heading, that exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+
+
+def links(page: Path) -> list[str]:
+    """Targets of the page's links, but those into the web. Text in code may stand between the brackets."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"\[[^\]]+\]\(([^)\s]+)\)", text)
+    return [target for target in found if not re.match(r"https?://", target)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of its headings, as GitHub makes them: lower case, hyphens for blanks, punctuation dropped."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """Files and folders exist; so do the headings after `#`."""
+    broken = []
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_index_leads_to_every_page() -> None:
+    """No page that only those who know its name can find."""
+    linked = {target.partition("#")[0] for target in links(ROOT / "docs" / "index.md")}
+    assert {page.name for page in DOCS} - {"index.md"} <= linked
+
+
+def test_the_readme_fits_its_length() -> None:
+    """A front door of 230 lines at most; what is longer is a page of docs/."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 230
+
+
+def test_the_weights_page_names_the_files_of_the_recipes() -> None:
+    """docs/weights.md fetches what `init` of the paper's recipes names."""
+    text = (ROOT / "docs" / "weights.md").read_text()
+    for recipe in ("albef_4m", "albef_14m"):
+        recipe_text = (ROOT / "pipeline" / "config" / "recipes" / f"{recipe}.yaml").read_text()
+        paths = re.findall(r"^  (?:image|text): (\S+)$", recipe_text, re.MULTILINE)
+        assert len(paths) == 2 and [path for path in paths if path not in text] == []
