@@ -63,6 +63,6 @@ chaos: $(ENVIRONMENT)  ## 50 kill -9 over one run, and whether a bit differs in 
 	$(PY) -m tests.chaos.storm
 
 # dataclasses: a backport that img2dataset asks for; the newest version that pip accepts on this Python is 0.6.
-lock: $(ENVIRONMENT)  ## write requirements.lock anew from setup.cfg; the tests decide whether it is kept
+lock: $(ENVIRONMENT)  ## write requirements.lock again from setup.cfg; the tests decide whether it is kept
 	echo 'dataclasses==0.6' | .venv/bin/uv pip compile setup.cfg --all-extras --upgrade --constraints - \
 		--python-version 3.11 --no-annotate --no-header --output-file requirements.lock

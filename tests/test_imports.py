@@ -1,4 +1,4 @@
-"""Who may import whom (README, "Layout"): read from the source, and for data_prep also seen at run time."""
+"""Who may import whom (CONTRIBUTING, "The rooms"): read from the source, and for data_prep also seen at run time."""
 
 from __future__ import annotations
 
