@@ -31,9 +31,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "cls_token_id": (0, 10_000_000),
     "mask_token_id": (0, 10_000_000),
 }
-"""Least and largest value of each field: beyond what anyone trains, below what takes minutes to find out.
-
-A config is often read from a file that someone else wrote, and a model of a million layers is made for hours.
+"""Smallest and largest value of each field: wider than any model that is trained, and small enough that a mistake shows
+at once. A config is often read from a file that someone else wrote, and building a model of a million layers takes
+hours.
 """
 
 
@@ -64,22 +64,22 @@ class AlbefConfig:
     text_ffn_width: int = 3_072
     """Width of the feed-forward layers of the text and multimodal layers."""
     max_text_positions: int = 512
-    """Rows of the text position embedding: the longest text the model can take, in tokens."""
+    """Rows of the text position embedding: the length in tokens of the longest text that the model can take."""
     hidden_dropout: float = 0.1
     """Dropout on embeddings and on the output of attention and feed-forward, text and multimodal layers."""
     attention_dropout: float = 0.1
     """Dropout on attention weights, text and multimodal layers. The image encoder has none."""
     layer_init_std: float = 0.02
-    """Spread of the fresh weights of text and multimodal layers. 0.02 is BERT's, for a width of 768; narrower layers
-    need more, or all texts start out (and stay) alike."""
+    """Standard deviation of the random initial weights of text and multimodal layers. 0.02 is BERT's, for a width of
+    768. Narrower layers need a larger one: otherwise the features of all texts are alike at the start, and stay so."""
     embed_dim: int = 256
     """Width of the joint space in which image and text features are compared."""
     temperature: float = 0.07
-    """Initial contrastive temperature; learned, clamped to [0.001, 0.5] in the forward."""
+    """Initial contrastive temperature. It is learned, and clamped to [0.001, 0.5] in the forward."""
     pad_token_id: int = 0
     """[PAD]; never masked, hidden from attention."""
     cls_token_id: int = 101
-    """[CLS], first of every text; never masked."""
+    """[CLS], the first token of every text; never masked."""
     mask_token_id: int = 103
     """[MASK]."""
 
@@ -137,8 +137,9 @@ class AlbefConfig:
     def from_dict(cls, values: dict[str, Any]) -> AlbefConfig:
         """The config written by `to_dict`.
 
-        Raises: ConfigError that names keys that are unknown or missing (shapes do not tell heads: a default in their
-            place would load the weights and compute something else), or a value that is out of its limits.
+        Raises: ConfigError that names unknown or missing keys, or a value outside its limits. A missing key gets no
+            default: the number of heads does not show in the weights' shapes, so a wrong default would load them and
+            compute something else.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         for what, keys in (
@@ -164,7 +165,7 @@ def _check_value(name: str, value: object, *, whole: bool) -> None:
     if isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most:  # NaN is in no limits
         return
     if isinstance(value, int) and abs(value) > 1e30:
-        shown = "beyond all measure"  # Python refuses to print an integer of thousands of digits
+        shown = "beyond all measure"  # Python raises on printing an integer of thousands of digits
     elif isinstance(value, int | float):
         shown = str(value)
     else:

@@ -1,4 +1,5 @@
-"""Where the starting weights come from. Apart from loading them, so that a recipe is read without torch and timm."""
+"""Where the starting weights come from. Separate from the code that loads them, so that reading a
+recipe imports neither torch nor timm."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Where the starting weights come from; what is not named starts random."""
+    """Where the starting weights come from; parts that are not named start from random weights."""
 
     image: str | None = None
     """Image encoder: a timm or DeiT state dict (.pth, .safetensors), or `hub:NAME` to have timm fetch it, such as

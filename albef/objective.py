@@ -1,4 +1,4 @@
-"""What pretraining asks of the model: the three losses, the teacher, the queue, and every part the paper ablates."""
+"""The pretraining objective: the three losses, the teacher, the queue, and every part that the paper ablates."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ObjectiveConfig:
     momentum: float = 0.995
     """Decay of the teacher's exponential moving average, per optimizer step."""
     queue_size: int = 65_536
-    """Teacher features kept per modality as extra candidates. Any size: the queue is a ring."""
+    """Teacher features kept per modality as extra candidates. It need not be a multiple of the batch."""
     mlm_probability: float = 0.15
-    """Chance that a token is chosen for the masked language modelling loss."""
+    """Probability that a token is chosen for the masked language modelling loss."""
     max_text_tokens: int = 25
-    """Texts are cut to this many tokens, [CLS] included."""
+    """Cut texts to this many tokens, [CLS] included."""
     teacher_dropout: bool = False
-    """The original leaves dropout on in the teacher's text layers; the `paper` preset does the same."""
+    """Keep dropout on in the teacher's text layers, as the original does (preset `paper`)."""
     queue_check_every: int = 1_000
-    """Compare queue checksums across ranks every so many steps; 0 turns it off."""
+    """Compare the checksums of the queue across ranks every N steps; 0 disables."""

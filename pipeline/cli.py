@@ -1,7 +1,7 @@
 """The command line: `python -m pipeline COMMAND`, also installed as `albef-pipeline`.
 
-Commands are imported when they are called, so that `--help` is quick. What a user can mend is printed as `error:` and
-`hint:` and exits 2; a run that was told to stop and saved exits 75; a bug keeps its traceback and exits 1.
+Commands are imported when they are called, so that `--help` is quick. What a user can fix is printed as `error:` and
+`hint:` and exits 2; a run that saved after a requested stop exits 75; a bug keeps its traceback and exits 1.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from samples.quote import cut_words, quote
 COMMANDS = {
     "check": (
         "pipeline.planning.check",
-        "print what a recipe means: batch, memory, shards; needs no GPU",
+        "print what a recipe resolves to: batch, memory, shards; needs no GPU",
     ),
     "order": ("pipeline.planning.order", "print which samples each step sees, for any ranks and workers; needs no GPU"),
-    "pretrain": ("pipeline.tasks.commands", "train a recipe; the same command again goes on where it stopped"),
+    "pretrain": ("pipeline.tasks.commands", "train a recipe; the same command again resumes where it stopped"),
     "status": (
         "pipeline.watch.status",
-        "how far a run is: step, rate, time left, checkpoint; from its folder alone",
+        "print how far a run is: step, rate, time left, checkpoint; from its folder alone",
     ),
     "replay": (
         "pipeline.watch.replay",
-        "take a skipped step again; show where, with which samples, it goes wrong",
+        "repeat a skipped step; show the module and the samples with which it goes wrong",
     ),
     "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval"),
     "export": ("pipeline.export.from_checkpoint", "turn a checkpoint into a model folder, or the official .pth"),
@@ -46,7 +46,7 @@ TAKES_RECIPE = ("check", "pretrain")
 RANK_VARIABLES = ("RANK", "SLURM_PROCID")
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 a bug (traceback), 2 something to mend (error: and hint:), 69 a rank, its launcher or a "
+    "exit codes: 0 done, 1 a bug (traceback), 2 something to fix (error: and hint:), 69 a rank, its launcher or a "
     "data worker was killed, or a rank is stuck, 75 stopped and saved"
 )
 
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Run a command; a package that is missing, whenever it is imported, is something to mend."""
+    """Run a command; a missing package, at any import, is something the user can fix."""
     try:
         return _dispatch(arguments)
     except ModuleNotFoundError as error:
@@ -94,10 +94,10 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
         logs.print_answer(overview())
         return 0
-    if odd := next((word for word in arguments if not is_unicode(word)), ""):  # Arrow and YAML take no such path
+    if odd := next((word for word in arguments if not is_unicode(word)), ""):  # Arrow and YAML accept no such path
         raise ConfigError(f"{quote(odd)} holds bytes that are not UTF-8", NOT_UTF8_HINT)
     if not arguments:
-        raise ConfigError("no command given", f"one of {', '.join(COMMANDS)}; `python -m pipeline --help` tells more")
+        raise ConfigError("no command given", f"one of {', '.join(COMMANDS)}; see `python -m pipeline --help`")
     command, *rest = arguments
     if command not in COMMANDS:
         close = nearest(command, COMMANDS)
@@ -140,7 +140,7 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "`python -m pipeline COMMAND --help` tells a command's flags; --debug, anywhere, shows tracebacks.",
+            "`python -m pipeline COMMAND --help` lists a command's flags; --debug, anywhere, shows tracebacks.",
             EXIT_CODES,
         ]
     )

@@ -1,4 +1,4 @@
-"""Flags of commands that take a recipe: every key is one, beside the command's own; and the parser all commands use."""
+"""The parser of all commands, and the flags of those that take a recipe: every recipe key is a flag there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.config.run_config import RunConfig, recipe_keys
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are a ConfigError, and which never guesses at a shortened flag."""
+    """argparse that raises ConfigError for mistakes and accepts no abbreviated flags."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found, with the usage as the way out."""
+        """Raise argparse's message as a ConfigError, with the usage as the hint."""
         hint = " ".join(self.format_usage().split()) + f"; {self.prog} --help"
         if message.endswith("required: RECIPE"):
             hint = f"give the path of a YAML recipe, or one of {', '.join(shipped_recipes())}"
@@ -54,20 +54,20 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         choices=["auto", "must", "never"],
         default="auto",
-        help="auto: go on from the run folder's newest whole checkpoint, if there is one (default); "
-        "must: insist on one; never: insist on none",
+        help="auto: resume from the run folder's newest whole checkpoint, if there is one (default); "
+        "must: fail if there is none; never: fail if there is one",
     )
 
 
 def default_run_dir(config: RunConfig) -> Path:
-    """Where a run without --run-dir lies."""
+    """The run folder of a run without --run-dir."""
     return Path("runs") / config.name
 
 
 def split_overrides(arguments: list[str], parser: Parser) -> tuple[list[str], list[str]]:
-    """Part the command's own arguments from recipe keys (`--optim.lr 1e-4`), which may stand anywhere.
+    """Separate the command's own arguments from recipe keys (`--optim.lr 1e-4`), which may be mixed with them.
 
-    Any long flag that is not the command's counts as a key; a misspelt one is found when keys are looked up.
+    Any long flag that is not the command's counts as a key; looking the keys up finds misspelt ones.
     """
     own: list[str] = []
     keys: list[str] = []
@@ -82,7 +82,7 @@ def split_overrides(arguments: list[str], parser: Parser) -> tuple[list[str], li
             continue
         keys.append(token)
         if "=" not in token and (value := next(tokens, None)) is not None:
-            if value.startswith("--"):  # the key has no value: leave this for its own turn
+            if value.startswith("--"):  # the key has no value: this is the next flag
                 more_own, more_keys = split_overrides([value, *tokens], parser)
                 return own + more_own, keys + more_keys
             keys.append(value)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """The valid name most like `name`, or None when none is like it.
+    """The valid name most similar to `name`, or None when none is similar.
 
     Compared as a whole and by the part after the last dot, so that `lr` and `optm.lr` both find `optim.lr`.
     """
@@ -26,6 +26,6 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, valid: Iterable[str], *, prefix: str = "") -> str:
-    """`did you mean X? ` with the blank after it, or an empty string when nothing is like it."""
+    """`did you mean X? ` with the blank after it, or an empty string when no valid name is similar."""
     close = nearest(name, valid)
     return f"did you mean {prefix}{close}? " if close else ""

@@ -1,6 +1,6 @@
 """Recipes as text: find the YAML, read it strictly, parse `--a.b value` flags, and turn both into dataclasses.
 
-Every mistake is found before any is reported. Each carries its dotted name and, for a name, the nearest valid one.
+All mistakes are reported at once, each with its dotted name and, for a misspelt name, the nearest valid one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.config.text_file import read_text
 from samples.quote import quote
 
 MAX_PROBLEMS = 30
-"""Mistakes that one message lists."""
+"""Largest number of mistakes that one message lists."""
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
@@ -85,7 +85,7 @@ def shipped_recipes() -> list[str]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, its values as `load_yaml` has them: `check_value` reads them by their keys' types.
+    """The mapping in a YAML file, its values as `load_yaml` returns them; `check_value` reads them by type.
 
     Raises: ConfigError naming line and column.
     """
@@ -104,7 +104,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def parse_overrides(flags: Iterable[str]) -> dict[str, str | None]:
     """`["--optim.lr", "1e-4", "--seed=3"]` -> `{"optim.lr": "1e-4", "seed": "3"}`; the last one wins.
 
-    A flag that no value follows has None. Raises: ConfigError for a value without a flag.
+    A flag without a value maps to None. Raises: ConfigError for a value without a flag.
     """
     found: dict[str, str | None] = {}
     waiting = ""
@@ -163,7 +163,7 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def flatten(values: Mapping[str, Any], names: Iterable[str], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted names; a mapping is opened only where it is a section, not where it is a value.
+    """Nested mappings to dotted names; a mapping is descended into only where it is a section, not where it is a value.
 
     Raises: ConfigError for a key that is set in its section and by its dotted name.
     """
@@ -182,7 +182,7 @@ def flatten(values: Mapping[str, Any], names: Iterable[str], prefix: str = "") -
 
 
 def read_flag(key: ConfigField, text: str) -> Any:
-    """The value of a flag: as YAML would read it, but as it stands where the key is a text, and `a,b` for a list."""
+    """The value of a flag: read as YAML, but verbatim where the key is a text; `a,b` is a list."""
     kinds = _members(key.type)
     if type(None) in kinds and text.lower() in ("null", "none", "~", ""):
         return None
@@ -195,13 +195,13 @@ def read_flag(key: ConfigField, text: str) -> Any:
 
 
 def check_value(key: ConfigField, value: Any) -> tuple[Any, Problem | None]:
-    """The value as the key's type has it, or what is wrong with it."""
+    """The value converted to the key's type, or the problem with it."""
     kinds = _members(key.type)
     shown = quote(repr(value))
     try:
         adapter = pydantic.TypeAdapter(key.type, config=pydantic.ConfigDict(coerce_numbers_to_str=True))
         settled = _settle(key.type, value)
-        # Before limits, of which NaN fits none, and after texts became numbers.
+        # Checked twice: before the limits, which NaN never satisfies, and after texts became numbers.
         problem = _out_of_range(settled) or _out_of_range(checked := adapter.validate_python(settled))
         return (None, Problem(what=f"{key.name} should be {problem}, is {shown}")) if problem else (checked, None)
     except TypeError:
@@ -218,9 +218,9 @@ def check_value(key: ConfigField, value: Any) -> tuple[Any, Problem | None]:
 
 
 def build(cls: type, values: Mapping[str, Any], problems: list[Problem], prefix: str = "") -> Any:
-    """Make a dataclass of dataclasses from checked values by dotted name; what is not there keeps its default.
+    """Make a dataclass of dataclasses from checked values by dotted name; keys without a value keep their default.
 
-    A ConfigError of a section's own checks joins `problems`; then None is returned.
+    A ConfigError raised by a section's own checks is added to `problems`, and None is returned.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     arguments: dict[str, Any] = {}
@@ -240,7 +240,7 @@ def build(cls: type, values: Mapping[str, Any], problems: list[Problem], prefix:
 
 
 def refuse(where: str, problems: list[Problem], *, more: str) -> None:
-    """Raise one ConfigError that tells every problem; nothing when there is none."""
+    """Raise one ConfigError that lists every problem; do nothing when there is none."""
     if not problems:
         return
     if len(problems) == 1:
@@ -252,7 +252,7 @@ def refuse(where: str, problems: list[Problem], *, more: str) -> None:
 
 
 def _read_yaml(text: str) -> Any:
-    """A flag's value; as a text where it is no YAML."""
+    """A flag's value; the text itself where it is not YAML."""
     try:
         return load_yaml(text)
     except yaml.YAMLError:
@@ -260,9 +260,9 @@ def _read_yaml(text: str) -> Any:
 
 
 def _settle(kind: Any, value: Any) -> Any:
-    """A value of a recipe as its type means it: what is written where that is a text, else what YAML makes of it.
+    """A recipe's value, read by its type: the text as written where the type is a text, else what YAML reads.
 
-    Raises: TypeError for a boolean where none is expected, which would pass for 0 or 1.
+    Raises: TypeError for a boolean where none is expected: Python would take it for 0 or 1.
     """
     kinds = _members(kind)
     if isinstance(value, Plain):
@@ -285,7 +285,7 @@ def _element(kinds: Iterable[Any]) -> Any:
 
 
 def _out_of_range(value: Any) -> str:
-    """What a number should be that arithmetic would stumble over; an empty text when all is well."""
+    """What the number should be if it is not finite or too large for 64 bits; an empty text if it is fine."""
     if isinstance(value, list | tuple):
         return next(filter(None, map(_out_of_range, value)), "")
     if isinstance(value, float) and not math.isfinite(value):

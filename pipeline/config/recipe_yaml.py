@@ -1,7 +1,7 @@
-"""YAML as recipes use it: plain values keep what stands there, and nothing in a file costs more than its size.
+"""YAML as recipes use it: unquoted values keep their text, and no file takes longer to read than its size suggests.
 
-YAML 1.1 reads `2026-11-27` as a date, `no` as false, `012` as ten, `1:30` as ninety and `1e-4` as a text. Which value
-was meant is known where the key's type is, in `pipeline.config.recipe`; until then a value without quotes is a `Plain`.
+YAML 1.1 reads `2026-11-27` as a date, `no` as false, `012` as ten, `1:30` as ninety and `1e-4` as a text. Only the
+key's type decides what was meant, in `pipeline.config.recipe`; until then a value without quotes is a `Plain`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from samples.quote import quote
 
 MAX_DEPTH = 32
 MAX_SIZE = 100_000
-"""Values and letters of a file with every alias written out: what stands for a bomb is refused before it is made."""
+"""Largest number of values and letters of a file with every alias expanded. A larger file is rejected before it is
+expanded: a few aliases of aliases can stand for gigabytes."""
 MAX_DIGITS = 30
-"""Of a number; Python takes minutes for the longest ones, and no key takes more than 64 bits."""
+"""Most digits of a number: Python takes minutes to convert very long ones, and no key takes more than 64 bits."""
 
 
 @dataclass(frozen=True, repr=False)
 class Plain:
-    """A value without quotes that is not obviously a text."""
+    """A value without quotes that may be a number, a boolean or null."""
 
     text: str
     """As written."""
     value: bool | int | float | None
-    """What it is where a number, a boolean or null is expected."""
+    """Its value where a number, a boolean or null is expected."""
 
     def __repr__(self) -> str:
         return self.text or "null"
@@ -47,7 +48,7 @@ def load_yaml(text: str) -> Any:
 
 
 def why_not_yaml(error: yaml.YAMLError) -> str:
-    """What is wrong, and where."""
+    """What is wrong with the YAML, with line and column."""
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or error
     where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
@@ -55,7 +56,7 @@ def why_not_yaml(error: yaml.YAMLError) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader without its tags, its implicit types and its recursion without end."""
+    """SafeLoader without tags, without its implicit types, and with a limit on nesting."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - an instance variable to types-PyYAML
 
@@ -85,7 +86,7 @@ class _Loader(yaml.SafeLoader):
         return {_key(key_node): self.construct_object(value, deep=deep) for key_node, value in node.value}
 
     def construct_plain(self, node: yaml.ScalarNode) -> Plain | str:
-        """What the resolvers below found, by its tag."""
+        """A scalar by the tag that the resolvers below gave it."""
         text: str = node.value
         kind = node.tag.rpartition(":")[2]
         digits = text.replace("_", "")
@@ -97,7 +98,7 @@ class _Loader(yaml.SafeLoader):
             if len(digits) > MAX_DIGITS:
                 return text
             return Plain(text, int(digits, 16 if "x" in text else 10) if kind == "int" else float(_python(digits)))
-        except ValueError:  # `!!int x`: whatever the key's type makes of it
+        except ValueError:  # `!!int x`: a text, which the key's type accepts or rejects
             return text
 
 
@@ -113,7 +114,7 @@ def _key(node: yaml.Node) -> str:
 
 
 def _weigh(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Size and depth of a node with its aliases written out."""
+    """Size and depth of a node with its aliases expanded."""
     if id(node) in known:
         if known[id(node)] == (0, 0):
             raise _problem("an alias of what it stands in", node.start_mark)

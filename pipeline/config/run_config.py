@@ -1,4 +1,4 @@
-"""The whole configuration of a run: what recipe, preset and flags together say.
+"""The whole configuration of a run, from recipe, preset and flags.
 
 Precedence: defaults < preset < recipe < flags.
 """
@@ -54,19 +54,19 @@ MAX_NAME = 100
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run, resolved. `run_folder` writes it; the file it writes runs again as it is."""
+    """Everything that decides a run, resolved. `run.folder` writes it as config.yaml, which is itself a recipe."""
 
     name: str = "run"
-    """Name of the run, and of its folder under runs/; a recipe without one takes its file's name."""
+    """Name of the run, and of its folder under runs/. The default is the name of the recipe's file."""
     preset: Literal["fixed", "paper"] = "fixed"
-    """paper: the original's known defects included (docs/decisions.md names them); fixed: repaired. It only changes
-    defaults: recipe and flags have the last word."""
+    """paper: keep the known defects of the original, which docs/decisions.md names. fixed: repair them. A preset only
+    changes defaults: recipe and flags override it."""
     seed: NonNegativeInt = 0
-    """Seed of weights, order of samples, masks, negatives, augmentation and dropout."""
+    """Seed of initial weights, order of samples, masks, negatives, augmentation and dropout."""
     epochs: PositiveInt = 30
     """Passes over the data."""
     max_steps: PositiveInt | None = None
-    """Length of the run in optimizer steps instead of epochs; the schedule ends there too."""
+    """Length of the run in optimizer steps, instead of epochs. The schedule ends there too."""
     model: AlbefConfig = field(default_factory=AlbefConfig)
     init: InitConfig = field(default_factory=InitConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -120,14 +120,14 @@ LIMITS: dict[str, Any] = {
     "objective.queue_check_every": NonNegativeInt,
     "objective.max_text_tokens": PositiveInt,
 }
-"""Limits of fields whose classes know no pydantic (`albef` must not import it)."""
+"""Limits of the fields of `albef`, whose classes have none because `albef` does not import pydantic."""
 
 SIZE = ConfigField(
     name="model.size",
     type=Literal["base", "tiny"],
     default="base",
-    doc="base is the paper's model, tiny one that two CPU cores train in minutes; every other model key then "
-    "changes what the size sets.",
+    doc="base is the paper's model; tiny is one that two CPU cores train in minutes. Every other model key "
+    "overrides what the size sets.",
 )
 
 
@@ -145,9 +145,9 @@ def load_config(recipe: str | Path, overrides: Iterable[str] = (), *, other_flag
     Args:
         recipe: path of a YAML file, or the name of a recipe that ships with the project.
         overrides: flags as typed: `["--optim.lr", "1e-4", "--seed=3"]`.
-        other_flags: names of the command's own flags, for the hint at a misspelt one.
+        other_flags: names of the command's own flags, to suggest one for a misspelt flag.
 
-    Raises: ConfigError that tells every mistake in recipe and flags at once.
+    Raises: ConfigError that lists every mistake in recipe and flags at once.
     """
     path = find_recipe(recipe)
     name = path.parent.name if path.name == "config.yaml" else path.stem
@@ -168,7 +168,7 @@ def resolve(
 
     def take(dotted: str, value: Any, shown: str) -> None:
         if dotted not in keys:
-            more = len(problems) >= MAX_PROBLEMS  # only counted: looking for the nearest name takes its time
+            more = len(problems) >= MAX_PROBLEMS  # only counted: looking for the nearest name is slow
             problems.append(Problem(what=dotted) if more else _unknown(dotted, shown, keys, other_flags))
             return
         checked, problem = check_value(keys[dotted], value)
@@ -189,7 +189,7 @@ def resolve(
     preset = PRESETS[given.get("preset", "fixed")]
     size = AlbefConfig.tiny() if given.pop("model.size", "base") == "tiny" else AlbefConfig.base()
     sized = {f"model.{key}": value for key, value in size.to_dict().items()}
-    # 7 where a field is a float: as a float, so that what is dumped and read again is the same to the last digit
+    # an int given for a float field becomes a float, so that a dumped recipe reads back to the last digit
     floats = {key.name: float(key.default) for key in keys.values() if key.is_float and type(key.default) is int}
     run = build(RunConfig, {"name": name} | floats | sized | preset | given, problems)
     if run is not None:
@@ -218,7 +218,7 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
 
 
 def _unknown(dotted: str, shown: str, keys: dict[str, ConfigField], other_flags: Iterable[str]) -> Problem:
-    """A name that is not a key: with the nearest key, or the nearest flag of the command when it was a flag."""
+    """The problem of a name that is no key, with the nearest key, or the command's nearest flag if it was a flag."""
     dotted, shown = quote(dotted), quote(shown)
     inside = [name for name in keys if name.startswith(f"{dotted}.")]
     if inside:
@@ -231,7 +231,7 @@ def _unknown(dotted: str, shown: str, keys: dict[str, ConfigField], other_flags:
 
 
 def _across_sections(run: RunConfig) -> list[Problem]:
-    """What no section can see alone."""
+    """Mistakes that show only across sections."""
     problems = []
     if run.objective.max_text_tokens > run.model.max_text_positions:
         problems.append(

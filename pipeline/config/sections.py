@@ -1,7 +1,7 @@
-"""Every key of a recipe, section by section, with its meaning, its default and what values it takes.
+"""Every key of a recipe, section by section, with its meaning, its default and its valid values.
 
-The keys of `model`, `init` and `objective` are those of `albef.config`. `run_config` puts the sections together. This
-file imports no torch: a recipe is read, and `--help` printed, without it.
+`albef` defines the keys of `model`, `init` and `objective`; `run_config` puts the sections together. This file imports
+no torch, so that reading a recipe or printing `--help` is quick.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from samples.quote import quote
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """The random changes to a training image."""
+    """Random augmentation of a training image."""
 
     crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Least share of the image's area that a crop covers; 1.0 still varies the crop's shape."""
+    """Smallest share of the image's area that a crop covers; at 1.0 the crop's shape still varies."""
     flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Chance of mirroring. Zero for data whose captions say left and right."""
+    """Probability of mirroring the image. Use 0 for data whose captions name left and right."""
     randaugment_ops: NonNegativeInt = 2
-    """Operations drawn per image, each applied half of the time; 0 turns RandomAugment off."""
+    """Operations drawn per image, each applied with probability 0.5; 0 turns RandomAugment off."""
     randaugment_level: Annotated[float, Field(ge=0, le=10)] = 7.0
-    """Their strength, 0 to 10."""
+    """Strength of these operations, 0 to 10."""
     randaugment_overflow: bool = False
-    """As the original, let AutoContrast turn channels white and Sharpness wrap around (the `paper` preset)."""
+    """Keep two defects of the original: AutoContrast turns channels white, Sharpness wraps around (preset `paper`)."""
 
 
 DEFAULT_WINDOW_SHARDS = 8
@@ -37,37 +37,40 @@ DEFAULT_WINDOW_SHARDS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What to train on and how to read it. From `num_workers` on, nothing here changes what is trained on."""
+    """What to train on and how to read it. `num_workers` and the keys after it do not change what is trained on."""
 
     manifests: tuple[str, ...] = ()
-    """manifest.parquet files, folders that hold one, or brace patterns of those, on a disk or by URL; together they are
-    the corpus, and each entry is a source."""
+    """Paths or URLs of manifest.parquet files, of folders that hold one, or brace patterns of either. Each entry is a
+    source; together they are the corpus."""
     weights: tuple[float, ...] | None = None
-    """Each source's share of an epoch, in the order of manifests and in any unit: an epoch is then the longest one with
-    these shares in which no sample occurs twice, and later epochs take what it left. null: every sample once."""
+    """Each source's share of an epoch, in the order of manifests and in any unit. An epoch then has as many global
+    batches as the weights allow without repeating a sample, and later epochs start with the samples that it left out.
+    null: every sample once per epoch."""
     shuffle_window_shards: PositiveInt = DEFAULT_WINDOW_SHARDS
-    """Neighbouring shards (of an epoch's permutation) whose samples are shuffled together; with weights in each
-    source."""
+    """Number of consecutive shards, in the epoch's shuffled order of shards, whose samples are shuffled together. With
+    weights, the windows of each source are separate."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """The random changes to the images."""
+    """Random augmentation of the images."""
     max_caption_words: PositiveInt = 30
-    """Captions are cut to this many words before the tokenizer cuts them to tokens."""
+    """Cut captions to this many words, before the tokenizer cuts them to `objective.max_text_tokens`."""
     num_workers: NonNegativeInt = 4
-    """Processes that read and decode, for each rank; 0 does it in the training process."""
+    """Processes per rank that read and decode samples; 0 reads in the training process."""
     prefetch: PositiveInt = 2
-    """Micro-batches each worker prepares ahead."""
+    """Micro-batches that each worker prepares ahead."""
     max_failures_in_a_row: PositiveInt = 100
-    """So many replaced samples one after another (in a rank's order) end the run with an error."""
+    """End the run with an error after this many consecutive samples of a rank had to be replaced."""
     timeout_s: NonNegativeInt = 900
-    """A micro-batch that takes longer than this ends the run (a hung mount); 0 waits for ever. Needs workers."""
+    """End the run when loading a micro-batch takes longer than this, as on a hung mount; 0 waits without limit. Needs
+    num_workers above 0."""
     shard_opener: str | None = None
-    """For stores that cannot be read by ranges: what webdataset opens to stream a whole shard, with {path} for its path
-    or URL and {name} for its last part, as `pipe:ssh store cat {path}`. null: read by ranges."""
+    """For stores that do not support range requests: the URL or `pipe:` command that webdataset opens to stream a whole
+    shard, with {path} for the shard's path or URL and {name} for its file name, as in `pipe:ssh store cat {path}`.
+    null: read byte ranges."""
     cache_dir: str | None = None
-    """With shard_opener: the folder, on each machine's own disk, in which a folder for copies of shards is made; other
-    files in it stay."""
+    """With shard_opener: a folder on each machine's own disk. Copies of shards go into a folder of their own inside it;
+    other files there are not touched."""
     cache_gib: PositiveFloat = 64.0
-    """With shard_opener: room for shards in cache_dir; the one used longest ago goes first."""
+    """With shard_opener: maximum size of the copies in cache_dir; the least recently used shard is removed first."""
 
     def __post_init__(self) -> None:
         if self.weights is not None:
@@ -79,12 +82,12 @@ BatchSize = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig:
-    """The batch of one optimizer step. It does not depend on how many ranks there are."""
+    """The batch of one optimizer step. It does not depend on the number of ranks."""
 
     global_batch_size: BatchSize = 512
-    """Pairs an optimizer step sees, over all ranks and accumulation steps."""
+    """Image-text pairs in one optimizer step, over all ranks and accumulation steps."""
     micro_batch_size: BatchSize = 64
-    """Pairs in one lane: the in-batch candidates of the contrastive loss and the pool of hard negatives."""
+    """Image-text pairs in one lane: the in-batch candidates of the contrastive loss and the pool of hard negatives."""
 
     def __post_init__(self) -> None:
         whole, part = self.global_batch_size, self.micro_batch_size
@@ -107,19 +110,19 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW as in the paper; the rate's course is in `schedule`."""
+    """AdamW as in the paper; `schedule` sets how the learning rate changes."""
 
     lr: PositiveFloat = 1e-4
-    """Peak learning rate, for the global batch as it is: no automatic scaling with the batch."""
+    """Peak learning rate. It is not scaled with the batch size."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay of the first and second moment."""
+    """AdamW's decay rates of the first and second moment."""
     eps: PositiveFloat = 1e-8
     """AdamW's term against division by zero."""
     weight_decay: NonNegativeFloat = 0.02
-    """Decoupled weight decay of the parameters that `decay_groups` decays."""
+    """Decoupled weight decay of the parameters that `decay_groups` selects."""
     decay_groups: Literal["fixed", "official"] = "fixed"
-    """official: decay all but one-dimensional parameters and biases, so also the temperature, the class token and the
-    position embeddings. fixed: spare these as well. Word embeddings are decayed in both."""
+    """official: decay all parameters except one-dimensional ones and biases, so also the temperature, the class token
+    and the position embeddings. fixed: do not decay these three either. Both decay word embeddings."""
     clip_grad_norm: NonNegativeFloat | None = None
     """Clip the gradient's global norm to this; null (the paper) does not clip."""
 
@@ -129,22 +132,23 @@ class OptimConfig:
 
 
 PAPER_WARMUP_STRIDE = 100
-"""The original's warm-up moves once in so many steps (Pretrain.py, step_size)."""
+"""The original's warm-up changes the rate once in this many steps (Pretrain.py, step_size)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the learning rate runs from `warmup_lr` to `optim.lr` to `min_lr`, and how alpha rises."""
+    """How the learning rate moves from `warmup_lr` to `optim.lr` to `min_lr`, and how the distillation weight rises."""
 
     mode: Literal["per_step", "per_epoch"] = "per_step"
-    """per_step: linear warm-up, then a cosine that moves every step. per_epoch: the original's, which holds the rate
-    for 100 steps in the warm-up and for an epoch after it, and cuts the warm-up off at the end of the first epoch."""
+    """per_step: linear warm-up, then a cosine, both updated every step. per_epoch: the original's schedule, which
+    updates the rate every 100 steps during warm-up and every epoch after it, and ends the warm-up with the first
+    epoch."""
     warmup_steps: NonNegativeInt = 2_000
-    """Steps until the rate reaches optim.lr. In per_epoch mode a multiple of 100."""
+    """Steps until the rate reaches optim.lr. Mode per_epoch needs a multiple of 100."""
     warmup_lr: NonNegativeFloat = 1e-5
-    """Rate of the first step."""
+    """Learning rate of the first step."""
     min_lr: NonNegativeFloat = 1e-5
-    """Where the cosine ends."""
+    """Learning rate at the end of the cosine."""
     alpha_ramp_epochs: NonNegativeFloat = 1.0
     """Epochs over which the distillation weight rises from 0 to objective.alpha; 0 starts at objective.alpha."""
 
@@ -160,10 +164,10 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedConfig:
-    """Which DeepSpeed JSON: ZeRO stage and precision live there, everything else in the recipe."""
+    """Which DeepSpeed JSON to use. It sets ZeRO stage and precision; the recipe sets everything else."""
 
     config: str = "zero1_bf16"
-    """Name of a file in ds_configs/ (without .json), or a path."""
+    """Name of a file in ds_configs/, without .json, or a path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,67 +175,67 @@ class CheckpointConfig:
     """When to save and what to keep."""
 
     save_every: PositiveInt = 1_000
-    """Save every so many optimizer steps; the last step and a told stop are always saved."""
+    """Save every N optimizer steps. The last step and a requested stop always save."""
     keep_last: PositiveInt = 2
     """Keep this many of the newest checkpoints."""
     keep_every: NonNegativeInt = 0
-    """Keep checkpoints whose step is a multiple of this for good; 0 keeps none beyond keep_last."""
+    """Also keep every checkpoint whose step is a multiple of this; 0 keeps only keep_last."""
     asynchronous: bool = True
-    """Write in the background: training pauses only for the copy to host memory, which needs room there for what this
-    rank saves. The last step and a told stop are always waited for."""
+    """Write in the background: training pauses only for the copy to host memory, which must have room for what this
+    rank saves. The last step and a requested stop always wait for the write."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """How often to say what."""
+    """How often to log what."""
 
     log_every: PositiveInt = 50
-    """Optimizer steps between two log lines; the first and the last step are always logged."""
+    """Log every N optimizer steps; the first and the last step are always logged."""
     images_every: NonNegativeInt = 1_000
-    """Optimizer steps between two pictures in TensorBoard (samples, pseudo-targets); 0 draws none."""
+    """Add images of samples and pseudo-targets to TensorBoard every N optimizer steps; 0 adds none."""
     tensorboard: bool = True
-    """Write TensorBoard files; metrics.jsonl is always written."""
+    """Write TensorBoard files. metrics.jsonl is written in any case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Zero-shot retrieval with the student as it trains: before the first step, every so many steps, after the last."""
+    """Zero-shot retrieval with the student during training: before the first step, every N steps and after the last."""
 
     manifest: str | None = None
-    """manifest.parquet of the validation shards, or the folder that holds it; null: no validation."""
+    """manifest.parquet of the validation shards, or the folder that holds it. null: no validation."""
     every_steps: NonNegativeInt = 1_000
-    """Validate every so many optimizer steps; 0 leaves only the one before the first step."""
+    """Validate every N optimizer steps; 0 validates only before the first step."""
     num_images: PositiveInt = 1_000
-    """Take the first so many images of the manifest."""
+    """Use the first N images of the manifest."""
     captions: Literal["all", "first"] = "first"
-    """Every caption of an image, or its first one only."""
+    """Use every caption of an image, or only its first."""
     k_test: PositiveInt = 16
-    """Candidates per query that the matching head re-ranks; the cost of it grows with k."""
+    """Candidates per query that the matching head re-ranks; its cost grows in proportion."""
     batch_size: PositiveInt = 32
-    """Images, and texts, encoded at once; also what the ranks share the work by."""
+    """Images, and texts, encoded at once; also the unit in which the work is divided among ranks."""
     max_text_tokens: PositiveInt = 25
-    """Texts are cut to this many tokens, [CLS] included; by default those training sees (objective.max_text_tokens)."""
+    """Cut texts to this many tokens, [CLS] included. The default is that of objective.max_text_tokens."""
     num_workers: PositiveInt = 2
     """Threads per rank that load images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
-    """What counts as trouble while a run trains, and how long it is borne (docs/stopping.md)."""
+    """When to warn about a run, and when to end it (docs/stopping.md)."""
 
     max_skipped_in_a_row: PositiveInt = 5
-    """Steps skipped one after another, because a loss or the gradient was not finite, that end the run."""
+    """End the run after this many consecutive steps were skipped because a loss or the gradient was not finite."""
     max_dumps: NonNegativeInt = 20
-    """Skipped steps of a run folder whose batches are kept for `replay`; of further ones the sample keys only."""
+    """Keep the batches of this many skipped steps in the run folder, for `replay`; of others only the sample keys."""
     hang_s: NonNegativeFloat = 1_200.0
-    """A rank that stands still, or is not heard of, for so long ends the job. Longer than the longest honest pause: one
-    save, one batch of validation, data.timeout_s. 0 watches for ranks that died only."""
+    """End the job when a rank makes no progress, or sends no report, for this long. Must be longer than the longest
+    normal pause: one save, one batch of validation, data.timeout_s. 0 checks only for ranks that died."""
     slow_step_factor: NonNegativeFloat = 5.0
-    """A step that takes so many times the median of the recent ones is told in the log; 0 tells none."""
+    """Log steps slower than this multiple of the recent median; 0 disables."""
 
 
 def check_weights(weights: tuple[float, ...], num_sources: int, key: str = "data.weights") -> None:
-    """One positive number a source.
+    """Check that there is one positive number per source.
 
     Raises: ConfigError that names `key` and the way out.
     """
@@ -244,7 +248,7 @@ def check_weights(weights: tuple[float, ...], num_sources: int, key: str = "data
         if not (math.isfinite(weight) and weight > 0):
             raise ConfigError(
                 f"{key}: {weight} is not a share (number {source + 1} of {listed(weights)})",
-                "a weight is a number above 0; to leave a source out, take it out of data.manifests",
+                "a weight is a number above 0; to leave a source out, remove it from data.manifests",
             )
 
 

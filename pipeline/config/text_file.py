@@ -1,4 +1,4 @@
-"""Small text files that a person wrote, as recipes and DeepSpeed's JSON: regular files, in UTF-8 or with a mark."""
+"""Small text files that a person wrote, such as recipes and DeepSpeed's JSON: UTF-8, or with a byte order mark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from samples.quote import quote
 
 MAX_BYTES = 1 << 20
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-"""Byte order marks that editors of Windows write; without one it is UTF-8."""
+"""Byte order marks that editors on Windows write; a file without one is UTF-8."""
 
 
 def read_text(path: Path, what: str, hint: str) -> str:
@@ -19,8 +19,8 @@ def read_text(path: Path, what: str, hint: str) -> str:
 
     Args:
         what: for messages: `a recipe`.
-        hint: the way out.
-    Raises: ConfigError for what is no regular file, cannot be read, is too large, or is no text.
+        hint: how to fix it.
+    Raises: ConfigError when it is no regular file, cannot be read, is too large, or is no text.
     """
     try:
         data = read_plain(path, MAX_BYTES)
