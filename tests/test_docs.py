@@ -37,10 +37,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_the_index_leads_to_every_page() -> None:
+@pytest.mark.parametrize(("page", "prefix"), [(ROOT / "README.md", "docs/"), (ROOT / "docs" / "index.md", "")])
+def test_readme_and_index_lead_to_every_page(page: Path, prefix: str) -> None:
     """No page that only those who know its name can find."""
-    linked = {target.partition("#")[0] for target in links(ROOT / "docs" / "index.md")}
-    assert {page.name for page in DOCS} - {"index.md"} <= linked
+    linked = {target.partition("#")[0] for target in links(page)}
+    assert {f"{prefix}{other.name}" for other in DOCS if other != page} <= linked
 
 
 def test_the_readme_fits_its_length() -> None:
