@@ -1,4 +1,4 @@
-"""Cleaning of captions and questions before the tokenizer, as the model was trained (official dataset/utils.py)."""
+"""Cleans captions and questions before the tokenizer, as the model was trained (official dataset/utils.py)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ BLANKS = re.compile(r"\s{2,}")
 def clean_caption(text: str, max_words: int | None = 30, *, name_mask: bool = True) -> str:
     """A caption in lower case, without punctuation, single-spaced, cut to `max_words` words.
 
-    `,.'!?"()*#:;~` go, `-` and `/` become blanks, `<person>` (CC12M's mask for names) becomes `person`. An empty
-    result is possible and the caller's to judge.
+    `,.'!?"()*#:;~` are removed, `-` and `/` become blanks, `<person>` (CC12M's mask for names) becomes `person`. The
+    result may be empty; the caller decides what that means.
 
     Args:
         text: the caption.
-        max_words: keep so many words; None keeps all.
+        max_words: keep at most this many words; None keeps all.
         name_mask: turn `<person>` into `person`; the official notebook and demo (predict.py) leave it.
 
     Raises: TypeError when `text` is no string.
@@ -29,7 +29,7 @@ def clean_caption(text: str, max_words: int | None = 30, *, name_mask: bool = Tr
 
 
 def clean_question(text: str, max_words: int | None = 30) -> str:
-    """The same for a question of VQA: runs of blanks and leading ones stay, `<person>` stays."""
+    """As `clean_caption`, for a question of VQA: runs of blanks and leading ones stay, `<person>` stays."""
     return _first_words(_plain(text).rstrip(" "), max_words)
 
 

@@ -1,6 +1,6 @@
-"""One reading of a picture for all of the project: which formats, how large, which way up, and its pixels as RGB.
+"""The one way to read an image in this project: allowed formats, maximal size, orientation, and pixels as RGB.
 
-Whoever packs, filters, trains, evaluates or asks the model reads through this file, so a picture shows the same to all.
+Packing, filtering, training, evaluation and inference all read images through this file, so they see the same pixels.
 Embedded colour profiles are ignored, as in the original ALBEF's `Image.open(...).convert("RGB")`.
 """
 
@@ -17,7 +17,7 @@ from samples.quote import quote_error, without_memory_addresses
 
 Image.init()  # registers every format; a Pillow built without AVIF has none to offer
 FORMATS = tuple({"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"} & set(Image.OPEN))
-"""All others (EPS starts a program, others are read by nobody) are refused by their name."""
+"""All others are refused by name: EPS starts a program, and nobody needs the rest."""
 EXIF_ORIENTATION = 0x0112
 ORIENTATION_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 UPRIGHT = {
@@ -33,7 +33,7 @@ WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 class ImageRefused(Exception):
-    """A picture that cannot be used: `reason` is the name under which it is counted, `detail` is for the record."""
+    """An image that cannot be used: `reason` is the name under which it is counted, `detail` is for the record."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
@@ -42,10 +42,10 @@ class ImageRefused(Exception):
 
 
 def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
-    """The picture in a file's bytes, opened: its size is known, no pixel is decoded (`decode` does that).
+    """Open the image in a file's bytes: its size is known, no pixel is decoded yet (`decode` does that).
 
     Args:
-        max_pixels: a header that states more is refused.
+        max_pixels: an image whose header states more is refused.
 
     Raises: ImageRefused with reason empty_body, html_instead_of_image, not_an_image, unsupported_format,
         too_many_pixels, truncated_image or broken_image.
@@ -65,7 +65,7 @@ def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
         raise ImageRefused("too_many_pixels", quote_error(error)) from error
     except TextBomb as error:
         raise ImageRefused("broken_image", str(error)) from error
-    except Exception as error:  # Pillow's plugins raise whatever hostile bytes make them raise
+    except Exception as error:  # Pillow's plugins raise any error on hostile bytes
         raise ImageRefused("truncated_image" if is_cut(data) else "broken_image", quote_error(error)) from error
     width, height = image.size
     if width * height > max_pixels:
@@ -97,7 +97,7 @@ def decode(image: Image.Image) -> None:
 
 
 def read_image(data: bytes, *, max_pixels: int) -> Image.Image:
-    """The picture in a file's bytes: decoded, upright, 8-bit RGB.
+    """Read the image in a file's bytes: decoded, upright, 8-bit RGB.
 
     Raises: ImageRefused, as `open_image` and `decode`.
     """
@@ -107,15 +107,16 @@ def read_image(data: bytes, *, max_pixels: int) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Any picture, a file's or a user's, as 8-bit RGB, turned as its EXIF orientation says.
+    """Any image, from a file or from a user, as 8-bit RGB, turned by its EXIF orientation.
 
-    The same object where there is nothing to do. An animation is its current frame, that of a fresh file the first.
+    Returns the same object where there is nothing to do. Of an animation, the current frame is used: the first one of a
+    newly opened file.
     """
     return to_rgb(upright(image))
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF orientation says; the result has no orientation that would turn it again."""
+    """The image turned by its EXIF orientation; the result has no orientation that would turn it again."""
     image.load()  # Pillow turns a TIFF by itself; an orientation behind a PNG's pixels is only known then
     method = UPRIGHT.get(orientation(image))
     if method is None:
@@ -127,7 +128,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none or one that EXIF does not know: shown as stored, as browsers do."""
+    """The EXIF orientation; 1 where there is none or an unknown one: browsers too show such an image as stored."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
     except MemoryError:
@@ -138,9 +139,9 @@ def orientation(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture in 8-bit RGB: transparency on white, 16-bit grey scaled, where Pillow's own conversion makes it white.
+    """An image in 8-bit RGB: transparency on white; 16-bit grey scaled, which Pillow's own conversion would make white.
 
-    65,535 is white for `I`, 255 for `F`; what lies beyond is cut.
+    65,535 is white for `I`, 255 for `F`; larger values are clipped.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey(image).convert("RGB")
@@ -152,7 +153,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """8-bit grey by the range of the mode, not of the picture."""
+    """8-bit grey, scaled by the range of the mode, not of the image."""
     values = np.asarray(image, dtype=np.float64)
     if image.mode != "F":
         values = values / 257  # 65,535 / 255

@@ -1,4 +1,4 @@
-"""What bytes are that should be a picture, by their first ones: the one table of magic numbers."""
+"""The type of a file that should be an image, by its first bytes: the one table of magic numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READ = {
     "tiff": ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
     "avif": ((4, b"ftypavif"), (4, b"ftypavis")),
 }
-"""Formats that are read."""
+"""Image formats that this project reads."""
 
 NOT_READ = {
     "JPEG XL": ((0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL \r\n\x87\n")),
@@ -54,7 +54,7 @@ NOT_READ = {
     "DICOM": ((128, b"DICM"),),
     "FITS": ((0, b"SIMPLE  ="),),
 }
-"""Pictures, videos and documents that are not."""
+"""Images, videos and documents that it does not read."""
 
 NO_PICTURE = {
     "gzip data": ((0, b"\x1f\x8b"),),
@@ -74,17 +74,17 @@ HTML = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")
 
 
 def read_kind(data: bytes) -> str | None:
-    """The name of the format that these bytes begin as, if it is one that is read."""
-    if data[4:12] in (b"ftypmif1", b"ftypmsf1"):  # a container of AVIF or of HEIC: the brands it lists say which
+    """The format that these bytes begin as, if this project reads it; else None."""
+    if data[4:12] in (b"ftypmif1", b"ftypmsf1"):  # a container of AVIF or of HEIC: its list of brands shows which
         brands = data[8 : min(int.from_bytes(data[:4], "big"), 1024)]
         return "avif" if b"avif" in brands or b"avis" in brands else None
     return _named(data, READ)
 
 
 def why_no_picture(data: bytes) -> tuple[str, str]:
-    """Why bytes that begin as none of the formats that are read are no picture.
+    """Why bytes that `read_kind` does not know are no usable image.
 
-    Returns: the reason, as it is counted, and what they are.
+    Returns: the reason, as it is counted, and the type of the file.
     """
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in start):
@@ -101,7 +101,7 @@ def why_no_picture(data: bytes) -> tuple[str, str]:
 
 
 def is_cut(data: bytes) -> bool:
-    """Whether the file says of itself that it is longer: WebP in its header, AVIF in its boxes."""
+    """Whether the file is shorter than it states: WebP in its header, AVIF in its boxes."""
     if data[:4] == b"RIFF":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     at = 0

@@ -1,8 +1,8 @@
 """Where a list's images are: folders, and zips that need not be unpacked, given with `--images`.
 
 A list comes from other people and other systems. Its paths may not lead out of the roots: `../../home/me/.ssh/id_rsa`
-is no image. The very name counts first; then the same with `/` for a backslash, without blanks at its ends, and with
-accents composed or decomposed, as Windows and macOS write names. Capitals are never guessed.
+is no image. The exact name is tried first; then the name with `/` for a backslash, without blanks at its ends, and with
+accents composed or decomposed, as Windows and macOS write names. Upper and lower case are never guessed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from samples.zip_images import NotRead, ZipImages
 __all__ = ["ImageRoots", "NotRead", "RootError", "open_image_roots"]
 
 Stamp = tuple[int, int, int]
-"""Inode, size and time of change: another one is another file."""
+"""Inode, size and modification time: if one of them differs, it is another file."""
 
 
 class RootError(ValueError):
-    """A root that is neither a folder nor a readable zip, or a zip that was replaced meanwhile."""
+    """A root that is neither a folder nor a readable zip, or a zip that was replaced since it was opened."""
 
 
 @dataclass(frozen=True)
 class ImageRoots:
-    """Folders and zips in which images' paths begin, looked through in order. Goes to other processes as it is."""
+    """Folders and zips to which images' paths are relative, searched in order. Can be sent to other processes."""
 
     roots: tuple[Path, ...]
     stamps: tuple[Stamp | None, ...]
-    """Of each zip when it was given; None for a folder."""
+    """Stamp of each zip when it was given; None for a folder."""
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The bytes of the first image of that name. Raises: NotRead; RootError for a zip that was replaced."""
@@ -58,11 +58,11 @@ class ImageRoots:
         raise NotRead(f"{'outside_images' if outside == len(self.roots) else 'missing_file'}: {quote(name)}")
 
     def has(self, name: str) -> bool:
-        """Whether a root has an image of that name; it need not be readable."""
+        """Whether a root has an image of that name, readable or not."""
         return self.stamp(name) is not None
 
     def stamp(self, name: str) -> str | None:
-        """What changes when the image does: its size and time of change, or its checksum in a zip. None: not there."""
+        """A text that changes with the image: size and modification time, or checksum in a zip. None: no such image."""
         for root, stamp in zip(self.roots, self.stamps, strict=True):
             if stamp is not None:
                 if (info := _archive(root, stamp).find(name)) is not None:
@@ -85,7 +85,7 @@ class ImageRoots:
                 yield from (str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file())
 
     def check_unchanged(self) -> None:
-        """Raises: RootError when a zip is not the one that was given, or a root is gone: images would be missing."""
+        """Raises: RootError when a zip was replaced, or a root is gone, since the start: images would be missing."""
         for root, stamp in zip(self.roots, self.stamps, strict=True):
             if not root.exists():
                 raise RootError(f"{root} is gone since it was given")
@@ -94,7 +94,7 @@ class ImageRoots:
 
 
 def open_image_roots(roots: Sequence[Path]) -> ImageRoots:
-    """Raises: RootError for what is neither a folder nor a readable zip."""
+    """Raises: RootError for anything but a folder or a readable zip."""
     stamps: list[Stamp | None] = []
     for root in roots:
         if root.is_dir():
@@ -113,12 +113,12 @@ def open_image_roots(roots: Sequence[Path]) -> ImageRoots:
 
 
 def _find(root: Path, name: str) -> Path | None:
-    """The file of that name in a folder: the very name, else as another system may have written it."""
+    """The file of that name in a folder: by its exact name, else as another system may have written it."""
     return next((path for path in _candidates(root, name) if path.exists()), None)
 
 
 def _candidates(root: Path, name: str) -> Iterator[Path]:
-    """Paths in the folder that the name may mean, the likeliest first; none when it leads out."""
+    """Paths in the folder that the name may mean, the likeliest first; none for a name that leads out."""
     seen = set()
     for spelling in (name, name.replace("\\", "/"), name.strip(), name.replace("\\", "/").strip()):
         for form in (spelling, unicodedata.normalize("NFC", spelling), unicodedata.normalize("NFD", spelling)):
@@ -130,9 +130,9 @@ def _candidates(root: Path, name: str) -> Iterator[Path]:
 
 
 def _inside(root: Path, name: str) -> Path | None:
-    """The file that is meant, when it lies in the folder by its name; symbolic links in the folder are its owner's.
+    """The path that a name means, if it is inside the folder. Symbolic links in the folder are trusted.
 
-    What is looked at is what is opened: `link/..` is taken away here, and not left to where the link leads.
+    The path that is checked is the one that is opened: `link/..` is removed here, and not resolved through the link.
     """
     path = Path(os.path.normpath(root.absolute() / name))
     bases = (Path(os.path.normpath(root.absolute())), root.resolve())
@@ -150,7 +150,7 @@ def _read_file(path: Path, name: str, max_bytes: int) -> bytes:
 
 @functools.lru_cache(maxsize=8)
 def _archive(root: Path, stamp: Stamp) -> ZipImages:
-    """Open for as long as the process lives: reading the directory of COCO's zip takes longer than an image."""
+    """An open zip, kept until the process ends: reading the directory of COCO's zip takes longer than an image."""
     archive = ZipImages(root)
     status = os.fstat(archive.file.fileno())
     if (status.st_ino, status.st_size, status.st_mtime_ns) != stamp:

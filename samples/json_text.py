@@ -1,4 +1,4 @@
-"""Text and JSON out of other people's files, within bounds: a byte order mark is read over, nesting has an end."""
+"""Reads text and JSON from other people's files: a byte order mark is skipped, nesting is limited."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 MAX_DEPTH = 64
-"""Levels of lists and objects. Python's own limit depends on its version and on who calls."""
+"""Levels of lists and objects. Python's own limit depends on its version and on the caller's stack."""
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # A string, also one that never ends; or a bracket. Possessive, so that hostile text is read once.
 TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
@@ -29,7 +29,7 @@ def decode_text(data: bytes) -> str:
 def parse_json(data: bytes) -> Any:
     """The value of a JSON text in UTF-8. Of a name that an object has twice, the last value counts.
 
-    Raises: ValueError with the reason; nested deeper than MAX_DEPTH, too. No other error.
+    Raises: ValueError with the reason, also for nesting deeper than MAX_DEPTH; no other error.
     """
     text = decode_text(data)
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
@@ -38,7 +38,7 @@ def parse_json(data: bytes) -> Any:
 
 
 NOT_UTF8_HINT = "rename it; or, where the name is UTF-8 and the locale is not, set LC_ALL=C.UTF-8"
-"""The way out of a command line with a word that `is_unicode` refuses."""
+"""Hint of the error for a word on the command line that `is_unicode` refuses."""
 
 
 def is_unicode(text: str) -> bool:

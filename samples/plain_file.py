@@ -1,4 +1,4 @@
-"""Reading a small file that may have become anything: a folder, a pipe, gigabytes. Neither waits nor fills memory."""
+"""Reads a small file that may have become a folder, a pipe or gigabytes, without waiting or filling memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def read_plain(path: Path, max_bytes: int) -> bytes:
 
     Args:
         path: a symbolic link is followed.
-        max_bytes: a longer file is not what it should be.
+        max_bytes: a longer file is an error.
 
     Raises: OSError when there is none, it cannot be read, is not a regular file (a pipe without a writer would hold the
         reader forever) or is longer than `max_bytes`.

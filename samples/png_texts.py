@@ -1,7 +1,7 @@
-"""PNG files without the texts and profiles that nobody reads, so that their size does not matter.
+"""Removes texts and profiles from PNG files, so that their size does not matter.
 
-Pillow unpacks every compressed text and colour profile, and refuses a picture whose text has more than 1 MiB. Of all
-texts only the orientation can change what is seen.
+Pillow unpacks every compressed text and colour profile, and refuses an image whose text has more than 1 MiB. Of all
+texts only the orientation changes the pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_UNPACKED_BYTES = 1 << 26
-"""Of all compressed texts and profiles of a picture; more is a bomb. Pillow's own limit for texts that it keeps."""
+"""Of all compressed texts and profiles of an image; more is a bomb. It is Pillow's own limit for all texts."""
 MAX_KEPT_BYTES = 1 << 20
 """Of a text that may hold the orientation, unpacked; Pillow refuses larger ones."""
 PIECE = 1 << 16
@@ -23,9 +23,9 @@ class TextBomb(Exception):
 
 
 def without_texts(png: bytes) -> bytes:
-    """The file without its iCCP, tEXt, zTXt and iTXt chunks, but for small ones that may hold an orientation.
+    """The file without its iCCP, tEXt, zTXt and iTXt chunks, except small ones that may hold an orientation.
 
-    The same object where there is nothing to leave out. Damage, and what is behind it, stays for the decoder to find.
+    Returns the same object where there is nothing to remove. Damage, and all that follows it, stays for the decoder.
 
     Raises: TextBomb.
     """
@@ -47,7 +47,7 @@ def without_texts(png: bytes) -> bytes:
             if unpacked > MAX_UNPACKED_BYTES:
                 raise TextBomb(f"its texts and profile unpack to more than {MAX_UNPACKED_BYTES >> 20} MiB")
             if key in keys and max(size, length) <= MAX_KEPT_BYTES:
-                keys.discard(key)  # of several, the first
+                keys.discard(key)  # keep the first of several
             else:
                 kept.append(view[start:at])
                 start = end
@@ -73,5 +73,5 @@ def _unpacked_size(kind: bytes, body: memoryview, key_length: int, limit: int) -
             if size > limit or unpacker.eof:
                 break
     except zlib.error:
-        pass  # Pillow leaves such a text out
+        pass  # Pillow ignores such a text
     return size

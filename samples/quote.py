@@ -1,4 +1,4 @@
-"""Text out of other people's files as a message shows it: on one line, without control characters, cut.
+"""Other people's text as messages show it: on one line, without control characters, cut.
 
 A name in a tar, a caption or a cell of a list may hold escape sequences that repaint a terminal, newlines that forge a
 line of a log, or a megabyte of text.
@@ -28,8 +28,8 @@ def quote(value: object, limit: int = LIMIT) -> str:
     r"""`str(value)` for a message: `\x1b`, `\n`, `\u202e` and the like escaped, and cut to `limit` characters.
 
     Args:
-        value: what is shown; only as much of a long text as can be seen is looked at.
-        limit: characters of the result, the three dots of a cut one included.
+        value: what is shown; of a long text only the visible beginning is read.
+        limit: characters of the result, including the three dots of a cut one.
     """
     text = str(value)
     shown = "".join(map(_visible, text[: limit + 1]))
@@ -37,25 +37,25 @@ def quote(value: object, limit: int = LIMIT) -> str:
 
 
 def quote_error(error: BaseException, limit: int = LIMIT) -> str:
-    """An exception for a message or a record: its kind and text, without memory addresses, which no run repeats."""
+    """An exception for a message or a record: type and text, without memory addresses, which differ in every run."""
     return quote(f"{type(error).__name__}: {' '.join(without_memory_addresses(str(error)).split())}", limit)
 
 
 def one_line(text: str) -> str:
-    """The whole text with its control characters escaped: the last guard where a message is printed."""
+    """The whole text with its control characters escaped: the last guard before a message is printed."""
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def visible(text: str) -> str:
-    """Several lines, each without control characters: the last guard of what a command prints as its answer."""
+    """Several lines, each without control characters: the last guard before a command prints its output."""
     return "\n".join(map(one_line, text.split("\n")))
 
 
 def printable(text: str) -> str:
     """A message of our own that may have several lines: each without control characters, the further ones indented.
 
-    The last guard of what is printed as `error:` and `hint:` and of log lines. A newline that came from a stranger's
-    file can so begin a line, but none that reads as a message of ours. Passwords of URLs go.
+    The last guard before `error:`, `hint:` and log lines are printed. A newline from a stranger's file can start a
+    line, but not one that looks like a message of ours. Passwords in URLs are removed.
     """
     first, *further = without_logins(text).split("\n")
     lines = [one_line(first), *(one_line(line if line[:1] in ("", " ") else f"  {line}") for line in further)]

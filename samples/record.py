@@ -1,7 +1,7 @@
-"""What makes a sample usable: its record (KEY.json) and which of its captions can be trained on.
+"""What makes a sample usable: its record (KEY.json), and which of its captions can be trained on.
 
-The writer keeps to it, `verify` checks it, the trainer relies on it: a sample that `verify` passes is one that training
-does not skip.
+The writer follows these rules, `verify` checks them, the trainer relies on them: training skips no sample that `verify`
+accepts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from samples.json_text import is_unicode, parse_json
 from samples.quote import quote
 
 MAX_PIXELS = 178_956_970
-"""Of a stored image, by its header: a larger one is taken for an attack on memory. Pillow's own default."""
+"""Of a stored image, by its header: a larger one is treated as an attack on memory. It is Pillow's own default."""
 MAX_SIDE = 2**31 - 1
 """Of an original, in pixels."""
 FIELDS = {
@@ -32,8 +32,8 @@ FIELDS = {
 }
 OPTIONAL_FIELDS = {"id": str, "licence": str}
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Mn", "Mc", "Me", "Zs", "Zl", "Zp"}
-"""Unicode categories of what is no content by itself: controls, joiners, private use, marks, white space. What has any
-other character has a token, whichever it is."""
+"""Unicode categories that are no content by themselves: controls, joiners, private use, marks, white space. A caption
+with any other character has a token."""
 
 
 class RecordFault(Exception):
@@ -61,15 +61,15 @@ def stored_captions(meta: bytes) -> list[str]:
 
 
 def usable_captions(captions: Iterable[str]) -> list[str]:
-    """Those of which cleaning leaves something that a reader sees: `...` and a lone joiner are no captions.
+    """The captions that have visible content after cleaning: `...` and a lone joiner are no captions.
 
-    Nothing here depends on how many words a recipe keeps.
+    The result does not depend on how many words a recipe keeps.
     """
     return [caption for caption in captions if is_unicode(caption) and _has_content(clean_caption(caption, None))]
 
 
 def read_meta(meta: bytes) -> tuple[dict[str, Any], list[str]]:
-    """A sample's record, and what is wrong with it; where that is nothing, it has all its fields, of their types."""
+    """A sample's record and its faults; a record without faults has all its fields, with the right types."""
     try:
         record = parse_json(meta)
     except ValueError as error:
@@ -80,7 +80,7 @@ def read_meta(meta: bytes) -> tuple[dict[str, Any], list[str]]:
 
 
 def check_meta(meta: bytes, key: str, image: bytes) -> tuple[dict[str, Any], list[str]]:
-    """A sample's record, and all that is wrong with the sample short of decoding its image.
+    """A sample's record, and all faults of the sample that can be found without decoding its image.
 
     Args:
         key: of the tar member.
@@ -128,5 +128,5 @@ def _has_content(cleaned: str) -> bool:
 
 
 def _is_seen(character: str) -> bool:
-    """Not one of UNSEEN, nor the sign for a lost character, which the tokenizer drops too."""
+    """Whether it is none of UNSEEN, nor the replacement character, which the tokenizer drops too."""
     return unicodedata.category(character) not in UNSEEN and character != "\ufffd"

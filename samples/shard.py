@@ -1,7 +1,7 @@
 """The tar members of a shard: KEY.jpg then KEY.json, plain USTAR files and nothing else.
 
-`verify` reads a shard from end to end, the trainer a sample by its byte range; both through this file, so that what
-the one passes, the other reads to the same bytes.
+`verify` reads a shard from end to end, the trainer a sample by its byte range. Both use this file, so that the trainer
+reads the same bytes that `verify` accepted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MAX_END_BYTES = 20 * BLOCK
 
 
 class NoPair(TarDamage):
-    """Plain members that do not stand in pairs."""
+    """Plain members that are not in pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSample:
-    """A sample as it lies in a shard."""
+    """A sample as stored in a shard."""
 
     key: str
     offset: int
@@ -55,8 +55,8 @@ def shard_samples(file: IO[bytes], size: int) -> Iterator[StoredSample]:
     Args:
         file: opened for reading bytes, at its beginning; only read forward.
         size: of the file, in bytes.
-    Raises: TarDamage on whatever a shard does not have: another header than USTAR's of a plain file, a member that is
-        not KEY.jpg or KEY.json or is too large, a pair that is not a pair, or no end mark.
+    Raises: TarDamage on anything that does not belong into a shard: another header than USTAR's of a plain file, a
+        member that is not KEY.jpg or KEY.json or is too large, half a pair, or no end mark.
     """
     image: _Member | None = None
     at, last = 0, ""
@@ -73,7 +73,7 @@ def shard_samples(file: IO[bytes], size: int) -> Iterator[StoredSample]:
 def sample_of_range(data: bytes) -> StoredSample:
     """The one sample whose headers and members are `data`.
 
-    Raises: TarDamage, as above; on half a sample, and on more than one.
+    Raises: TarDamage, as `shard_samples`; also on half a sample, and on more than one.
     """
     file, size = io.BytesIO(data), len(data)
     image = _member(file, _header_block(file, size, ""), 0, size)
@@ -130,7 +130,7 @@ def _check_pair_ended(image: _Member | None) -> None:
 
 
 def _check_end(rest: bytes, last: str) -> None:
-    """`rest`: what follows the first block of zeros."""
+    """Check `rest`, the bytes after the first block of zeros."""
     if len(rest) < BLOCK:
         raise TarDamage("truncated tar: the end mark is cut", last)
     if rest.strip(b"\0") or len(rest) > MAX_END_BYTES:

@@ -1,8 +1,8 @@
-"""Tar headers, read strictly: every number has a bound, every member lies inside the file, every type has a name.
+"""Reads tar headers strictly: every number has a limit, every member lies inside the file, every type has a name.
 
-Python's tarfile is for archives that one trusts: a negative size sends it backwards for ever, a size in a PAX header is
-believed whatever it says, and a sparse member of a few bytes reads as gigabytes of zeros. What is read here comes from
-strangers, and the trainer reads the same bytes as the command that checked them.
+Python's tarfile is for archives that one trusts: a negative size sends it backwards for ever, any size in a PAX header
+is believed, and a sparse member of a few bytes reads as gigabytes of zeros. The tars read here come from strangers, and
+the trainer must read the same bytes as the command that checked them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KINDS = {
     b"x": "PAX header",
 }
 WITHOUT_DATA = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
-"""Types that no data follows, whatever their size says."""
+"""Types that no data follows, even if their header has a size."""
 OCTAL = re.compile(rb" *([0-7]*)(?:[ \0].*)?", re.DOTALL)
 PAX_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]{1,4096})=")
 MAGIC = slice(257, 263)
@@ -54,7 +54,7 @@ USTAR = b"ustar\0"
 
 
 class TarDamage(Exception):
-    """A tar that cannot be read on from here.
+    """A tar that cannot be read any further.
 
     Args:
         reason: what is wrong, for people.
@@ -72,19 +72,19 @@ class TarDamage(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One block of 512 bytes, as it says of itself."""
+    """The fields of a header block of 512 bytes."""
 
     name: str
-    """UTF-8; bytes that are none are surrogates (`surrogateescape`)."""
+    """UTF-8; other bytes are surrogates (`surrogateescape`)."""
     type: bytes
     size: int
     """Of the data that follows; 0 or more, and not compared with the file yet."""
     ustar: bool
-    """POSIX, as our writer and most others write; not GNU's own format, not Unix V7's."""
+    """Whether the format is POSIX, as our writer and most others use it, and not GNU's own or Unix V7's."""
 
     @property
     def kind(self) -> str:
-        """FILE, or in words what else it is."""
+        """FILE, or the name of another type."""
         if self.type in (b"0", b"\0") and self.name.endswith("/"):  # as V7 wrote folders
             return FOLDER
         return KINDS.get(self.type, f"member of unknown type {self.type.decode('latin-1')!a}")
@@ -96,14 +96,14 @@ class Member:
 
     name: str
     kind: str
-    """FILE, or in words what else it is."""
+    """FILE, or the name of another type."""
     start: int
     """Where the data begins."""
     size: int
     end: int
     """Where the next header begins."""
     archive: int = 0
-    """Which of the tars in the file it is of: end marks before it. More than one after `cat a.tar b.tar`."""
+    """Index of its tar in the file, which `cat a.tar b.tar` makes of several: the number of end marks before it."""
 
 
 def padded(size: int) -> int:
@@ -115,7 +115,7 @@ def parse_header(block: bytes, at: int) -> Header:
     """The header in a block of 512 bytes.
 
     Args:
-        at: its place in the file, for messages.
+        at: its offset in the file, for messages.
     Raises: TarDamage when the block or its checksum is none, or its size is no number or negative.
     """
     if len(block) < BLOCK or not _has_its_checksum(block):
@@ -133,7 +133,7 @@ def parse_header(block: bytes, at: int) -> Header:
 
 
 def tar_members(file: IO[bytes], size: int) -> Iterator[Member]:
-    """The members of any tar, in its order; of one that was appended to another, too.
+    """The members of any tar, in its order, and of tars that were appended to it.
 
     The file may be read elsewhere between two members. Memory: one member's headers, `MAX_EXTENSION_BYTES`.
 
@@ -206,7 +206,7 @@ class _Blocks:
 
 @dataclass
 class _Described:
-    """What the headers before a member say of it."""
+    """What the headers before a member state about it."""
 
     name: str | None = None
     size: int | None = None
@@ -253,12 +253,12 @@ def _describe(described: _Described, header: Header, body: bytes) -> None:
             described.name = name.decode("utf-8", "surrogateescape")
         if (size := records.get(b"size")) is not None:
             if not re.fullmatch(rb"[0-9]{1,19}", size):
-                raise TarDamage(f"a PAX header says that the size is {quote(ascii(size)[1:])}", header.name)
+                raise TarDamage(f"a PAX header gives the size as {quote(ascii(size)[1:])}", header.name)
             described.size = int(size)
 
 
 def _pax_records(body: bytes, name: str) -> dict[bytes, bytes]:
-    """`LENGTH key=value` and a line feed, again and again; zeros may follow."""
+    """Records of `LENGTH key=value` and a line feed; zeros may follow."""
     records: dict[bytes, bytes] = {}
     at, end = 0, len(body.rstrip(b"\0"))
     while at < end:
@@ -272,7 +272,7 @@ def _pax_records(body: bytes, name: str) -> dict[bytes, bytes]:
 
 
 def _after_sparse_map(blocks: _Blocks, at: int, block: bytes) -> int:
-    """GNU's first format for sparse files: blocks with more of the map may follow the header, before the data."""
+    """In GNU's first format for sparse files, blocks with more of the map may follow the header, before the data."""
     more = block[482]
     while more:
         more = blocks.read(at)[504]
@@ -317,7 +317,7 @@ PACKERS = {
 
 
 def _what_it_is(block: bytes) -> str:
-    """Of a file whose first block is no header."""
+    """What a file is whose first block is no header."""
     for start, packer in PACKERS.items():
         if block.startswith(start):
             return f"not a readable tar but {packer}"

@@ -1,6 +1,6 @@
-"""Text files as other tools save them: UTF-8 with or without a byte order mark; another encoding is named, not guessed.
+"""Text files as other tools save them: UTF-8 with or without a byte order mark; other encodings are named in an error.
 
-A mark at the start is no part of the content: read as content it spoils the first name, caption or row.
+The mark is no part of the content: read as content it would spoil the first name, caption or row.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import codecs
 
 MARK = codecs.BOM_UTF8
 HEAD_BYTES = 256
-"""As much of a file as `wide_encoding` needs to see."""
+"""Bytes of a file that `wide_encoding` needs."""
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark begins it
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -30,7 +30,7 @@ def wide_encoding(head: bytes) -> str | None:
     sample = head[: len(head) // 4 * 4]
     if len(sample) < 8 or 0 not in sample:
         return None
-    zeros = [sample[place::4].count(0) > len(sample) // 8 for place in range(4)]
+    zeros = [sample[offset::4].count(0) > len(sample) // 8 for offset in range(4)]
     layouts = {(0, 1, 1, 1): "UTF-32LE", (1, 1, 1, 0): "UTF-32BE", (0, 1, 0, 1): "UTF-16LE", (1, 0, 1, 0): "UTF-16BE"}
     return layouts.get(tuple(map(int, zeros)))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Images in a zip as it lies: names as any tool writes them, and a reason for every member that cannot be unpacked."""
+"""Images in a zip that is not unpacked: names as any tool writes them, and a reason for every unreadable member."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import IO
 from samples.quote import quote
 
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
-"""What Python unpacks."""
+"""Methods that Python unpacks."""
 NAMES = {6: "Implode", 9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd", 99: "AES encryption"}
-"""What others write besides: Deflate64 is the Windows Explorer's, for files over 2 GB."""
+"""Methods that only other tools know: the Windows Explorer uses Deflate64 for files over 2 GB."""
 ENCRYPTED, UTF8_NAME = 0x1, 0x800
 """Flag bits of a member."""
 
@@ -47,11 +47,11 @@ class ZipImages:
         return self._archive.fp
 
     def names(self) -> Iterator[str]:
-        """Of its files, as written."""
+        """Names of its files, as written."""
         return (info.filename for info in self._archive.infolist() if not info.is_dir())
 
     def find(self, name: str) -> zipfile.ZipInfo | None:
-        """The member of that very name, else the one whose plain name is the same."""
+        """The member of exactly that name, else the one with the same plain name."""
         exact = self._archive.NameToInfo.get(name)
         if exact is not None and not exact.is_dir():
             return exact
@@ -69,7 +69,7 @@ class ZipImages:
             raise _unreadable(info, f"is packed with {method}, not known here; unzip it, and give the folder")
         try:
             with self._archive.open(info) as member:
-                data = member.read(info.file_size + 1)  # what it says of its size may be a lie: never more than that
+                data = member.read(info.file_size + 1)  # a wrong size must not make this read more
         except Exception as error:  # the decompressors raise many kinds for damaged bytes
             raise _unreadable(info, f"{type(error).__name__}: {quote(error)}") from error
         if len(data) != info.file_size:
@@ -78,7 +78,7 @@ class ZipImages:
 
 
 def plain_name(name: str) -> str | None:
-    r"""A name without `./`, `//` and inner `..`, with `/` for `\\`, composed (NFC); None for one that leads out.
+    r"""A name without `./`, `//` and inner `..`, with `/` for `\\`, composed (NFC); None for a name that leads out.
 
     `/a.jpg` is `a.jpg`, as where a zip is unpacked.
     """
@@ -87,7 +87,7 @@ def plain_name(name: str) -> str | None:
 
 
 def _spellings(info: zipfile.ZipInfo) -> Iterator[str]:
-    """A member's name as Python decodes it, and as UTF-8 where it is that and does not say so (Info-ZIP, macOS)."""
+    """A member's name as Python decodes it, and as UTF-8 where it is UTF-8 without the flag (Info-ZIP, macOS)."""
     yield info.filename
     if not info.flag_bits & UTF8_NAME and not info.filename.isascii():
         try:

@@ -142,7 +142,7 @@ LIES = {
     "a size with a sign": (header("x.jpg", b"-0000000512\0"), "the size of x.jpg is no number"),
     "a size beyond the file": (header("x.jpg", 8 * 2**30 - 1), "ends inside x.jpg"),
     "a size of 2^80": (header("x.jpg", base256(1 << 80)), "ends inside x.jpg of 1208925819614629174706176 bytes"),
-    "a PAX size of 21 digits": (pax(pax_record("size", "9" * 21)) + member("x", b""), "the size is '9{21}'"),
+    "a PAX size of 21 digits": (pax(pax_record("size", "9" * 21)) + member("x", b""), "the size as '9{21}'"),
     "a PAX size of 19 digits": (pax(pax_record("size", "9" * 19)) + member("x", b""), "ends inside x of 9{19} bytes"),
     "a negative PAX size": (pax(pax_record("size", "-512")) + member("x", b""), "the size is '-512'"),
     "a PAX size in letters": (pax(pax_record("size", "1e3")) + member("x", b""), "the size is '1e3'"),
