@@ -1,8 +1,8 @@
-"""Which samples to compare, without comparing all with all: hashes that agree on some bits meet in a bucket.
+"""Which samples to compare, without comparing all pairs: hashes that agree on some bits meet in a bucket.
 
-A table is a choice of bits; hashes with the same values there share its bucket. Two hashes at a small distance agree in
-at least one of many tables, two others hardly ever. Only bits that a mirrored copy has in common are used, so that
-mirrored copies meet without a second entry. `first_of_equal` finds hashes that agree on all bits.
+A table is a choice of bits; hashes with the same values there share a bucket. Two hashes at a small distance very
+probably share a bucket in some table, two distant ones hardly ever do. Only bits that an image and its mirror image
+share are used, so that mirrored copies meet without a second entry. `first_of_equal` finds hashes equal in all bits.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from data_prep.filters.perceptual_hash import NUM_BITS, STABLE_BITS
 
 NUM_TABLES = 48
 HASHES_A_BUCKET = 8
-"""On average, for bits that are fair coins: more find more and cost in proportion. Sets the bits of a table."""
+"""On average, for evenly distributed bits: more find more pairs and cost in proportion. Sets the bits of a table."""
 MAX_KEY_BITS = 32
 CHUNK = 1 << 18
 
 
 def num_key_bits(num_hashes: int) -> int:
-    """Bits of a table for so many hashes: 21 for 14 million, 0 (all with all) up to eight."""
+    """Bits of a table for `num_hashes` hashes: 21 for 14 million, 0 (all pairs are compared) up to eight."""
     return max(0, math.ceil(math.log2(max(num_hashes, 1) / HASHES_A_BUCKET)))
 
 
 def tables(num_bits: int, num_tables: int = NUM_TABLES) -> list[np.ndarray]:
-    """For each table its bits: the first `num_bits` make the key, the next ones (32 in all) split a full bucket.
+    """The bits of each table: the first `num_bits` make the key, the next ones (32 in all) split a full bucket.
 
-    Cut from shuffles of the stable bits, so that all are used alike. The same on every machine and release.
+    Cut from shuffles of the stable bits, so that all are used equally often. The same on every machine and release.
     """
     if num_bits == 0:
         return [_shuffled(0)[:MAX_KEY_BITS]]
@@ -55,7 +55,7 @@ def band_keys(words: np.ndarray, bits: np.ndarray) -> np.ndarray:
 
 
 def meeting_probability(distance: int, num_bits: int, *, trials: int = 20_000, seed: int = 0) -> float:
-    """Share of pairs at a distance that meet in some table, when any `distance` of the bits differ: by simulation."""
+    """Share of pairs that meet in some table when `distance` random bits differ, by simulation."""
     rng = np.random.default_rng(seed)
     chosen = [table[:num_bits] for table in tables(num_bits)]
     met = 0
@@ -67,13 +67,13 @@ def meeting_probability(distance: int, num_bits: int, *, trials: int = 20_000, s
 
 
 def _shuffled(number: int) -> np.ndarray:
-    """The stable bits in an order of their own."""
+    """The stable bits in the order of shuffle `number`."""
     order = sorted(STABLE_BITS.tolist(), key=lambda bit: hashlib.sha256(f"{number}:{bit}".encode()).digest())
     return np.array(order)
 
 
 def first_of_equal(hashes: np.ndarray) -> np.ndarray:
-    """(n,) int64: for each row of (n, k) uint64 hashes the number of the first equal row, itself when it is the first.
+    """(n,) int64: for each row of (n, k) uint64 hashes the index of the first equal row, which may be its own.
 
     Memory: 24 bytes a row beside the hashes.
     """

@@ -1,4 +1,4 @@
-"""The folder of a filtered corpus, what it is made from, and that one process at a time writes to it."""
+"""The folder of a filtered corpus, the record of its inputs, and the lock that lets one process write to it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from data_prep.output.storage import file_sha256
 from data_prep.shards.manifest import MANIFEST_NAME, stream_manifest
 
 CORPUS_VERSION = 1
-LOOKS, COMMON_CAPTIONS, EVALUATION = "looks.npy", "common_captions.npy", "evaluation.npy"
-"""In the corpus' work folder, while it is filtered."""
+HASHES, COMMON_CAPTIONS, EVALUATION = "looks.npy", "common_captions.npy", "evaluation.npy"
+"""Files in the corpus' work folder while it is filtered."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Corpus:
 
     @property
     def record(self) -> Path:
-        """From what and by which rules; when it is finished, also what came out."""
+        """The inputs and the rules; once the corpus is finished, also notes on the outcome."""
         return self.root / "corpus.json"
 
     @property
@@ -46,11 +46,11 @@ class Corpus:
         return self.root / "removed"
 
     def lines_of(self, tar: str) -> Path:
-        """The file in `removed` for a shard, which is not there when nothing of it was dropped."""
+        """The file in `removed` for a shard; there is none when nothing of the shard was dropped."""
         return self.removed / f"{Path(tar).stem}.jsonl"
 
     def dropped(self, tar: str) -> list[dict[str, Any]]:
-        """What `lines_of` says of a shard: key, rule and detail of every sample that was dropped."""
+        """The lines of `lines_of`: key, rule and detail of every dropped sample of a shard."""
         lines = self.lines_of(tar)
         # split at line feeds only: a caption may hold other characters that end a line
         text = lines.read_text(encoding="utf-8").split("\n") if lines.exists() else []
@@ -58,7 +58,7 @@ class Corpus:
 
     @property
     def features(self) -> Path:
-        """What was read from the tars and evaluation images. Kept: other settings need no tar again."""
+        """Features of the samples and evaluation images. They are kept, so that other settings need no tar again."""
         return self.root / "features"
 
     @property
@@ -66,7 +66,7 @@ class Corpus:
         return self.root / ".work"
 
     def relative(self, path: Path) -> str:
-        """A path as the corpus names it: both may be moved together. By what links point to, as the system goes up."""
+        """A path relative to the corpus, so that both can be moved together. Links are resolved, as `..` does."""
         return os.path.relpath(os.path.realpath(path), os.path.realpath(self.root))
 
 
@@ -136,7 +136,7 @@ def describe(
     sets: Sequence[EvaluationSet],
     digests: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What `corpus.json` says of a filter when it begins. No times: the same filter leaves the same bytes."""
+    """The content of `corpus.json` when a filter starts. It has no times: the same filter leaves the same bytes."""
     return {
         "version": CORPUS_VERSION,
         "inputs": [
@@ -170,9 +170,9 @@ def read_record(corpus: Corpus) -> dict[str, Any] | None:
 
 
 def begin(corpus: Corpus, wanted: dict[str, Any]) -> None:
-    """Record what is about to be filtered. An unfinished corpus may begin anew, a finished one never becomes another.
+    """Record the inputs and rules. An unfinished corpus may start again with others, a finished one may not.
 
-    Raises: FolderError when the folder holds a finished corpus of other data or rules, or something else.
+    Raises: FolderError when the folder holds a finished corpus of other data or rules, or other files.
     """
     begun = read_record(corpus)
     if begun is None:
@@ -188,13 +188,13 @@ def begin(corpus: Corpus, wanted: dict[str, Any]) -> None:
 
 
 def finish(corpus: Corpus, sources: Sequence[Source], notes: Sequence[str]) -> None:
-    """Record what the counts do not say, and write the datasheet with the counts."""
+    """Record the notes, and write the datasheet with the counts."""
     write_json(corpus.record, {**json.loads(corpus.record.read_bytes()), "notes": list(notes)})
     write_datasheet(corpus.root, left=_left(sources))
 
 
 def _left(sources: Sequence[Source]) -> dict[str, int]:
-    """Rows that no shard of a source accounts for, by the datasheets of the folders."""
+    """Rows of each source that no shard accounts for, from the datasheets of the folders."""
     left: dict[str, int] = {}
     for source in sources:
         with contextlib.suppress(FileNotFoundError):  # a manifest from elsewhere: it accounts for what it lists
@@ -204,7 +204,7 @@ def _left(sources: Sequence[Source]) -> dict[str, int]:
 
 
 def changed_inputs(corpus: Corpus, record: dict[str, Any]) -> list[str]:
-    """What is no longer as it was filtered, a sentence a folder. The corpus itself may still be whole."""
+    """A sentence for each input that has changed since it was filtered. The corpus itself may still be whole."""
     notes = []
     for source in record["inputs"]:
         manifest = corpus.root / source["folder"] / MANIFEST_NAME
@@ -213,16 +213,16 @@ def changed_inputs(corpus: Corpus, record: dict[str, Any]) -> list[str]:
         elif (now := file_sha256(manifest)) != source["manifest_sha256"]:
             notes.append(
                 f"{manifest} has changed since it was filtered (sha256 {source['manifest_sha256'][:12]} then, "
-                f"{now[:12]} now): what was added is not in this corpus; filter again into another --out"
+                f"{now[:12]} now): new samples are not in this corpus; filter again into another --out"
             )
     return notes
 
 
 @contextlib.contextmanager
 def exclusive(corpus: Corpus) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    """Lock the folder for this process; the lock ends with the process, however that ends."""
     if not corpus.record.exists():
-        check_work(corpus.work, (LOOKS, DISTINCT, COMMON_CAPTIONS, EVALUATION))
+        check_work(corpus.work, (HASHES, DISTINCT, COMMON_CAPTIONS, EVALUATION))
     try:
         corpus.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Images that a model will be judged on, and the samples that look nearly like one of them, mirrored or not."""
+"""Images of evaluation sets, and the samples that look nearly like one of them, mirrored or not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from data_prep.errors import InputError
 from data_prep.filters.banding import band_keys, num_key_bits, tables
-from data_prep.filters.features import VERSION, ShardTask, features_path, looks, make_features, write_table
+from data_prep.filters.features import VERSION, ShardTask, features_path, make_features, perceptual_hashes, write_table
 from data_prep.filters.near_duplicates import ranges
 from data_prep.filters.perceptual_hash import NUM_BYTES, distances, hash_jpeg
 from data_prep.lists.json_stream import stream_json_list
@@ -45,7 +45,7 @@ class EvaluationSet:
     path: Path
     """A folder or zip of images, a manifest or the folder that holds one, or a JSON list of {"image": path}."""
     images: Path
-    """The folder, or zip, that the paths of a JSON list begin in."""
+    """The folder, or zip, to which the paths of a JSON list are relative."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class EvaluationImages:
     words: np.ndarray
     """(E, 4) uint64 hashes; flat images are left out."""
     num_flat: dict[str, int]
-    """By set: images without a look of their own, which nothing is compared with."""
+    """By set: number of flat images, which nothing is compared with."""
     digests: dict[str, str]
     """By set: SHA-256 of names and hashes."""
 
@@ -70,10 +70,10 @@ class _ImagesTask:
 
 
 def hash_sets(sets: list[EvaluationSet], folder: Path, pool: Executor, processes: int) -> EvaluationImages:
-    """Hash what is not in `folder` yet, and gather all. Memory: 32 bytes and a name for each image.
+    """Hash the images that have no hash in `folder` yet, and gather all. Memory: 32 bytes and a name for each image.
 
     Raises: InputError when an image is missing or cannot be decoded: decontamination against a part of a set would
-        look like decontamination against the set.
+        look like decontamination against the whole set.
     """
     names: list[pa.Array] = [pa.array([], pa.string())]
     words: list[np.ndarray] = [np.empty((0, 4), dtype="<u8")]
@@ -84,7 +84,7 @@ def hash_sets(sets: list[EvaluationSet], folder: Path, pool: Executor, processes
         table = pa.concat_tables(parts) if parts else LOOK_SCHEMA.empty_table()
         if not len(table):
             raise InputError(f"evaluation set {one.name} at {one.path} has no images", "give its images or its list")
-        hashes, flat = looks(table)
+        hashes, flat = perceptual_hashes(table)
         num_flat[one.name] = int(flat.sum())
         words.append(hashes[~flat])
         digests[one.name] = hashlib.sha256("\n".join(table["key"].to_pylist()).encode() + hashes.tobytes()).hexdigest()
@@ -94,17 +94,17 @@ def hash_sets(sets: list[EvaluationSet], folder: Path, pool: Executor, processes
 
 
 def nearest(words: np.ndarray, evaluation: Path, threshold: int) -> tuple[np.ndarray, np.ndarray]:
-    """For (n, 4) hashes the nearest image of the stored (E, 4) evaluation hashes within the threshold.
+    """The nearest of the stored (E, 4) evaluation hashes to each of (n, 4) hashes, within the threshold.
 
-    Returns: (n,) int64 number of the image, -1 for none (the first of several as near), and (n,) int64 distance.
+    Returns: (n,) int64 index of the image, -1 for none, the first of several equally near; and (n,) int64 distance.
     """
     stored, index = _index(evaluation)
     none = np.int64(1) << 62
     best = np.full(len(words), none)
     for bits, keys, order in index:
         wanted = band_keys(words, bits)
-        for which, place in ranges(np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")):
-            image = order[place]
+        for which, position in ranges(np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")):
+            image = order[position]
             apart = distances(words[which], stored[image]).astype(np.int64)
             near = apart <= threshold
             np.minimum.at(best, which[near], apart[near] << 32 | image[near])
@@ -113,7 +113,7 @@ def nearest(words: np.ndarray, evaluation: Path, threshold: int) -> tuple[np.nda
 
 @functools.lru_cache(maxsize=1)
 def _index(evaluation: Path) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """Once a process: the hashes, and for each table its bits, the sorted keys and which image has which."""
+    """The hashes, and for each table its bits, the sorted keys and their images; computed once in each process."""
     stored = np.load(evaluation)
     num_bits = num_key_bits(len(stored))
     index = []
@@ -170,13 +170,13 @@ def _image_names(one: EvaluationSet) -> tuple[list[str], ImageRoots]:
     if missing:
         raise InputError(
             f"{one.path}: {len(missing)} of {len(names)} images are not below {one.images}, {quote(missing[0])} first",
-            f"give the folder their paths begin in: --images {one.name}=ROOT",
+            f"give the folder to which their paths are relative: --images {one.name}=ROOT",
         )
     return list(names), images
 
 
 def _digest(name: str, images: ImageRoots, names: list[str]) -> str:
-    """Of the files as they are now; another size or time of one of them is another set."""
+    """A digest of the files as they are now; it changes with the size or time of one of them."""
     digest = hashlib.sha256(name.encode())
     for image in names:
         digest.update(f"\n{image}\0{images.stamp(image)}".encode("utf-8", "surrogateescape"))
@@ -184,7 +184,7 @@ def _digest(name: str, images: ImageRoots, names: list[str]) -> str:
 
 
 def hash_images(task: _ImagesTask) -> int:
-    """Hash local images, made upright, gray and small as a sample would be; returns their number."""
+    """Hash local images, encoded like a sample first; returns their number."""
     rows = []
     for name in task.names:
         try:

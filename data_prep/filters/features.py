@@ -1,7 +1,7 @@
 """What the rules need of every sample, read from the tars once: one small parquet a shard, kept.
 
-Decoding the images is nearly all the time a filter takes, so a killed run goes on with the shards that are missing, and
-other settings need no tar again. A file is named by its shard and the tar's SHA-256: never stale.
+Decoding the images is nearly all the time a filter takes, so a killed run resumes with the missing shards, and other
+settings need no tar again. A file is named after its shard and the tar's SHA-256, so it is never stale.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard whose features are wanted."""
+    """A shard to read features from."""
 
     tar: Path
     sha256: str
     num_samples: int
     keys: tuple[str, ...] | None
-    """The samples the manifest names, where these are not all."""
+    """The samples that the manifest names, where it does not name all."""
     out: Path
 
 
 def features_path(folder: Path, tar: Path, sha256: str, keys_sha256: str | None) -> Path:
-    """Where a shard's features are kept."""
+    """The file with a shard's features."""
     selection = f"-{keys_sha256[:12]}" if keys_sha256 else ""
     return folder / f"{tar.stem}-{sha256[:16]}{selection}.v{VERSION}.parquet"
 
@@ -81,19 +81,19 @@ def make_features(task: ShardTask) -> int:
 
 
 def is_features_name(name: str) -> bool:
-    """Whether a file of that name is one of `features_path`, or of an evaluation set's."""
+    """Whether a file of that name holds features of a shard or of an evaluation set."""
     return re.fullmatch(r".+\.v[0-9]+\.parquet", name) is not None
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Atomic: a file with its final name is whole."""
+    """Write a table atomically: a file with its final name is whole."""
     unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     pq.write_table(table, unpublished, compression="zstd")
     os.replace(unpublished, path)
 
 
-def looks(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 4) uint64 perceptual hashes, and (n,) bool which of them are none (flat images; zeros)."""
+def perceptual_hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 4) uint64 perceptual hashes, and (n,) bool: True for a flat image, whose hash is zeros."""
     column = table["look"].combine_chunks()
     flat = column.is_null().to_numpy(zero_copy_only=False)
     packed = b"".join(bytes(NUM_BYTES) if value is None else value for value in column.to_pylist())
@@ -106,7 +106,7 @@ def _check_tar(task: ShardTask) -> None:
     except OSError as error:
         raise _changed(task.tar, f"cannot be read: {error.strerror or error}") from error
     if found != task.sha256:
-        raise _changed(task.tar, f"its sha256 is {found[:12]}, its manifest says {task.sha256[:12]}")
+        raise _changed(task.tar, f"its sha256 is {found[:12]}, {task.sha256[:12]} in its manifest")
 
 
 def _features(tar: Path, key: str, image: bytes, meta: bytes) -> dict[str, object]:
@@ -129,5 +129,5 @@ def _features(tar: Path, key: str, image: bytes, meta: bytes) -> dict[str, objec
 
 def _changed(tar: Path, what: str) -> FolderError:
     return FolderError(
-        f"{tar}: {what}", "`python -m data_prep verify` of its folder tells what is whole; filter again after that"
+        f"{tar}: {what}", "run `python -m data_prep verify` on its folder to see what is whole, then filter again"
     )

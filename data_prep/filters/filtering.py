@@ -1,4 +1,4 @@
-"""The course of a filter: features of every shard, then what needs the whole corpus, then the outcome."""
+"""Runs a filter: features of every shard, then the rules that need the whole corpus, then the outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data_prep.filters.banding import first_of_equal
 from data_prep.filters.corpus import (
     COMMON_CAPTIONS,
     EVALUATION,
-    LOOKS,
+    HASHES,
     Corpus,
     Shard,
     Source,
@@ -42,12 +42,12 @@ from data_prep.workers.worker_pool import in_order
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter found."""
+    """The outcome of a filter."""
 
     accounts: dict[str, SourceAccount]
     """By source."""
     notes: tuple[str, ...]
-    """What the counts do not say, a sentence each."""
+    """Sentences about what the counts do not show."""
 
 
 def filter_corpus(
@@ -61,19 +61,19 @@ def filter_corpus(
     features: Path | None = None,
     dry_run: bool = False,
 ) -> Filtered:
-    """Filter the folders into one corpus; the caller holds it (`corpus.exclusive`).
+    """Filter the folders into one corpus; the caller holds its lock (`corpus.exclusive`).
 
-    The same inputs, rules and versions leave the same bytes, whatever the number of processes and however often it was
-    interrupted. Memory for N samples: some 80 N bytes of arrays, beside what `find_followers` states.
+    The same inputs, rules and versions leave the same bytes, with any number of processes and any number of
+    interruptions. Memory for N samples: some 80 N bytes of arrays, and what `find_followers` states.
 
     Args:
         features: folder for features to share with other corpora; by default one in the corpus.
-        dry_run: count only. Features are stored all the same; no manifest, no corpus.json.
+        dry_run: count only. Features are stored, but no manifest and no corpus.json.
     """
     sources = read_sources(folders)
     stored = features or corpus.features
     stored.mkdir(parents=True, exist_ok=True)
-    # Of a killed run. A folder of features that is shared may be written to by another filter right now.
+    # Left by a killed run. Not in a shared folder of features, to which another filter may be writing right now.
     remove_leftovers(corpus.root, OUTPUTS.__contains__)
     remove_leftovers(corpus.features, is_features_name)
     evaluation = hash_sets(list(sets), stored, pool, processes)
@@ -93,13 +93,13 @@ def filter_corpus(
     accounts: dict[str, SourceAccount] = {}
     for row in rows:
         accounts.setdefault(row["source"], SourceAccount()).add(row)
-    for name in (LOOKS, COMMON_CAPTIONS, EVALUATION):
+    for name in (HASHES, COMMON_CAPTIONS, EVALUATION):
         (corpus.work / name).unlink(missing_ok=True)
     return Filtered(accounts, tuple(notes))
 
 
 def _refuse_none(decisions: Decisions) -> None:
-    """Raises: YieldError when nothing stays, with the rules that drop most."""
+    """Raises: YieldError, with the rules that drop most, when no sample stays."""
     if np.count_nonzero(decisions.rules == 0):
         return
     numbers, counts = np.unique(decisions.rules, return_counts=True)
@@ -115,7 +115,7 @@ def _shards(sources: Sequence[Source]) -> list[Shard]:
 
 
 def _make_all_features(sources: Sequence[Source], folder: Path, pool: Executor, processes: int) -> list[Path]:
-    """A file for each shard, made where it is not there yet."""
+    """The file of features of each shard; missing ones are made."""
     files = [features_path(folder, s.tar, s.sha256, s.keys_sha256) for s in _shards(sources)]
     done = sum(s.num_samples for s, file in zip(_shards(sources), files, strict=True) if file.exists())
     progress = Progress("images", sum(source.num_samples for source in sources), done_before=done)
@@ -140,7 +140,7 @@ def _missing(sources: Sequence[Source], files: Sequence[Path]) -> Iterator[Shard
 def _prepare_judge(
     corpus: Corpus, files: Sequence[Path], settings: FilterSettings, evaluation: EvaluationImages
 ) -> Judge:
-    """Store what every worker needs of the whole corpus: common captions, evaluation images."""
+    """Store what every worker needs to know of the whole corpus: common captions, evaluation images."""
     common = corpus.work / COMMON_CAPTIONS
     np.save(common, _common_captions(files, settings))
     images = corpus.work / EVALUATION
@@ -149,7 +149,7 @@ def _prepare_judge(
 
 
 def _common_captions(files: Sequence[Path], settings: FilterSettings) -> np.ndarray:
-    """Hashes of captions that stand under too many images. Memory: 24 bytes a caption while they are sorted."""
+    """Hashes of captions that too many images share. Memory: 24 bytes a caption while they are sorted."""
     if not settings.on("common_caption"):
         return np.empty(0, dtype=np.uint64)
     hashes = [np.empty(0, dtype=np.uint64)]
@@ -158,7 +158,7 @@ def _common_captions(files: Sequence[Path], settings: FilterSettings) -> np.ndar
         of_file, samples = column.flatten().to_numpy(), pc.list_parent_indices(column).to_numpy()
         order = np.lexsort((of_file, samples))
         of_file, samples = of_file[order], samples[order]
-        new = np.ones(len(of_file), dtype=bool)  # a caption that a sample has twice still is under one image
+        new = np.ones(len(of_file), dtype=bool)  # a caption that a sample has twice counts once
         new[1:] = (of_file[1:] != of_file[:-1]) | (samples[1:] != samples[:-1])
         hashes.append(of_file[new])
     values, counts = np.unique(np.concatenate(hashes), return_counts=True)
@@ -174,7 +174,7 @@ def _decide(
     rules = np.zeros(total, dtype=np.uint8)
     flat = np.zeros(total, dtype=bool)
     images = np.zeros((total, 2), dtype="<u8")
-    hashes = corpus.work / LOOKS
+    hashes = corpus.work / HASHES
     words = np.lib.format.open_memmap(hashes, mode="w+", dtype="<u8", shape=(total, 4))
     tasks = (JudgeTask(judge, file) for file in files)
     for number, judged in enumerate(in_order(pool, judge_shard, tasks, ahead=2 * processes)):
@@ -199,7 +199,7 @@ def _decide(
         leaders[rows[follows]] = rows[found.leaders[follows]]
         distances[rows[follows]] = found.distances[follows]
         if found.num_split:
-            notes.append(f"{found.num_split} times a hash was in a crowded bucket and compared with a part of it only")
+            notes.append(f"{found.num_split} times a hash in a crowded bucket was compared with only a part of it")
         if num_flat := int(np.count_nonzero(flat & (rules == 0))):
             notes.append(f"{num_flat} kept images are flat: compared byte for byte only")
     duplicates = np.flatnonzero(leaders >= 0)

@@ -1,4 +1,4 @@
-"""The rules that judge a sample without the others of the corpus, applied to a shard's features in a worker."""
+"""The rules that judge a sample without knowing the rest of the corpus, applied to a shard's features in a worker."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.filters.evaluation_sets import nearest
-from data_prep.filters.features import looks
+from data_prep.filters.features import perceptual_hashes
 from data_prep.filters.sample_rules import captions_fault, image_fault
 from data_prep.filters.settings import NUMBERS, FilterSettings
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What is needed to judge any shard: a few numbers, and two files that every worker reads once."""
+    """What is needed to judge a shard: a few numbers, and two files that every worker reads once."""
 
     settings: FilterSettings
     common_captions: Path
-    """.npy of the ascending hashes of captions that stand under too many images."""
+    """.npy of the ascending hashes of captions that too many images share."""
     evaluation: Path | None
     """.npy of the hashes of evaluation images."""
 
     def faults(self, table: pa.Table) -> list[dict[str, Any] | None]:
-        """For each row of a shard's features what `removed/` says of it, or None when it passes."""
+        """For each row of a shard's features its fault, as `removed/` lists it, or None when it passes."""
         contaminated: dict[int, dict[str, Any]] = {}
         if self.evaluation is not None and self.settings.on("decontamination"):
-            words, flat = looks(table)
+            words, flat = perceptual_hashes(table)
             images, apart = nearest(words, self.evaluation, self.settings.decontaminate_distance)
             for row in np.flatnonzero((images >= 0) & ~flat).tolist():
                 contaminated[row] = {
@@ -71,7 +71,7 @@ class Judged:
     words: np.ndarray
     """(n, 4) uint64: the perceptual hash."""
     flat: np.ndarray
-    """(n,) bool: it has none."""
+    """(n,) bool: True for a flat image, which has no hash."""
 
 
 def judge_shard(task: JudgeTask) -> Judged:
@@ -79,7 +79,7 @@ def judge_shard(task: JudgeTask) -> Judged:
     table = pq.read_table(task.features)
     rules = [0 if fault is None else NUMBERS[fault["rule"]] for fault in task.judge.faults(table)]
     packed = b"".join(value[:16] for value in table["image_sha256"].to_pylist())
-    words, flat = looks(table)
+    words, flat = perceptual_hashes(table)
     return Judged(np.array(rules, dtype=np.uint8), np.frombuffer(packed, dtype="<u8").reshape(-1, 2), words, flat)
 
 

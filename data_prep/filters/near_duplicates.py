@@ -1,11 +1,11 @@
 """The leader rule: in the order of the corpus, a sample stays unless an earlier one that stays looks nearly the same.
 
-Equal hashes are taken for one first, so that a placeholder served a million times is one hash. Then every table
-(`banding`) is searched by itself, in any process: in each bucket the earliest is compared with all the others, those
-near it leave the bucket, and so on; a bucket of near copies is done after one pass instead of all pairs. The rule is
-then applied to all pairs found. A sample whose every near one turned out to be dropped itself is compared again with
-what its buckets keep, until nothing changes: so the outcome is the one that the first sentence defines on all pairs
-that meet in a table, whatever the order of tables or the number of processes.
+Equal hashes are merged first, so that a placeholder served a million times is one hash. Then every table (`banding`) is
+searched by itself, in any process: in each bucket the earliest is compared with all the others, those near it leave the
+bucket, and so on; a bucket of near copies is done after one pass instead of all pairs. The rule is then applied to all
+pairs found. If every sample near another one is dropped itself, that other one is compared again with the samples that
+stay in its buckets, until nothing changes. So the outcome is the one that the first sentence defines on all pairs that
+meet in a table, for any order of tables and any number of processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from data_prep.workers.worker_pool import in_order
 
 DISTINCT = "distinct.npy"
 MAX_LEADERS = 1_000
-"""Members of a bucket that are compared with all the others, before what is left is split by further bits."""
+"""Members of a bucket that are compared with all the others, before the rest of the bucket is split by further bits."""
 SPLIT_BITS = 4
 _LOW = np.uint64(0xFFFFFFFF)
 _HIGH = np.uint64(32)
@@ -31,21 +31,21 @@ _HIGH = np.uint64(32)
 
 @dataclass(frozen=True)
 class Followers:
-    """What the rule says of each compared sample, in the order given."""
+    """The rule's decision on each compared sample, in the order given."""
 
     leaders: np.ndarray
-    """(n,) int64: the earlier one that it is like, or -1 when it stays."""
+    """(n,) int64: the earlier sample that it looks like, or -1 when it stays."""
     distances: np.ndarray
-    """(n,) int64: to that one or to its mirror image, whichever is less."""
+    """(n,) int64: distance to that sample or to its mirror image, the smaller one."""
     num_distinct: int
     """Different hashes."""
     num_split: int
-    """Members of buckets that were too full of unlike hashes, summed over tables: compared with fewer others there."""
+    """Members of buckets that were too full, summed over tables: there they were compared with fewer others."""
 
 
 @dataclass(frozen=True)
 class _Search:
-    """One table to search. `again`: which hashes stay for now, and which of them to compare once more."""
+    """One table to search. `again`: which hashes stay so far, and which of them to compare again."""
 
     stored: Path
     bits: np.ndarray
@@ -59,8 +59,9 @@ def find_followers(
 ) -> Followers:
     """Apply the rule to the hashes `words[rows]`, (n, 4) uint64, in that order.
 
-    Memory for n hashes: about 60 n bytes while equal ones are found, then 16 n bytes a process for the table it is at,
-    and 8 bytes a pair found. `work` takes the distinct hashes, 32 bytes each, which the processes map.
+    Memory for n hashes: about 60 n bytes while equal ones are found, then 16 n bytes in each process for its current
+    table, and 8 bytes for each pair found. The distinct hashes, 32 bytes each, go to a file in `work`, which the
+    processes map.
     """
     first = first_of_equal(words[rows])
     distinct = np.flatnonzero(first == np.arange(len(rows)))
@@ -104,7 +105,7 @@ def search_table(task: _Search) -> tuple[np.ndarray, int]:
 
 
 def ranges(starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every (i, p) with starts[i] <= p < ends[i], as pairs of arrays of some CHUNK length."""
+    """Every (i, p) with starts[i] <= p < ends[i], as pairs of arrays of about CHUNK elements."""
     sizes = ends - starts
     until = np.cumsum(sizes)
     begin = 0
@@ -184,8 +185,8 @@ def _compare_again(
     sorted_keys, wanted = keys[mates], keys[freed]
     bounds = (np.searchsorted(sorted_keys, wanted, side=side) for side in ("left", "right"))
     found = [np.empty(0, dtype=np.uint64)]
-    for which, place in ranges(*bounds):
-        one, other = freed[which], mates[place]
+    for which, position in ranges(*bounds):
+        one, other = freed[which], mates[position]
         near = (distances(words[one], words[other]) <= threshold) & (one != other)
         later, earlier = np.maximum(one, other)[near], np.minimum(one, other)[near]
         found.append(later.astype(np.uint64) << _HIGH | earlier.astype(np.uint64))
@@ -193,7 +194,7 @@ def _compare_again(
 
 
 def _decide(pairs: np.ndarray, count: int) -> np.ndarray:
-    """(count,) int64: the earliest leader near each, or -1. `pairs` ascend, so leaders are known when they are met."""
+    """(count,) int64: the earliest leader near each hash, or -1. `pairs` ascend, so leaders are decided before use."""
     leaders = np.full(count, -1, dtype=np.int64)
     dropped = bytearray(count)
     for start in range(0, len(pairs), CHUNK):
@@ -208,7 +209,7 @@ def _decide(pairs: np.ndarray, count: int) -> np.ndarray:
 def _spread(
     first: np.ndarray, distinct: np.ndarray, leaders: np.ndarray, words: np.ndarray, num_split: int
 ) -> Followers:
-    """From distinct hashes to all: equal ones follow what their first follows, or that first itself."""
+    """Extend leaders of distinct hashes to all: equal ones get the leader of the first, or the first itself."""
     follows = np.flatnonzero(leaders >= 0)
     apart = np.zeros(len(distinct), dtype=np.int64)
     for start in range(0, len(follows), CHUNK):

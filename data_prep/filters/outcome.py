@@ -1,4 +1,4 @@
-"""Writes what a filter leaves: the manifest of what stays, and a line for everything that does not."""
+"""Writes the outcome of a filter: the manifest of the samples that stay, and a line for every dropped one."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Decisions:
     rules: np.ndarray
     """(N,) uint8: number of the rule that dropped it, 0 when it stays."""
     duplicates: np.ndarray
-    """(D,) int64 ascending: samples dropped for being like another."""
+    """(D,) int64 ascending: samples that were dropped as duplicates."""
     leaders: np.ndarray
-    """(D,) int64: the sample that each of them is like."""
+    """(D,) int64: the sample that each of them duplicates."""
     distances: np.ndarray
     """(D,) int64: in bits; 0 for the same stored image."""
 
 
 @dataclass(frozen=True)
 class _Names:
-    """What a line calls the image that a dropped one is like."""
+    """Names of the images that dropped samples look like."""
 
     evaluation: pa.Array
     leaders: np.ndarray
@@ -62,25 +62,25 @@ def write_outcome(
     judge: Judge,
     evaluation_names: pa.Array,
 ) -> None:
-    """Write removed/ anew, then publish the manifest. Memory: one shard, and the keys of leaders.
+    """Replace removed/, then publish the manifest. Memory: one shard, and the keys of leaders.
 
     Args:
         features: a file for each shard of the sources, in their order.
-    Raises: FolderError when a source's manifest was written again meanwhile.
+    Raises: FolderError when a source's manifest was written during the filter.
     """
     leaders = np.unique(decisions.leaders)
     names = _Names(evaluation_names, leaders, _keys_of(leaders, features, decisions.starts))
-    shutil.rmtree(corpus.removed, ignore_errors=True)  # `corpus.begin` has seen that it is ours
+    shutil.rmtree(corpus.removed, ignore_errors=True)  # `corpus.begin` has checked that it is ours
     corpus.removed.mkdir()
     writer = ManifestWriter(corpus.root)
     try:
         number = 0
         for source in sources:
             if file_sha256(source.manifest) != source.manifest_sha256:
-                raise FolderError(f"{source.manifest} was written anew meanwhile", "run the same command again")
+                raise FolderError(f"{source.manifest} changed during the filter", "run the same command again")
             for row in stream_manifest(source.manifest):
                 part = slice(int(decisions.starts[number]), int(decisions.starts[number + 1]))
-                # of a source that was filtered before: what is counted in the manifest is listed beside it
+                # the lines of an earlier filter of this source, whose counts are in its manifest
                 lines = Corpus(source.folder).dropped(row["path"])
                 lines += _lines(features[number], part, decisions, judge, names)
                 _write_lines(corpus.lines_of(row["path"]), lines)
@@ -93,7 +93,7 @@ def write_outcome(
 
 
 def selected_row(row: dict[str, Any], rules: np.ndarray, path: str) -> dict[str, Any]:
-    """The row of a shard with what stays of it."""
+    """The row of a shard with only the samples that stay."""
     stays = (rules == 0).tolist()
     selected = {
         name: [value for value, stay in zip(row[name], stays, strict=True) if stay]
@@ -116,21 +116,21 @@ def selected_row(row: dict[str, Any], rules: np.ndarray, path: str) -> dict[str,
 
 
 def _lines(features: Path, part: slice, decisions: Decisions, judge: Judge, names: _Names) -> list[dict[str, Any]]:
-    """What to say of each dropped sample of a shard, in the tar's order."""
+    """A line for each dropped sample of a shard, in the tar's order."""
     rules = decisions.rules[part]
     dropped = np.flatnonzero(rules)
     if not len(dropped):
         return []
     table = pq.read_table(features).take(pa.array(dropped))
-    # The same rules on the same rows say again what they said when all were judged: no details of millions in memory.
+    # Judge the dropped rows a second time, with the same result, instead of keeping millions of details in memory.
     faults = judge.faults(table)
     lines = []
     for key, row, fault in zip(table["key"].to_pylist(), dropped.tolist(), faults, strict=True):
         line: dict[str, Any] = {"key": key, "rule": RULE_NAMES[int(rules[row])]}
         if rules[row] in DUPLICATES:
-            place = int(np.searchsorted(decisions.duplicates, part.start + row))
-            distance = int(decisions.distances[place])
-            line |= _like(names.leader(int(decisions.leaders[place])), distance)
+            position = int(np.searchsorted(decisions.duplicates, part.start + row))
+            distance = int(decisions.distances[position])
+            line |= _like(names.leader(int(decisions.leaders[position])), distance)
         else:
             assert fault is not None and fault["rule"] == line["rule"]
             image = fault.get("image")
@@ -153,7 +153,7 @@ def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def _keys_of(samples: np.ndarray, features: Sequence[Path], starts: np.ndarray) -> pa.Array:
-    """Keys of samples given ascending by number: some 40 bytes each."""
+    """Keys of samples, which are given by ascending number. Memory: some 40 bytes each."""
     shards = np.searchsorted(starts, samples, side="right") - 1
     keys = [pa.array([], pa.string())]
     for shard in np.unique(shards).tolist():

@@ -1,9 +1,10 @@
-"""256 bits that say what an image looks like: equal or nearly so for copies that were resized or compressed again.
+"""A perceptual hash of 256 bits: equal or nearly equal for copies that were resized or compressed again.
 
-The image in gray, squeezed to 32 x 32, through a two-dimensional cosine transform; one bit for each of the lowest 256
-frequencies but the mean: is its coefficient above a dead zone? A mirrored image has the same coefficients with the odd
-horizontal frequencies negated, so its hash differs in known places (`MIRROR`) and mirrored copies cost no second hash.
-A median in place of the fixed bound would break that. All arithmetic is in integers: no machine rounds differently.
+The image is made gray, squeezed to 32 x 32 and put through a two-dimensional cosine transform. Each of the lowest 256
+frequencies without the mean gives one bit: whether its coefficient is above a dead zone. A mirrored image has the same
+coefficients with the odd horizontal frequencies negated, so its hash differs in known bits (`MIRROR`), and mirrored
+copies need no second hash. A median instead of the fixed bound would break that. All arithmetic is in integers, so that
+no machine rounds differently.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ NUM_BITS = 256
 NUM_BYTES = NUM_BITS // 8
 SCALE = 1 << 12
 DEAD_ZONE_LEVELS = 0.01
-"""Coefficients (orthonormal transform, divided by SIDE, so in gray levels) up to this are 0 but for noise: the odd ones
-of a symmetric drawing, the high ones of a soft one. Their bit is 0 in every copy instead of anything."""
+"""Coefficients (orthonormal transform, divided by SIDE, so in gray levels) up to this are noise around 0: the odd ones
+of a symmetric drawing, the high ones of a soft one. The dead zone makes their bit 0 in every copy, not random."""
 CLEAR_LEVELS = 0.1
 MIN_CLEAR = 24
-"""An image with fewer coefficients beyond CLEAR_LEVELS, either way, has no look to compare: it is flat. Noise of one
-level stays below 0.05, a picture of six by six soft spots has over 80."""
+"""An image with fewer coefficients beyond +-CLEAR_LEVELS is flat: there is nothing to compare. Noise of one level stays
+below 0.05; a picture of six by six soft spots has over 80 such coefficients."""
 
 
 def _cosines() -> np.ndarray:
@@ -50,7 +51,7 @@ def _lowest() -> tuple[np.ndarray, np.ndarray]:
 COSINES = _cosines()
 VERTICAL, HORIZONTAL = _lowest()
 MIRROR = np.packbits(HORIZONTAL % 2 == 1)
-"""(32,) uint8: the hash of the mirrored image is the hash XOR this, but for bits in the dead zone."""
+"""(32,) uint8: the hash of the mirrored image is the hash XOR this, except for bits in the dead zone."""
 STABLE_BITS = np.flatnonzero(HORIZONTAL % 2 == 0)
 """Bits that an image and its mirror image share, lowest frequencies first."""
 _LEVEL = SIDE * SCALE * SCALE
@@ -59,7 +60,7 @@ _CLEAR = round(CLEAR_LEVELS * _LEVEL)
 
 
 def hash_image(image: Image.Image) -> np.ndarray | None:
-    """(32,) uint8, or None for a flat image. `image` is closed or kept by the caller."""
+    """(32,) uint8, or None for a flat image. The caller closes `image`."""
     gray = image if image.mode == "L" else image.convert("L")
     small = np.asarray(gray.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.int64)
     coefficients = (COSINES @ small @ COSINES.T)[VERTICAL, HORIZONTAL]
@@ -69,9 +70,9 @@ def hash_image(image: Image.Image) -> np.ndarray | None:
 
 
 def hash_jpeg(data: bytes) -> np.ndarray | None:
-    """The hash of a stored image. Decoded in gray at the smallest scale of the JPEG that is twice what is needed.
+    """The hash of a stored image, decoded in gray at the smallest scale of the JPEG that is at least twice SIDE.
 
-    Raises: whatever Pillow raises for a damaged JPEG.
+    Raises: any error of Pillow for a damaged JPEG.
     """
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         image.draft("L", (2 * SIDE, 2 * SIDE))
@@ -79,7 +80,7 @@ def hash_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def distances(a: np.ndarray, b: np.ndarray, *, mirrored: bool = True) -> np.ndarray:
-    """(n,) Hamming distances of (n, 4) uint64 hashes `a` and `b`; of the better of `b` and its mirror image."""
+    """(n,) Hamming distances of (n, 4) uint64 hashes `a` and `b`, to `b` or its mirror image, the smaller one."""
     differing = a ^ b
     plain = np.bitwise_count(differing).sum(axis=1, dtype=np.uint16)
     if not mirrored:

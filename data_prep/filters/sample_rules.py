@@ -1,4 +1,4 @@
-"""The rules that need nothing but the sample: its captions and its size. Each says what is wrong, or None."""
+"""The rules that need only the sample: its captions and its size. Each returns what is wrong, or None."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def image_fault(width: int, height: int, settings: FilterSettings) -> Fault | No
 def captions_fault(
     captions: Sequence[str], hashes: Sequence[int], common: AbstractSet[int], settings: FilterSettings
 ) -> Fault | None:
-    """What is wrong with the first caption, when every caption has a fault: training may draw any one that is left.
+    """The fault of the first caption, if every caption has one: with a single good caption a sample can be used.
 
     Args:
         hashes: `caption_hash` of each.
-        common: the hashes of captions that stand under too many images.
+        common: the hashes of captions that too many images share.
     """
     first: Fault | None = None
     for text, text_hash in zip(captions, hashes, strict=True):
@@ -50,7 +50,7 @@ def captions_fault(
 
 
 def caption_fault(text: str, settings: FilterSettings) -> Fault | None:
-    """The first rule that a caption by itself fails."""
+    """The first rule on single captions that a caption fails."""
     for rule, why in (
         ("caption_length", _length_fault),
         ("caption_alphabet", _alphabet_fault),
@@ -62,7 +62,7 @@ def caption_fault(text: str, settings: FilterSettings) -> Fault | None:
 
 
 def caption_hash(text: str) -> int:
-    """64 bits, equal for captions that differ in case and white space only."""
+    """64 bits, the same for captions that differ only in case and white space."""
     plain = " ".join(text.casefold().split())
     return int.from_bytes(hashlib.blake2b(plain.encode(), digest_size=8).digest(), "little")
 

@@ -1,4 +1,4 @@
-"""Checks a filtered corpus against what it names: the tars as they are now, and the lists of what was dropped."""
+"""Checks a filtered corpus against the tars it names, as they are now, and its lists of dropped samples."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def verify_corpus(
     keep_going: bool = False,
     on_shard: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
-    """Every named tar has its hash, every named sample is where the manifest says, and each row adds up.
+    """Check that every named tar has its hash, every named sample is at its offset, and each row adds up.
 
-    A seeded `fraction` of the named images is decoded. The manifest stays as it is when all is well; it is withdrawn
-    when something is wrong, or with `keep_going` written anew with what is good. Memory: a few shards' rows and 8 bytes
-    a sample.
+    A seeded `fraction` of the named images is decoded. The manifest stays as it is when all is well. When something is
+    wrong, it is withdrawn, or with `keep_going` replaced by one of the good rows. Memory: a few shards' rows and
+    8 bytes a sample.
 
     Raises: InputError when there is no manifest.
     """
     if not corpus.manifest.is_file():
-        raise InputError(f"{corpus.root} has no manifest", "run the same `data_prep filter` again, it goes on")
+        raise InputError(f"{corpus.root} has no manifest", "run the same `data_prep filter` again to resume it")
     total = sum(1 for _ in stream_manifest(corpus.manifest, ("path",)))
     result = Verification(num_shards=total)
     hashes: list[np.ndarray] = []
@@ -88,7 +88,7 @@ def verify_corpus(
 
 
 def check_row(task: _RowTask) -> ShardCheck:
-    """All that is wrong with one row of the manifest, and with the tar and the list it goes with."""
+    """All problems of one row of the manifest, its tar and its list of dropped samples."""
     row = task.row
     tar = task.root / row["path"]
     check = ShardCheck([Problem(tar.name, "", reason) for reason in _check_sums(task.root, row)])
@@ -110,14 +110,14 @@ def check_row(task: _RowTask) -> ShardCheck:
     chooser = random.Random(f"{task.seed}:{tar.name}")
     try:
         for sample in read_samples(tar):
-            place = missing.pop(sample.key, None)
-            if place is None:
+            position = missing.pop(sample.key, None)
+            if position is None:
                 continue
             decode = chooser.random() < task.fraction
             check.num_decoded += decode
             reasons = check_sample(sample, decode)
-            if place != (sample.offset, sample.length):
-                reasons.append(f"is at byte {sample.offset}, the manifest says {place[0]}")
+            if position != (sample.offset, sample.length):
+                reasons.append(f"is at byte {sample.offset}, {position[0]} by the manifest")
             check.problems += [Problem(tar.name, sample.key, reason) for reason in reasons]
     except TarDamage as damage:
         check.problems.append(Problem(tar.name, damage.member, damage.reason))
