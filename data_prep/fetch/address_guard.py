@@ -1,8 +1,8 @@
-"""Which machines a list may make us ask: no address of this machine, of its networks or of its cloud's metadata.
+"""Which machines a list may make us ask: no IP address of this machine, of its networks or of its cloud's metadata.
 
 A list comes from strangers, and so does a redirect: `http://169.254.169.254/` or a name that resolves to 10.0.0.1 would
-fetch what only this machine may see. So a name is resolved once, every address it resolves to is checked, and the
-connection is made to one of the very addresses that were checked: a second look-up could answer differently.
+fetch what only this machine may see. So a name is resolved once, every IP address it resolves to is checked, and the
+connection is made to one of these checked addresses: a second look-up could return others.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], list[tuple[Any, ...]]]
 """Host and port -> what `socket.getaddrinfo` returns for a stream."""
 
-# IANA's special-purpose registries, what is not reachable from the whole internet (looked up 2026-11-22). Written out,
-# because `ipaddress.is_global` answers differently from one Python to the next.
+# What IANA's special-purpose registries list as not globally reachable (looked up 2026-11-22). Written out, because
+# `ipaddress.is_global` differs from one Python to the next.
 _NOT_PUBLIC_V4 = {
     "0.0.0.0/8": "unspecified",
     "10.0.0.0/8": "private",
@@ -64,11 +64,11 @@ _LOCAL_NAMES = ("localhost", "localdomain", "local", "internal", "home.arpa", "i
 
 
 class PrivateAddress(OSError):
-    """The host is, or resolves to, an address that a list has no business with. An OSError, as connecting raises."""
+    """The host is, or resolves to, an IP address that no list may ask. An OSError, as connecting raises."""
 
 
 def why_not_public(address: Ip) -> str | None:
-    """What kind of address it is when it cannot be reached from the whole internet; None for a public one."""
+    """The kind of an IP address that cannot be reached from the whole internet; None for a public one."""
     if isinstance(address, ipaddress.IPv4Address):
         return next((what for network, what in _V4 if address in network), None)
     if kind := next((what for network, what in _V6 if address in network), None):
@@ -82,17 +82,17 @@ def why_not_public(address: Ip) -> str | None:
 
 
 def _embedded_v4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that a gateway would take out of it: mapped, compatible, NAT64, 6to4, ISATAP."""
+    """The IPv4 address that a gateway would extract from it: mapped, compatible, NAT64, 6to4, ISATAP."""
     if address.ipv4_mapped or address in _NAT64 or address in _LOW_V4 or (int(address) >> 32) & 0xFDFFFFFF == 0x5EFE:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.sixtofour
 
 
 def spelled_addresses(host: str) -> list[Ip]:
-    """Every address that some program would read in a host's spelling; none for a name.
+    """Every IP address that some program would read in a host's spelling; none for a name.
 
-    Brackets, a scope id, a trailing dot, upper case and percent-encoding are looked through; `2130706433`, `0x7f.1`,
-    `0177.0.0.1` and `127.1` are read as C's inet_aton does, and with leading zeros as decimals too.
+    Brackets, a scope id, a trailing dot, upper case and percent-encoding are removed first; `2130706433`, `0x7f.1`,
+    `0177.0.0.1` and `127.1` are read as by C's inet_aton, and parts with leading zeros as decimals too.
     """
     text = unquote(unquote(host)).strip().lower().removeprefix("[").partition("]")[0].rstrip(".")
     try:
@@ -110,9 +110,9 @@ def spelled_addresses(host: str) -> list[Ip]:
 
 
 def _aton(parts: list[str], *, octal: bool) -> int | None:
-    """The number that one to four parts stand for, the last one filling what is left; None when one is too large."""
+    """The number that one to four parts stand for, the last one filling the rest; None when one is too large."""
     value = 0
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if part.startswith("0x"):
             number = int(part[2:] or "0", 16)
         elif octal and len(part) > 1 and part.startswith("0"):
@@ -121,8 +121,8 @@ def _aton(parts: list[str], *, octal: bool) -> int | None:
             number = int(part, 8)
         else:
             number = int(part)
-        last = place == len(parts) - 1
-        bits = 8 * (4 - place) if last else 8
+        last = index == len(parts) - 1
+        bits = 8 * (4 - index) if last else 8
         if number >= 1 << bits:
             return None
         value = (value << bits) | number if last else (value << 8) | number
@@ -130,7 +130,7 @@ def _aton(parts: list[str], *, octal: bool) -> int | None:
 
 
 def check_spelling(host: str) -> None:
-    """Refuse what can be told without resolving: private literals, and names that mean one's own network.
+    """Refuse what needs no resolver to be known: private literals, and names of the local network.
 
     Raises: PrivateAddress.
     """
@@ -145,7 +145,7 @@ def check_spelling(host: str) -> None:
 
 
 def checked_addresses(host: str, port: int, resolve: Resolver | None = None) -> list[tuple[Any, ...]]:
-    """What a host resolves to, in `getaddrinfo`'s form, when every one of it is public.
+    """The IP addresses of a host, in `getaddrinfo`'s form, when every one of them is public.
 
     Raises: PrivateAddress; what the resolver raises (socket.gaierror).
     """
@@ -160,7 +160,7 @@ def checked_addresses(host: str, port: int, resolve: Resolver | None = None) -> 
 def connect_checked(
     address: tuple[str, int], timeout: Any = None, source_address: Any = None, *, resolve: Resolver | None = None
 ) -> socket.socket:
-    """In the place of `socket.create_connection`: to the first of the checked addresses that answers, no other."""
+    """Replaces `socket.create_connection`: connects to the first checked IP address that accepts, and to no other."""
     host, port = address
     failed: OSError = OSError(f"{host} resolves to nothing")
     for family, kind, protocol, _, sockaddr in checked_addresses(host, port, resolve):
@@ -178,11 +178,11 @@ def connect_checked(
 
 
 class _Connection(http.client.HTTPConnection):
-    """Whose answer is read as browsers read it, up to a deadline.
+    """A connection whose response is read as browsers read it, up to a deadline.
 
     Args:
-        guarded: connect to checked addresses only.
-        deadline: of `time.monotonic`, for the whole answer.
+        guarded: connect to checked IP addresses only.
+        deadline: of `time.monotonic`, for the whole response.
     """
 
     def __init__(self, *arguments: Any, guarded: bool, deadline: float, **settings: Any) -> None:
@@ -193,11 +193,11 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _SecureConnection(_Connection, http.client.HTTPSConnection):
-    """The certificate is checked against the name, as ever; only the socket under it is ours."""
+    """The certificate is checked against the name as usual; only the socket under it is ours."""
 
 
 class HTTPHandler(urllib.request.HTTPHandler):
-    """http, for the first request and for every redirect, guarded unless private addresses are allowed."""
+    """http, for the first request and for every redirect; guarded unless private IP addresses are allowed."""
 
     def __init__(self, *, allow_private: bool) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class HTTPSHandler(urllib.request.HTTPSHandler):
 
 
 def _goes_through_a_proxy(request: urllib.request.Request) -> bool:
-    """A proxy may be private, and looks the host up for us: the host is checked as far as it can be from here."""
+    """Whether a proxy is asked, which looks the host up for us and may be private; checks the host as far as it can."""
     if not (request.has_proxy() or getattr(request, "_tunnel_host", None)):
         return False
     host = urlsplit(request.full_url).hostname or ""
@@ -236,9 +236,9 @@ _resolver_seen = {"alive": False, "dead": False}
 
 
 def check_behind_proxy(host: str, resolve: Resolver | None = None) -> None:
-    """Check the spelling, and what the name resolves to here, if it does: behind a proxy there is often no resolver.
+    """Check the spelling, and, if it resolves here, the host's IP addresses: behind a proxy there is often no resolver.
 
-    A resolver that has never answered is asked no more: each look-up would wait for its time-out.
+    A resolver that has never answered is not asked again: each look-up would wait for its time-out.
     Raises: PrivateAddress.
     """
     check_spelling(host)

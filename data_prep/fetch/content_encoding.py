@@ -1,4 +1,4 @@
-"""Bodies that a server compressed although nobody asked for it, taken apart within the limit of one image."""
+"""Decompresses bodies that a server compressed without being asked to, within the size limit of one image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 
 
 class CannotDecode(Exception):
-    """`reason` is unsupported_encoding, body_too_large or incomplete_body, as a failure has it."""
+    """`reason` is that of the failure: unsupported_encoding, body_too_large or incomplete_body."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -22,8 +22,8 @@ class CannotDecode(Exception):
 def decode(body: bytes, headers: Iterable[str], max_bytes: int) -> bytes:
     """The body without its codings.
 
-    A body that is not what its header says is taken as it is, as is one with a coding that is none (`utf-8`, `none`):
-    both are common, and whether it is an image is found out later.
+    A body that does not match its header is kept as it is, and so is one whose header names no coding (`utf-8`,
+    `none`): both are common, and whether the body is an image is checked later.
 
     Args:
         body: as it arrived.
@@ -59,13 +59,13 @@ def _inflate(body: bytes, name: str, max_bytes: int) -> bytes:
             if bits < zlib.MAX_WBITS or not body.startswith(GZIP_MAGIC):  # gzip may have several members
                 return bytes(decoded)
     except zlib.error as error:
-        if bits < 0:  # no sign at its beginning tells raw deflate from a body that was never compressed
+        if bits < 0:  # raw deflate has no magic number: this body was never compressed
             return body
         raise CannotDecode("incomplete_body", f"the {name} data is damaged: {error}") from None
 
 
 def _window_bits(body: bytes, name: str) -> int:
-    """What zlib needs for this body; 0 when it is not what the header says."""
+    """zlib's window bits for this body; 0 when it does not match the header."""
     if body.startswith(GZIP_MAGIC):
         return 16 + zlib.MAX_WBITS
     if name != "deflate" or len(body) < 2:

@@ -1,4 +1,4 @@
-"""Before a download: do the hosts of the list resolve from here? A broken resolver looks like a list of dead links."""
+"""Checks before a download that the list's hosts resolve: a broken resolver looks like a list of dead links."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE_S = 30.0
 @dataclass(frozen=True)
 class DnsCheck:
     asked: int
-    """Distinct hosts looked up; 0 when the sample holds none that this machine would look up."""
+    """Distinct hosts looked up; 0 when this machine would look up none of the sample."""
     resolved: int
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ def _getaddrinfo(host: str) -> None:
 def check_dns(
     hosts: Iterable[str], *, resolve: Callable[[str], object] = _getaddrinfo, patience_s: float = PATIENCE_S
 ) -> DnsCheck:
-    """Look the hosts up, all at a time; one that has not answered in time counts as not resolved.
+    """Look up all hosts at the same time; one without an answer in time counts as not resolved.
 
     Raises: UnfinishedError when there are hosts and not one of them resolves.
     """
@@ -56,7 +56,7 @@ def check_dns(
             answered[host] = False
 
     wanted = set(hosts)
-    # Daemons: a look-up cannot be cancelled, and none of them may keep the command from ending.
+    # Daemons: a look-up cannot be cancelled, and must not keep the command from ending.
     threads = [threading.Thread(target=look_up, args=(host,), daemon=True) for host in sorted(wanted)]
     for thread in threads:
         thread.start()
@@ -68,15 +68,15 @@ def check_dns(
         raise UnfinishedError(
             f"none of {check.asked} hosts of the list resolves: {', '.join(sorted(wanted)[:3])}",
             "the resolver of this machine is the likely fault (/etc/resolv.conf, or no way out of this network); "
-            "--no-dns-check goes on all the same",
+            "--no-dns-check starts without this check",
         )
     return check
 
 
 def sample_hosts(rows: Path, shards: list[int], *, seed: int = 0) -> set[str]:
-    """Up to 50 distinct hosts that this machine would look up, out of up to 8 of the shards, chosen by the seed.
+    """Up to 50 distinct hosts that this machine would look up, from up to 8 of the shards, chosen by the seed.
 
-    Literal addresses need no look-up, and behind a proxy it is the proxy that does it.
+    IP addresses in a URL need no look-up, and behind a proxy the proxy does it.
     """
     chooser = random.Random(seed)
     proxies = urllib.request.getproxies()

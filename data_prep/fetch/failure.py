@@ -1,4 +1,4 @@
-"""Why an image could not be fetched: the reason that is counted, a detail that is true and the same in every run."""
+"""Why an image could not be fetched: a reason to count, and a detail that is the same in every run."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class FetchFailed(Exception):
 
 
 def shown(detail: object) -> str:
-    """On one line, cut, without passwords of URLs and memory addresses."""
+    """The detail on one line, cut, without passwords of URLs and memory addresses."""
     return quote(without_memory_addresses(without_logins(" ".join(str(detail).split()))), MAX_DETAIL)
 
 
 def why(error: Exception) -> FetchFailed:
-    """The failure that an exception of urllib stands for, and whether it may pass."""
+    """The failure that an exception of urllib means, and whether a further attempt may succeed."""
     if isinstance(error, urllib.error.HTTPError):
         return _why_http(error)
     cause: object = error
     if isinstance(error, urllib.error.URLError):
         cause = error.reason
-    if isinstance(cause, str):  # UnknownHandler's only way to say so
+    if isinstance(cause, str):  # raised by UnknownHandler only
         return FetchFailed("unsupported_scheme", cause, may_pass=False)
     if isinstance(cause, address_guard.PrivateAddress):
         return FetchFailed("private_address", cause, may_pass=False)
@@ -76,7 +76,7 @@ def _why_http(error: urllib.error.HTTPError) -> FetchFailed:
 
 
 def retry_after_s(text: str) -> float:
-    """A number of seconds or a date, as RFC 9110 has it; 0 for neither."""
+    """Seconds to wait, from a number of seconds or a date (RFC 9110); 0 for anything else."""
     if text.isascii() and text.isdigit():
         return float(text)
     try:

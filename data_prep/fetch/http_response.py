@@ -1,6 +1,6 @@
-"""One answer of a server, read as browsers read it: interim answers and many headers, bounded in bytes and time.
+"""One response of a server, read as browsers read it: interim responses and many headers, bounded in bytes and time.
 
-Python's http.client takes neither 103 Early Hints nor more than 100 headers, and waits as long as bytes drip.
+Python's http.client accepts neither 103 Early Hints nor more than 100 headers, and waits as long as bytes drip.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import urllib.request
 from typing import Any
 
 MAX_HEAD_BYTES = 1 << 18
-"""Of status lines and headers, interim answers included; Chrome's limit is the same."""
+"""Of status lines and headers, interim responses included; Chrome's limit is the same."""
 INTERIM = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9][0-9]\b")
-"""100 Continue, 102 Processing, 103 Early Hints: the answer is still to come. 101 ends HTTP, which nobody asked for."""
+"""100 Continue, 102 Processing, 103 Early Hints: the final response follows. Not 101, which ends HTTP."""
 HEEDED = re.compile(
     rb"(location|set-cookie2?|content-[a-z]+|transfer-encoding|connection|keep-alive|proxy-connection|retry-after"
     rb"|x-robots-tag)[ \t]*:",
     re.IGNORECASE,
 )
-"""Headers that something here looks at; http.client would fail at the hundredth of the others."""
+"""Headers that data_prep reads; http.client would fail at more than a hundred, so the others are dropped."""
 
 
 class TooSlow(OSError):
-    """The answer is not whole at its deadline."""
+    """The response is not whole at its deadline."""
 
 
 class Ask(urllib.request.Request):
-    """A request whose answer must be whole at `deadline`, of `time.monotonic`."""
+    """A request whose response must be whole at `deadline`, of `time.monotonic`."""
 
     def __init__(self, url: str, headers: dict[str, str], deadline: float) -> None:
         super().__init__(url, headers=headers)
@@ -38,7 +38,7 @@ class Ask(urllib.request.Request):
 
 
 class Response(http.client.HTTPResponse):
-    """As http.client's, with the head read here.
+    """http.client's response, with its head read here.
 
     Args:
         deadline: of `time.monotonic`; later reads raise TooSlow.
@@ -49,14 +49,14 @@ class Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_UntilDeadline(self.fp.detach(), deadline))
 
     def begin(self) -> None:
-        """Read up to the body. Raises: http.client.HTTPException, OSError, TooSlow."""
+        """Read the head. Raises: http.client.HTTPException, OSError, TooSlow."""
         body = self.fp
         self.fp = io.BufferedReader(io.BytesIO(self._head()))
         super().begin()
         self.fp = body
 
     def _head(self) -> bytes:
-        """The final answer's status line, and those of its headers that are looked at."""
+        """The final response's status line, and those of its headers that data_prep reads."""
         left = MAX_HEAD_BYTES
         while True:
             lines: list[bytes] = []
@@ -78,7 +78,7 @@ class Response(http.client.HTTPResponse):
 
 
 def _heeded(lines: list[bytes]) -> list[bytes]:
-    """Header lines that are looked at, with the folded lines that continue them."""
+    """Header lines that data_prep reads, with the folded lines that continue them."""
     kept: list[bytes] = []
     keep = False
     for line in lines:
@@ -88,7 +88,7 @@ def _heeded(lines: list[bytes]) -> list[bytes]:
 
 
 class _UntilDeadline(io.RawIOBase):
-    """A socket's reading side that ends at the deadline, however steadily the other side drips."""
+    """A socket's reading side that fails at the deadline, even while bytes still drip in."""
 
     def __init__(self, raw: Any, deadline: float) -> None:
         self._raw = raw

@@ -1,4 +1,4 @@
-"""One attempt's way from a listed URL to the answer: where redirects lead, with which cookies and which password."""
+"""One attempt's way from a listed URL to the response: where redirects lead, with which cookies and which password."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MAX_REDIRECTS = 10
 
 
 class Visit:
-    """Begins at a listed URL. `request` asks the current one, `follow` moves on.
+    """Starts at a listed URL. `request` makes a request for the current URL, `follow` moves on to the next.
 
-    A visit is one row's and one attempt's: nothing that a server gave reaches another row. Cookies go back as their
-    domain allows, `user:password@` goes to the origin in whose URL it stood, and to no other.
+    A visit belongs to one attempt at one row: nothing that a server gave reaches another row. Cookies go back as their
+    domain allows, and `user:password@` goes only to the origin in whose URL it stood.
 
     Args:
         deadline: of `time.monotonic`, for all redirects together.
@@ -41,7 +41,7 @@ class Visit:
         self._go_to(url)
 
     def request(self) -> Ask:
-        """What to ask next."""
+        """The next request."""
         request = Ask(self.url, dict(self._headers), self._deadline)
         self._cookies.add_cookie_header(request)
         if login := self._logins.get(_origin(self.url)):
@@ -51,8 +51,8 @@ class Visit:
     def follow(self, answer: urllib.error.HTTPError, request: Ask) -> None:
         """Move on to where a redirect leads.
 
-        Raises: `answer` when it is no redirect; FetchFailed for one that leads too far, nowhere or to a place that is
-            not asked.
+        Raises: `answer` when it is no redirect; FetchFailed for one that leads too far, nowhere, or to a host that may
+            not be asked.
         """
         location = answer.headers.get("Location")
         if answer.code not in REDIRECTS or location is None:

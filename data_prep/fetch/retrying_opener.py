@@ -1,7 +1,7 @@
 """How a download worker asks for one image: http(s) only, bounded in time and size, retried after a pause.
 
-img2dataset calls `urllib.request.urlopen` and repeats a failed request at once, whatever the failure. Installed with
-`urllib.request.install_opener`, this opener answers those calls instead; img2dataset itself stays as it is.
+img2dataset calls `urllib.request.urlopen` and repeats any failed request at once. Installed with
+`urllib.request.install_opener`, this opener handles those calls instead; img2dataset itself is not changed.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ MOST_SPREAD = 1.5
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
     timeout_s: float = 10.0
-    """Longest silence of a server: connecting, or between two pieces of an answer."""
+    """Longest silence of a server: while connecting, or between two pieces of a response."""
     image_timeout_s: float = 60.0
-    """Longest one attempt at one image may take in all, so that a server that drips bytes is left behind."""
+    """Longest time of one attempt at one image, so that a server that drips bytes holds up nothing."""
     retries: int = 2
-    """Further attempts after a failure that may pass: a time-out, a broken connection, 408, 425, 429 or 5xx."""
+    """Further attempts after a failure that may be temporary: a time-out, a broken connection, 408, 425, 429 or 5xx."""
     pause_s: float = 1.0
     """Before the first further attempt; doubles with each. A server's Retry-After lengthens it, up to `max_pause_s`."""
     max_pause_s: float = 30.0
-    """Longest pause; by chance up to 1.5 times as long."""
+    """Longest pause, before the random factor of up to 1.5."""
     max_image_bytes: int = 50_000_000
-    """Larger answers are left behind, as they arrive or decompressed."""
+    """Larger bodies are not read to their end, as they arrive or decompressed."""
     allow_private_addresses: bool = False
     """Whether hosts on loopback, in private networks and the like may be asked."""
 
@@ -56,8 +56,8 @@ class FetchLimits:
 class RetryingOpener(urllib.request.OpenerDirector):
     """An opener whose `open` returns the whole body in memory, or raises `FetchFailed`.
 
-    Only http and https have a handler, so neither a listed address nor a redirect reaches file:, ftp: or data:. Which
-    hosts may be asked is `data_prep.fetch.address_guard`'s, where redirects lead `data_prep.fetch.redirects`'.
+    Only http and https have a handler, so neither a listed URL nor a redirect reaches file:, ftp: or data:.
+    `data_prep.fetch.address_guard` decides which hosts may be asked, `data_prep.fetch.redirects` where redirects lead.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RetryingOpener(urllib.request.OpenerDirector):
             self._direct.add_handler(handler)
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> urllib.response.addinfourl:
-        """As `OpenerDirector.open`; `data` and `timeout` are the limits' business and are ignored."""
+        """As `OpenerDirector.open`; `data` and `timeout` are ignored, since the limits set the time-outs."""
         try:
             given = fullurl if isinstance(fullurl, urllib.request.Request) else urllib.request.Request(fullurl)
             host = (urlsplit(given.full_url).hostname or "").rstrip(".")
@@ -100,7 +100,7 @@ class RetryingOpener(urllib.request.OpenerDirector):
 
     def _pause_s(self, attempt: int, retry_after_s: float) -> float:
         pause = max(self._limits.pause_s * 2.0**attempt, retry_after_s)
-        # Spread out, or all threads that met the same overloaded host come back together.
+        # Spread out, or all threads that met the same overloaded host would come back at once.
         return min(pause, self._limits.max_pause_s) * random.uniform(1.0, MOST_SPREAD)
 
     def _open_once(self, url: str, headers: dict[str, str]) -> urllib.response.addinfourl:
@@ -148,7 +148,7 @@ class RetryingOpener(urllib.request.OpenerDirector):
 
 
 def _announced(headers: Any) -> int | None:
-    """Content-Length, where it is a number that a body can have."""
+    """Content-Length, where it is a possible length of a body."""
     text = headers.get("Content-Length", "").strip()
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 

@@ -1,4 +1,4 @@
-"""img2dataset over Spark: what must be there, and the session that its distributor takes."""
+"""img2dataset over Spark: its requirements, and the session for its distributor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DISTRIBUTORS = ("multiprocessing", "pyspark")
 
 
 def check_distributor(name: str) -> None:
-    """Before anything is begun: img2dataset itself would find out in a child process, or do nothing and exit with 0.
+    """Check for Spark before anything starts: img2dataset would fail in a child process, or do nothing and exit with 0.
 
     Raises: UsageError when pyspark or Java is missing.
     """
@@ -29,7 +29,7 @@ def check_distributor(name: str) -> None:
     java = Path(os.environ.get("JAVA_HOME", "/"), "bin", "java")
     if shutil.which("java") is None and not ("JAVA_HOME" in os.environ and java.exists()):
         raise UsageError(
-            "--distributor pyspark needs Java, which is not here", "install Java 17, or set JAVA_HOME to where it is"
+            "--distributor pyspark needs Java, which was not found", "install Java 17, or set JAVA_HOME to where it is"
         )
 
 
@@ -38,13 +38,13 @@ def spark_session(processes: int, master: str | None, folder: Path) -> Iterator[
     """A session that is active within the block; img2dataset's own would ask for 16 GB of memory.
 
     Args:
-        processes: tasks at a time, on this machine alone (no master).
-        master: address of a cluster. Its other settings come from Spark's own files.
+        processes: tasks at a time, where Spark runs on this machine (no master).
+        master: URL of a cluster. Its other settings come from Spark's own files.
         folder: for Spark's temporary files on this machine, so that they go with the launch, however it ends.
     """
     from pyspark.sql import SparkSession
 
-    # Otherwise workers take whatever `python3` is first on PATH.
+    # Otherwise workers run the `python3` that is first on PATH.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("data_prep").master(master or f"local[{processes}]")

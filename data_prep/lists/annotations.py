@@ -1,6 +1,6 @@
 """Reads the original's annotation files: a JSON list of {"image": path, "caption": text or list of texts}.
 
-Such a list names an image once for each of its captions; `merge_captions` makes one row an image with all of them.
+Such a list names an image once for each of its captions; `merge_captions` makes one row of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_annotations(path: Path, columns: ListColumns = NO_FLAGS) -> Iterator[Li
     """Entries in the file's order, one image each; the image's path stays as written.
 
     Args:
-        columns: names of an entry's fields; the path is in `image` unless `--path-col` says otherwise.
+        columns: names of an entry's fields; the path is in `image` unless `--path-col` names another.
     Raises: InputError for a file that is missing or is not a JSON list; UsageError for a field that no entry has.
     """
     check_is_file(path, "give existing files with --annotations")
@@ -42,10 +42,10 @@ def read_annotations(path: Path, columns: ListColumns = NO_FLAGS) -> Iterator[Li
 
 
 def merge_captions(images: Iterable[ListedImage], folder: Path) -> Iterator[ListedImage]:
-    """One row for each image, in the place where it is first named, with the distinct captions of all its rows.
+    """One row for each image, at the position of its first row, with the distinct captions of all its rows.
 
-    Rows wait in an unnamed file in `folder`; memory is some 70 bytes a row (measured in docs/sources.md), since only a
-    hash of the image's name and a place in the file are kept. A row that names no image stays as it is.
+    Rows wait in an unnamed file in `folder`; memory is some 70 bytes a row (measured in docs/sources.md): a hash of the
+    image's name and an offset into the file. A row that names no image stays as it is.
     """
     names, starts = array("Q"), array("Q")
     with tempfile.TemporaryFile(dir=folder) as spool:
@@ -58,8 +58,8 @@ def merge_captions(images: Iterable[ListedImage], folder: Path) -> Iterator[List
             )
         order, groups = _by_first_appearance(names)
         num_images = 0
-        for _, numbers in itertools.groupby(range(len(order)), key=lambda place: groups[order[place]]):
-            for merged in _merge([_read(spool, starts[order[place]]) for place in numbers]):
+        for _, numbers in itertools.groupby(range(len(order)), key=lambda index: groups[order[index]]):
+            for merged in _merge([_read(spool, starts[order[index]]) for index in numbers]):
                 num_images += 1
                 yield merged
     if num_images < len(names):
@@ -67,14 +67,14 @@ def merge_captions(images: Iterable[ListedImage], folder: Path) -> Iterator[List
 
 
 def _by_first_appearance(names: array[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers with those of one name together, and for each row the row that has its name first."""
+    """Row numbers grouped by name, and for each row the first row with the same name."""
     _, first, group = np.unique(np.frombuffer(names, dtype=np.uint64), return_index=True, return_inverse=True)
     groups = first[group]
     return np.argsort(groups, kind="stable"), groups
 
 
 def _merge(rows: Sequence[ListedImage]) -> Iterator[ListedImage]:
-    """Rows of one hash: of one image, but for a collision."""
+    """Merge rows of one hash: they are of one image, unless hashes collide."""
     by_name: dict[str, list[ListedImage]] = {}
     for row in rows:
         by_name.setdefault(row.url, []).append(row)

@@ -1,7 +1,6 @@
 """Reads TSV and CSV, with or without a header, row by row: each row's cells by column, or what is wrong with it.
 
-Cells are bytes until it is known which column they are of: a caption and an address in another encoding are different
-faults.
+Cells are bytes until their column is known: a caption and a URL in another encoding are different faults.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from data_prep.lists.published_file import lines
 from data_prep.lists.row_list import ListedImage
 
 MAX_LINES_A_ROW = 100
-"""Of a CSV: a quote that is never closed would otherwise make one row of the rest of the list."""
-_ADDRESS = re.compile(rb"https?://", re.IGNORECASE)
+"""Of a CSV: otherwise a quote that is never closed would make one row of the rest of the list."""
+_URL = re.compile(rb"https?://", re.IGNORECASE)
 
 NumberedRow = tuple[int, list[bytes]]
 """The line a row begins in, from 1, and its cells."""
@@ -30,7 +29,7 @@ NumberedRow = tuple[int, list[bytes]]
 def read_delimited(
     path: Path, kind: Literal["tsv", "csv"], columns: ListColumns
 ) -> Iterator[tuple[int, dict[str, bytes] | ListedImage]]:
-    """(line, cells by the name of their column), or (line, the rejected row) for one that has other columns.
+    """(line, cells by the name of their column), or (line, the rejected row) for one with another number of columns.
 
     Raises: InputError for a list that is empty, or a CSV with a quote that is never closed; UsageError for a column it
         does not have.
@@ -41,25 +40,25 @@ def read_delimited(
         raise InputError(f"{path} is empty", "give a list with at least one row")
     names, num_header = _header(path, [cells for _, cells in first], columns)
     check_columns(path, columns.wanted, names)
-    places = {name: names.index(name) for name in columns.wanted}
+    indices = {name: names.index(name) for name in columns.wanted}
     for line, cells in itertools.chain(first[num_header:], rows):
         if len(cells) != len(names):
             yield line, _bad_row(f"{len(cells)} columns instead of {len(names)}")
-        elif not columns.local and any(b"\n" in cell and _ADDRESS.search(cell) for cell in cells):
-            yield line, _bad_row("a quoted cell of several lines with an address in it: is a quote never closed?")
+        elif not columns.local and any(b"\n" in cell and _URL.search(cell) for cell in cells):
+            yield line, _bad_row("a quoted cell of several lines with a URL in it: is a quote never closed?")
         else:
-            yield line, {name: cells[place] for name, place in places.items()}
+            yield line, {name: cells[index] for name, index in indices.items()}
 
 
 def tsv_rows(path: Path) -> Iterator[NumberedRow]:
-    """Tabs separate, line ends end, and quotes are letters like any other; an empty line is no row."""
+    """Rows of a TSV: tabs separate cells, quotes are plain characters, and an empty line is no row."""
     for number, line in enumerate(lines(path), start=1):
         if line:
             yield number, line.split(b"\t")
 
 
 def csv_rows(path: Path) -> Iterator[NumberedRow]:
-    """A quoted cell may hold commas and line ends. Raises: InputError for a quote that is never closed."""
+    """Rows of a CSV; quoted cells may hold commas and line ends. Raises: InputError for a quote never closed."""
     csv.field_size_limit(2**31 - 1)
     begun = number = 0
 
@@ -84,7 +83,7 @@ def csv_rows(path: Path) -> Iterator[NumberedRow]:
 
 
 def _header(path: Path, rows: Sequence[Sequence[bytes]], columns: ListColumns) -> tuple[list[str], int]:
-    """Names of the columns, and how many of the first rows are the header: one, or none."""
+    """Names of the columns, and the number of header rows: 1 or 0."""
     header = [cell.decode("utf-8", "replace").strip() for cell in rows[0]]
     if columns.names is not None:
         if not any(len(cells) == len(columns.names) for cells in rows):
@@ -94,9 +93,9 @@ def _header(path: Path, rows: Sequence[Sequence[bytes]], columns: ListColumns) -
             )
         return list(columns.names), int(header == list(columns.names))
     width = Counter(map(len, rows)).most_common(1)[0][0]
-    if not any(map(_is_address, rows[0])) and not (len(rows[0]) != width and set(columns.wanted) - set(header)):
+    if not any(map(_is_url, rows[0])) and not (len(rows[0]) != width and set(columns.wanted) - set(header)):
         return header, 1
-    where = Counter(place for cells in rows if len(cells) == 2 for place in (0, 1) if _is_address(cells[place]))
+    where = Counter(index for cells in rows if len(cells) == 2 for index in (0, 1) if _is_url(cells[index]))
     if width == 2 and where and columns == ListColumns():
         # CC3M is caption, url and CC12M is url, caption, both without a header: the rows show which.
         return (["url", "caption"] if where.most_common(1)[0][0] == 0 else ["caption", "url"]), 0
@@ -109,5 +108,5 @@ def _bad_row(why: str) -> ListedImage:
     return ListedImage("", [], f"bad_row: {why}")
 
 
-def _is_address(cell: bytes) -> bool:
+def _is_url(cell: bytes) -> bool:
     return cell.strip().lower().startswith((b"http://", b"https://"))

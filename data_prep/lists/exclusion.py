@@ -1,6 +1,6 @@
-"""What must not get into a corpus, whoever lists it: domains that are not asked, images known by their hash.
+"""What must not get into a corpus even if it is listed: domains that are not asked, images known by their hash.
 
-Both lists are part of the job: a shard made before a domain was excluded would still hold its images.
+Both lists belong to the job: a shard that was made before a domain was excluded would still hold its images.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ HEX_DIGITS = {32: "md5", 64: "sha256"}
 
 @dataclass(frozen=True)
 class Exclusions:
-    """The two lists as files; None for none."""
+    """The two lists as files, or None."""
 
     domains: Path | None = None
     hashes: Path | None = None
 
     def identity(self) -> dict[str, str]:
-        """Of what is excluded, not of how the files are written; goes into the job's."""
+        """Hashes of what is excluded, for any order and layout of the files; part of the job's identity."""
         found: dict[str, str] = {}
         if self.domains:
             found["excluded_domains"] = _digest(sorted(read_domains(self.domains)))
@@ -41,9 +41,9 @@ class Exclusions:
         return found
 
     def kept_in(self, root: Path) -> Exclusions:
-        """The same lists, copied into a folder or store once: retries go by them, and it can be looked up later.
+        """The same lists, copied into a folder or store once, for retries and for the record.
 
-        Readers of a copy find it whole. Other parts write the same.
+        Readers find a copy whole. Other parts write the same bytes.
         """
         if self.domains:
             _write_once(root / DOMAINS, sorted(read_domains(self.domains)))
@@ -56,7 +56,7 @@ DOMAINS, HASHES = Path("excluded", "domains.txt"), Path("excluded", "hashes.txt"
 
 
 def kept_exclusions(root: Path) -> Exclusions:
-    """Those that a job's folder was begun with."""
+    """The exclusions that a job's folder was started with."""
     domains, hashes = root / DOMAINS, root / HASHES
     return Exclusions(domains if domains.exists() else None, hashes if hashes.exists() else None)
 
@@ -80,20 +80,20 @@ def read_hashes(path: Path) -> frozenset[str]:
 
 
 def excluded_domain(host: str, domains: frozenset[str]) -> str | None:
-    """The listed domain that a host is, or lies under."""
+    """The listed domain that a host equals or is below; None for none."""
     labels = host.lower().rstrip(".").split(".")
     parents = (".".join(labels[start:]) for start in range(len(labels)))
     return next((parent for parent in parents if parent in domains), None)
 
 
 def excluded_hash(data: bytes, hashes: frozenset[str]) -> str | None:
-    """The listed hash of these bytes."""
+    """The listed hash that these bytes have; None for none."""
     digests = (hashlib.sha256(data).hexdigest(), hashlib.md5(data, usedforsecurity=False).hexdigest())
     return next((digest for digest in digests if digest in hashes), None)
 
 
 def without_excluded(images: Iterable[ListedImage], exclusions: Exclusions) -> Iterable[ListedImage]:
-    """The rows, those of excluded domains rejected, so that they are not asked for."""
+    """The rows, with those of excluded domains rejected, so that they are not requested."""
     return _mark(images, read_domains(exclusions.domains)) if exclusions.domains else images
 
 

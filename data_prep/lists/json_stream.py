@@ -12,7 +12,7 @@ from data_prep.lists.published_file import open_text
 
 CHUNK_CHARACTERS = 1 << 20
 MAX_VALUE_CHARACTERS = 64 << 20
-"""A value that is not whole within so much text is broken: without a bound the whole file would be read for it."""
+"""A longer value is taken for broken: without a bound the whole file would be read in search of its end."""
 _BETWEEN = " \t\r\n,:"
 REPAIR = "repair or download the file again"
 
@@ -55,7 +55,7 @@ def stream_json_object(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 class _Reader:
-    """A text and a place in it. What separates values is skipped, not checked: these are files to read, not to lint."""
+    """A text and a position in it. Separators between values are skipped, not checked: files are read, not linted."""
 
     def __init__(self, path: Path, file: IO[str]) -> None:
         self._path = path
@@ -73,7 +73,7 @@ class _Reader:
         return character
 
     def check_end(self) -> None:
-        """Raises: InputError for anything after the whole value, such as a second list: it would not be read."""
+        """Raises: InputError for anything after the whole value, such as a second list, which would not be read."""
         if self._next() is not None:
             raise InputError(
                 f"{self._path} does not end after its {self._done} entries", "give each list as a file of its own"
@@ -93,7 +93,7 @@ class _Reader:
         self._position += 1
 
     def elements(self) -> Iterator[Any]:
-        """Of the list that begins here, to its end."""
+        """Elements of the list that begins here, to its end."""
         assert self.peek() == "["
         self.skip()
         while self.peek() != "]":
@@ -114,7 +114,7 @@ class _Reader:
                         f"{self._path}: broken JSON after {self._done} entries: {error}", REPAIR
                     ) from error
                 continue
-            if end == len(self._buffer) and self._more():  # a number may go on
+            if end == len(self._buffer) and self._more():  # a number may continue
                 continue
             self._position = end
             self._done += 1

@@ -11,13 +11,13 @@ from data_prep.errors import UsageError
 from samples.quote import quote
 
 ROWS_LOOKED_AT = 1000
-"""The first rows say what a list is like; a column that none of them has is missing."""
+"""A column counts as missing when none of this many first rows has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListColumns:
     url: str = "url"
-    """Column that holds the address."""
+    """Column that holds the URL, or with `local` the path."""
     captions: tuple[str, ...] = ("caption",)
     """Columns that hold captions, each a text or a list of texts; all of them become the image's captions."""
     names: tuple[str, ...] | None = None
@@ -27,17 +27,17 @@ class ListColumns:
     licence: str | None = None
     """Column with the image's licence."""
     local: bool = False
-    """What `url` names is the path of a local image, which is taken as it is."""
+    """Whether `url` names a column of paths of local images, which are taken as they are."""
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """All that are read, each once: the address first."""
+        """Names of all columns that are read, each once, that of the URL first."""
         notes = (name for name in (self.id, self.licence) if name is not None)
         return tuple(dict.fromkeys((self.url, *self.captions, *notes)))
 
 
 def check_columns(path: Path, wanted: Collection[str], names: Sequence[str]) -> None:
-    """Raises: UsageError for a wanted column that the list lacks, or has twice."""
+    """Raises: UsageError for a wanted column that the list lacks or has twice."""
     for name in wanted:
         if names.count(name) > 1:
             raise UsageError(

@@ -1,6 +1,6 @@
 """Rows of a user's parquet file as plain values, texts as bytes.
 
-Parquet does not promise that its strings are UTF-8, and one that is not must cost its row only.
+Parquet does not guarantee that its strings are UTF-8; one that is not must lose its row only.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def parquet_names(path: Path) -> list[str]:
 
 
 def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Row by row the cells of these columns: bytes for a text, a list for a list, None for nothing.
+    """The cells of these columns, row by row: bytes for a text, a list for a list, None for nothing.
 
-    Memory: 10,000 rows. Raises: InputError when the file cannot be read, or not to its end.
+    Memory: 10,000 rows. Raises: InputError when the file cannot be read to its end.
     """
     with reading(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
@@ -39,7 +39,7 @@ def parquet_rows(path: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what pyarrow raises for a damaged file into an InputError that names it."""
+    """Turns pyarrow's errors for a damaged file into an InputError that names it."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -47,7 +47,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _as_binary(column: Any) -> Any:
-    """The column with its texts, also those in lists, as bytes; others as they are."""
+    """The column with its texts, also those in lists, as bytes; other types stay."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type

@@ -21,7 +21,7 @@ from samples.text_files import HEAD_BYTES, MARK, conversion_hint, wide_encoding
 
 LOOKED_AT_BYTES = 1 << 16
 MAX_LINE_BYTES = 64 << 20
-"""A longer line is no row of a list: without a bound a file without line ends would be read into memory whole."""
+"""Of a row of a list: without a bound, a file without line ends would be read into memory whole."""
 _OPENERS: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -63,7 +63,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 @contextlib.contextmanager
 def open_text(path: Path) -> Iterator[IO[str]]:
-    """The same as UTF-8 text; bytes that are none become lone surrogates, so that only their row is lost."""
+    """`open_bytes` as UTF-8 text; bytes that are not UTF-8 become lone surrogates, so that only their row is lost."""
     with open_bytes(path) as file, io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape") as text:
         yield text
 
@@ -86,7 +86,7 @@ def lines(path: Path) -> Iterator[bytes]:
 
 
 def check_is_file(path: Path, hint: str = "give an existing file") -> None:
-    """Raises: InputError, with the hint, for what is not there, a folder, or a pipe (a list is read more than once)."""
+    """Raises: InputError, with the hint, for a missing file, a folder, or a pipe (a list is read more than once)."""
     if path.is_dir():
         raise InputError(f"{path} is a folder", hint)
     if path.exists() and not path.is_file():

@@ -1,7 +1,7 @@
-"""The normalised list: `rows.parquet`, one row an image, one row group a shard of the part.
+"""The normalised list: `rows.parquet`, one row for each image, one row group for each shard of the part.
 
-Row i is line i of what the user listed, good or not: a rejected row keeps its place and its reason, so that every
-listed row is accounted for by exactly one shard.
+Row i is row i of the user's list, good or not: a rejected row keeps its number and gets a reason, so that exactly one
+shard accounts for every listed row.
 """
 
 from __future__ import annotations
@@ -54,29 +54,29 @@ class ListedImage:
     id: str | None = None
     """The source's own name for the image, when it has one."""
     licence: str | None = None
-    """Of this image, when the list says so."""
+    """Licence of this image, when the list has one."""
     row: int | None = None
-    """Number of the row, where that is not its place among the others (a retry)."""
+    """Number of the row, where it is not that of its position here (in a retry)."""
     supersedes: str | None = None
-    """Reason of an earlier failure that this attempt takes the place of (a retry)."""
+    """Reason of the earlier failure that this attempt replaces (in a retry)."""
     login: str | None = field(default=None, repr=False)
-    """`user:password` that stood in the URL. It goes to that server and into this list, and nowhere else."""
+    """`user:password` of the URL. It is sent to that server and written to this list, and nowhere else."""
 
 
 class NotText(ValueError):
-    """`str()` says why: `not_text: ...`, or `not_utf8: ...`."""
+    """`str()` is the reason: `not_text: ...` or `not_utf8: ...`."""
 
 
 def keep_captions(url: object, cells: Iterable[object], id: object = None, licence: object = None) -> ListedImage:
     """A row with its captions stripped, without those that training cannot use.
 
-    It is rejected when none is left, or when one is no text. The one rule for every reader:
-    nothing becomes a caption, or a path, by `str()`.
+    It is rejected when none is left, or when one is no text. All readers use this function, so that nothing becomes a
+    caption, or a path, by `str()`.
 
     Args:
-        url: the image's address or path.
+        url: the image's URL or path.
         cells: each a text, UTF-8 bytes, a list of these, or nothing (None or NaN, as pandas writes it).
-        id: the source's own name for the image, a text or a whole number; anything else is none.
+        id: the source's own name for the image, a text or a whole number; anything else is ignored.
         licence: the same.
     """
     try:
@@ -113,7 +113,7 @@ def read_text(cell: object) -> str:
 
 
 def read_note(cell: object) -> str | None:
-    """What goes into a sample's record beside its captions: a text or a whole number; None for anything else."""
+    """A value for a sample's record beside its captions: a text or a whole number; None for anything else."""
     if not isinstance(cell, str | bytes):
         number = whole_number(cell)
         return None if number is None else str(number)
@@ -124,7 +124,7 @@ def read_note(cell: object) -> str | None:
 
 
 def whole_number(cell: object) -> int | None:
-    """7 of 7, of "7" and of 7.0 (pandas makes that of 7 where another row has none); None for anything else."""
+    """7 for 7, "7" and 7.0 (which pandas makes of 7 in a column with gaps); None for anything else."""
     if isinstance(cell, str):
         return int(cell) if _DIGITS.fullmatch(cell.strip()) else None
     if isinstance(cell, float):
@@ -133,7 +133,7 @@ def whole_number(cell: object) -> int | None:
 
 
 def _refuse_written_out(caption: str) -> None:
-    """A list or mapping that some tool wrote out as text is no caption of an image: `['a dog', 'a cat']`."""
+    """Refuse a list or mapping that some tool wrote out as text, such as `['a dog', 'a cat']`: it is no caption."""
     if _WRITTEN_OUT.fullmatch(caption):
         raise NotText(f"not_text: a list or mapping written out as text: {quote(caption, SHOWN)}")
 
@@ -155,8 +155,8 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
             table = pa.table(
                 {
                     "row": [
-                        place if image.row is None else image.row
-                        for place, image in enumerate(chunk, start=num_rows - len(chunk))
+                        number if image.row is None else image.row
+                        for number, image in enumerate(chunk, start=num_rows - len(chunk))
                     ],
                     "url": [image.url for image in chunk],
                     "captions": [json.dumps(image.captions, ensure_ascii=False) for image in chunk],

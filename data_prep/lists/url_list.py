@@ -1,7 +1,7 @@
 """Reads a user's list of images and captions: TSV, CSV, JSON, JSON lines or parquet, as other tools write them.
 
-img2dataset's own readers stop at an unbalanced quote and strip balanced ones, so lists never reach it as they are:
-they are read here, row by row, and a row that cannot be used keeps its place with a reason.
+img2dataset's own readers stop at an unbalanced quote and strip balanced ones. So lists are read here, row by row, and a
+row that cannot be used keeps its number and gets a reason.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Fields = Mapping[str, Any]
 
 
 def list_format(path: Path) -> Format | None:
-    """By the file's ending, in capitals or not, also before .gz and the like; None for one that is no list's."""
+    """The format, by the file's ending in any case, also before .gz and the like; None for an unknown ending."""
     name = path.name.lower()
     for ending in COMPRESSED:
         name = name.removesuffix(ending)
@@ -46,7 +46,7 @@ def list_format(path: Path) -> Format | None:
 
 
 def read_url_list(path: Path, columns: ListColumns) -> Iterator[ListedImage]:
-    """Rows in the file's order, every one of them, usable or rejected with its reason.
+    """Every row, in the file's order, usable or rejected with a reason.
 
     Raises: InputError for a file that is missing, empty or unreadable; UsageError for a column it does not have.
     """
@@ -83,7 +83,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 def read_records(path: Path, records: Iterator[tuple[int | None, Any]], columns: ListColumns) -> Iterator[ListedImage]:
     """Rows of JSON objects, each with its line where it has one.
 
-    Raises: InputError when there is none; UsageError for a column that none of the first thousand has.
+    Raises: InputError when there are none; UsageError for a column that none of the first thousand has.
     """
     first = list(itertools.islice(records, ROWS_LOOKED_AT))
     if not first:
@@ -95,7 +95,7 @@ def read_records(path: Path, records: Iterator[tuple[int | None, Any]], columns:
 
 
 def _at_lines(rows: Iterable[tuple[int | None, Any]], columns: ListColumns) -> Iterator[ListedImage]:
-    """The rows, each that is rejected with the line it is in, where it has one."""
+    """The rows; a rejected row's reason gets its line, where it has one."""
     for line, fields in rows:
         if isinstance(fields, ListedImage):
             image = fields
@@ -110,17 +110,17 @@ def _at_lines(rows: Iterable[tuple[int | None, Any]], columns: ListColumns) -> I
 
 
 def _listed(fields: _Fields, columns: ListColumns) -> ListedImage:
-    place = fields.get(columns.url)
+    cell = fields.get(columns.url)
     try:
-        address = read_text(place) if columns.local else normalise_url(read_text(place))
+        name = read_text(cell) if columns.local else normalise_url(read_text(cell))
     except NotText as error:
         return ListedImage("", [], f"{'bad_row' if columns.local else 'bad_url'}: {columns.url} is {error}")
     except BadUrl as error:
         return ListedImage("", [], str(error))
-    if not address.strip():
+    if not name.strip():
         return ListedImage("", [], f"bad_row: no {columns.url}")
     captions = (fields.get(name) for name in columns.captions)
     notes = (None if name is None else fields.get(name) for name in (columns.id, columns.licence))
-    image = keep_captions(address, captions, *notes)
-    login = None if columns.local or image.rejected else login_of(read_text(place))
+    image = keep_captions(name, captions, *notes)
+    login = None if columns.local or image.rejected else login_of(read_text(cell))
     return image if login is None else dataclasses.replace(image, login=login)

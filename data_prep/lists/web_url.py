@@ -1,4 +1,4 @@
-"""Listed URLs -> URLs that can be asked for, or the reason why not; and what is secret in them."""
+"""Listed URLs -> URLs that can be requested, or the reason why not; and the passwords in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from samples.quote import quote as shown
 
 MAX_HOST = 253
-"""Letters of a host name, dots included (RFC 1035)."""
+"""Characters of a host name, dots included (RFC 1035)."""
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
 
@@ -17,16 +17,16 @@ class BadUrl(ValueError):
 
 
 def normalise_url(text: str) -> str:
-    """Percent-encode what must be, keep what already is; only http and https.
+    """Percent-encode what must be, keep what already is; http and https only.
 
-    img2dataset hands addresses to urllib as they are, and urllib refuses a space or an accent. A fragment goes, and so
-    does `user:password@`, which `login_of` has.
+    img2dataset passes URLs to urllib as they are, and urllib refuses a space or an accent. The fragment is dropped, and
+    so is `user:password@`, which `login_of` returns.
 
     Raises: BadUrl.
     """
     text = text.strip()
     if not text:
-        raise BadUrl("empty_url: no address")
+        raise BadUrl("empty_url: no URL")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -46,12 +46,12 @@ def normalise_url(text: str) -> str:
         raise BadUrl(f"bad_url: {_shown(text)}: not a host name")
     netloc = f"[{ascii_host}]" if ":" in ascii_host else ascii_host
     netloc += f":{port}" if port is not None else ""
-    path = parts.path or ("/" if parts.query else "")  # urllib would ask for `?query` and no path
+    path = parts.path or ("/" if parts.query else "")  # urllib would request `?query` without a path
     return urlunsplit((parts.scheme, netloc, quote(path, _PATH_SAFE), quote(parts.query, _PATH_SAFE + "?"), ""))
 
 
 def login_of(text: str) -> str | None:
-    """`user:password` of a URL, percent-decoded, which a browser would send as Basic authentication; None for none."""
+    """`user:password` of a URL, percent-decoded, which a browser would send as Basic authentication; or None."""
     try:
         login, at, _ = urlsplit(text.strip()).netloc.rpartition("@")
     except ValueError:
@@ -61,7 +61,7 @@ def login_of(text: str) -> str | None:
 
 
 def with_login(url: str, login: str | None) -> str:
-    """The URL with its `user:password@` again, as `login_of` gave it."""
+    """The URL with its `user:password@` put back, as `login_of` returned it."""
     if login is None or not url:
         return url
     scheme, _, rest = url.partition("://")
@@ -70,10 +70,10 @@ def with_login(url: str, login: str | None) -> str:
 
 
 def redirect_target(base: str, location: str) -> str:
-    """Where a Location header leads: relative to `base` or not, in UTF-8 or with bytes of another encoding.
+    """The URL of a Location header: relative to `base` or not, in UTF-8 or with bytes of another encoding.
 
     Args:
-        location: as http.client has it, a letter a byte.
+        location: as http.client returns it, one character for each byte.
     Raises: BadUrl.
     """
     octets = location.encode("latin-1", "replace")
@@ -88,5 +88,5 @@ def redirect_target(base: str, location: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """For a message. What stands before an @ may be a password, and where a URL cannot be read, so may its path."""
+    """A URL for a message. Text before an @ may be a password; in a URL that cannot be parsed, even in its path."""
     return f"'{shown(re.sub('//.*@', '//***@', text, flags=re.DOTALL))}'"

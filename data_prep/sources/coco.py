@@ -1,7 +1,7 @@
-"""COCO captions in Karpathy's split: `dataset_coco.json`, and COCO's own `captions_*.json` for addresses and licences.
+"""COCO captions in Karpathy's split: `dataset_coco.json`, and COCO's own `captions_*.json` for URLs and licences.
 
-ALBEF trains on Karpathy's train and restval. COCO's own train and val do not separate what it is evaluated on, so
-without `dataset_coco.json` there is no list.
+ALBEF trains on Karpathy's train and restval. COCO's own train and val do not separate its evaluation images, so without
+`dataset_coco.json` there is no list.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 
 
 class _Photo(NamedTuple):
-    """Of COCO's own file."""
+    """An image's entry in COCO's own file."""
 
     url: str | None
     licence: str | None
@@ -37,7 +37,7 @@ def read(files: Sequence[Path], options: ListOptions, left_out: Counter[str]) ->
     if len(splits) != 1:
         raise UsageError(
             f"{len(splits)} of these {len(files)} files are Karpathy's dataset_coco.json",
-            "give that one, and captions_train2014.json and captions_val2014.json beside it for addresses and licences",
+            "give that one, and captions_train2014.json and captions_val2014.json beside it for URLs and licences",
         )
     photos: dict[int, _Photo] = {}
     for path, kind in kinds.items():
@@ -121,12 +121,12 @@ COCO = Source(
     rows_from="TensorFlow Datasets, coco_captions: train 82,783 and restval 30,504",
     expected_yield=1.0,
     yield_when="from the zips",
-    yield_from="the archives are complete; addresses are the fallback",
+    yield_from="the archives are complete; URLs are the fallback",
     resolution="longest side 640 px",
     resolution_from="recalled",
     files=(
         ("dataset_coco.json (in caption_datasets.zip)", "Karpathy's split with the captions"),
-        ("captions_train2014.json, captions_val2014.json", "optional: addresses and licences"),
+        ("captions_train2014.json, captions_val2014.json", "optional: URLs and licences"),
         ("train2014.zip, val2014.zip", "the images, 19 GB"),
     ),
     licence="captions CC BY 4.0; each image has its Flickr licence, in captions_*.json",

@@ -1,7 +1,7 @@
-"""Conceptual Captions, 3.3 and 12 million: TSVs of two columns, address and caption, mostly without a header.
+"""Conceptual Captions, 3.3 and 12 million: TSVs of two columns, URL and caption, mostly without a header.
 
-CC12M masks names of persons as <PERSON>. They are kept so: training's cleaning of captions turns them into `person`
-(`albef/captions.py`), as the original's does, and what was published stays readable in the record.
+CC12M masks names of persons as <PERSON>. The mask stays in the record, as published: training's cleaning of captions
+turns it into `person` (`samples/captions.py`), as the original's does.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ NAMES = {"url", "caption", "image_url", "text"}
 
 
 def read(files: Sequence[Path], options: ListOptions, left_out: Counter[str]) -> Iterator[ListedRow]:
-    """One row a line; each file tells by its own lines which column holds the address.
+    """One row for each line; which column holds the URL is decided file by file, from its first lines.
 
     Raises: InputError for a file in which neither does.
     """
     for path in files:
-        url_at = _column_of_addresses(path)
+        url_at = _url_column(path)
         for line, cells in tsv_rows(path):
             if line == 1 and len(cells) == 2 and {cell.strip().lower().decode("latin-1") for cell in cells} <= NAMES:
-                continue  # some add a header for img2dataset's sake
+                continue  # a header, which some add for img2dataset
             yield _row(line, cells, url_at)
 
 
@@ -38,18 +38,18 @@ def _row(line: int, cells: list[bytes], url_at: int) -> ListedRow:
     return web_row(cells[url_at].decode("utf-8", "surrogateescape"), [cells[1 - url_at]])
 
 
-def _column_of_addresses(path: Path) -> int:
-    addresses = Counter(
-        place
+def _url_column(path: Path) -> int:
+    found = Counter(
+        index
         for _, cells in itertools.islice(tsv_rows(path), LINES_LOOKED_AT)
-        for place, cell in enumerate(cells[:2])
+        for index, cell in enumerate(cells[:2])
         if cell.lower().startswith((b"http://", b"https://"))
     )
-    if not addresses:
+    if not found:
         raise InputError(
-            f"{path}: no addresses in the first {LINES_LOOKED_AT} lines", "it should be lines of address TAB caption"
+            f"{path}: no URLs in the first {LINES_LOOKED_AT} lines", "it should be lines of URL TAB caption"
         )
-    return addresses.most_common(1)[0][0]
+    return found.most_common(1)[0][0]
 
 
 CC3M = Source(
@@ -63,7 +63,7 @@ CC3M = Source(
     resolution="over 400 px, at most 2:1",
     resolution_from="how it was collected, quoted in the card of CC12M; hosts may serve less today",
     files=(
-        ("Train_GCC-training.tsv", "caption TAB address, no header"),
+        ("Train_GCC-training.tsv", "caption TAB URL, no header"),
         ("Validation_GCC-1.1.0-Validation.tsv", "the same; ALBEF trains on it too"),
     ),
     licence="list: Google's terms for Conceptual Captions; images: their owners', not listed",
@@ -81,7 +81,7 @@ CC12M = Source(
     yield_from="conceptual-12m issue 9: 7,740,121 of 12,423,374",
     resolution="over 400 px, at most 2.5:1",
     resolution_from="dataset card; hosts may serve less today",
-    files=(("cc12m.tsv", "address TAB caption, no header, 2.6 GB"),),
+    files=(("cc12m.tsv", "URL TAB caption, no header, 2.6 GB"),),
     licence="list: Google's terms for Conceptual 12M; images: their owners', not listed",
     licence_from="dataset card (licence: other)",
 )

@@ -1,7 +1,7 @@
-"""The normalised list: one parquet schema for every source, which `list` writes and `download` and `pack` take.
+"""The normalised list: one parquet schema for every source, which `list` writes and `download` and `pack` read.
 
-A row is an image: url, path, captions, source, id, licence; and `rejected`, the reason for a row that cannot be used
-and keeps its place. What was left out by choice is counted in the file's metadata.
+A row is an image: url, path, captions, source, id, licence; and `rejected`, the reason of a row that stays in the list
+but cannot be used. Rows left out by choice are counted in the file's metadata.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ListSummary:
     rejected: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-    """For each reason the first row that was rejected for it: its number, and the detail."""
+    """For each reason the number of the first row that was rejected for it, and the detail."""
 
     @property
     def usable(self) -> int:
@@ -78,9 +78,9 @@ def write_list(
     """Write a list atomically, if it has a row that can be used. Memory: 10,000 rows.
 
     Args:
-        left_out: what the reader leaves out by choice, by rule; read when `rows` is used up.
+        left_out: counts of rows left out by choice, by rule; complete only when `rows` is used up.
         made: how the list was made, for the file's metadata.
-    Raises: FolderError when `path` is there and is no list that was written here.
+    Raises: FolderError when `path` exists and is no list by this function.
     """
     check_replaceable(path, _is_written_here, "--out")
     summary = ListSummary(left_out=left_out)
@@ -102,7 +102,7 @@ def write_list(
 
 
 def is_list(path: Path) -> bool:
-    """Whether a file has the list's columns, whoever wrote it; captions in lists, not in a text."""
+    """Whether a file has the list's columns, with captions in lists, not in one text; other tools may write one too."""
     if path.suffix.lower() != ".parquet" or not path.is_file():
         return False
     try:
@@ -117,27 +117,27 @@ def _is_written_here(path: Path) -> bool:
 
 
 def how_listed(paths: Iterable[Path]) -> dict[str, Any]:
-    """For a shard's record: `listed`, how each of these lists was made and what was left out of it by choice.
+    """For a shard's record: `listed`, how each of these lists was made, and how many rows were left out by choice.
 
-    Raises: InputError when a list says it in another way than `write_list`.
+    Raises: InputError when a list's metadata is not that of `write_list`.
     """
     made = {}
     for path in filter(is_list, paths):
-        told = (pq.read_metadata(path).metadata or {}).get(MADE_KEY.encode())
-        if told is not None:
+        recorded = (pq.read_metadata(path).metadata or {}).get(MADE_KEY.encode())
+        if recorded is not None:
             try:
-                made[path.name] = parse_json(told)
+                made[path.name] = parse_json(recorded)
             except ValueError as error:
                 raise InputError(
-                    f"{path}: what it says of its making is no JSON: {error}", "list its source again"
+                    f"{path}: its metadata {MADE_KEY} is no JSON: {error}", "list its source again"
                 ) from error
     return {"listed": made} if made else {}
 
 
 def list_source(path: Path) -> str:
-    """The source that all rows of a list are of.
+    """The one source of all rows of a list.
 
-    Raises: InputError when they are of several.
+    Raises: InputError when there are several.
     """
     with reading(path), pq.ParquetFile(path) as file:
         names: set[str] = set()
@@ -152,21 +152,21 @@ def list_source(path: Path) -> str:
 
 
 def read_list(path: Path, where: Literal["url", "path"]) -> Iterator[ListedImage]:
-    """The list's rows, with the address or the path of each image.
+    """The list's rows, with the URL or the path of each image.
 
-    Raises: InputError when not one row has such a thing.
+    Raises: InputError when no row has one.
     """
     with reading(path), pq.ParquetFile(path) as file:
         missing = sum(batch.column(where).null_count for batch in file.iter_batches(BATCH_ROWS, columns=[where]))
         if missing == file.metadata.num_rows:
-            raise InputError(f"no row of {path.name} has {'an address' if where == 'url' else 'a path'}", _OTHER[where])
+            raise InputError(f"no row of {path.name} has {'a URL' if where == 'url' else 'a path'}", _OTHER[where])
         columns = [where, "captions", "id", "licence", *({"rejected"} & set(file.schema_arrow.names))]
     for row in parquet_rows(path, columns):
         yield _image(row[where], row)
 
 
-def _image(place: object, row: dict[str, Any]) -> ListedImage:
-    image = keep_captions(place, [row["captions"]], row["id"], row["licence"])
+def _image(name: object, row: dict[str, Any]) -> ListedImage:
+    image = keep_captions(name, [row["captions"]], row["id"], row["licence"])
     rejected = read_note(row.get("rejected"))
     if rejected is None and not image.url and image.rejected is None:
         rejected = "empty_url: the list has none for this row"

@@ -27,14 +27,14 @@ JSON, URLS, CAPTIONS = (
 
 
 def read(files: Sequence[Path], options: ListOptions, left_out: Counter[str]) -> Iterator[ListedRow]:
-    """One row for each address with its caption. Memory: one row; the JSON is read by two readers side by side.
+    """One row for each URL with its caption. Memory: one row; the JSON is read by two readers side by side.
 
     Raises: UsageError for other files than the published ones; InputError when lists differ in length.
     """
     if len(files) == 1 and ".json" in files[0].suffixes:
         pairs = itertools.zip_longest(_json_list(files[0], "image_urls"), _json_list(files[0], "captions"))
     elif len(files) == 2:
-        urls, captions = sorted(files, key=_first_line_is_no_address)
+        urls, captions = sorted(files, key=_first_line_is_no_url)
         pairs = itertools.zip_longest(_lines(urls), _lines(captions))
     else:
         raise UsageError(f"sbu is {JSON}, or {URLS} and {CAPTIONS}", f"give the one or the two, not {len(files)} files")
@@ -42,7 +42,7 @@ def read(files: Sequence[Path], options: ListOptions, left_out: Counter[str]) ->
         if url is None or caption is None:
             raise InputError(
                 f"{', '.join(path.name for path in files)}: row {number + 1} has only "
-                f"{'a caption' if url is None else 'an address'}, so rows before it may not belong together",
+                f"{'a caption' if url is None else 'a URL'}, so rows before it may not belong together",
                 "download the files again",
             )
         if not isinstance(url, str) or not isinstance(caption, str):
@@ -60,7 +60,7 @@ def _lines(path: Path) -> Iterator[str]:
     return (line.decode("utf-8", "surrogateescape") for line in lines(path))
 
 
-def _first_line_is_no_address(path: Path) -> bool:
+def _first_line_is_no_url(path: Path) -> bool:
     return not next(_lines(path), "").startswith(("http://", "https://"))
 
 

@@ -17,17 +17,17 @@ class ListedRow:
 
     url: str | None = None
     path: str | None = None
-    """As the source's archives unpack."""
+    """Path of the image in the source's unpacked archives."""
     captions: list[str]
     id: str | None = None
     licence: str | None = None
     rejected: str | None = None
-    """`reason: detail` for a row that cannot become a sample; it keeps its place."""
+    """`reason: detail` for a row that cannot become a sample; it stays in the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions:
-    """What may be chosen when a source is listed."""
+    """Choices when a source is listed."""
 
     split: str = "train"
     """COCO: train (Karpathy's train and restval), val or test."""
@@ -42,13 +42,13 @@ Reader = Callable[[Sequence[Path], ListOptions, Counter[str]], Iterator[ListedRo
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source, and what is known of it. Each number has its origin beside it (docs/sources.md)."""
+    """A source and its facts. Each number has its origin beside it (docs/sources.md)."""
 
     name: str
     read: Reader
-    """(files, options, left_out) -> rows in the files' order; what is left out by choice is counted in `left_out`."""
+    """(files, options, left_out) -> rows in the files' order; rows left out by choice are counted in `left_out`."""
     options: tuple[str, ...] = ()
-    """Names of the `ListOptions` that mean something here."""
+    """Names of the `ListOptions` that this source uses."""
     rows: int
     """Images in the published list."""
     rows_from: str
@@ -60,41 +60,41 @@ class Source:
     """Of the published images."""
     resolution_from: str
     files: tuple[tuple[str, str], ...]
-    """(name, format) of what has to be fetched."""
+    """(name, format) of the files to download."""
     licence: str
     licence_from: str
 
 
 def web_row(url: str, captions: Iterable[object], **notes: str | None) -> ListedRow:
-    """A row whose image is fetched: rejected without a usable address or caption."""
+    """A row whose image is downloaded: rejected without a usable URL or caption."""
     try:
-        address = normalise_url(url.encode("utf-8").decode("utf-8"))
+        usable = normalise_url(url.encode("utf-8").decode("utf-8"))
     except UnicodeEncodeError:
         return ListedRow(captions=[], rejected=f"bad_url: not UTF-8: {ascii(url)[:100]}", **notes)
     except BadUrl as error:
         return ListedRow(captions=[], rejected=str(error), **notes)
-    kept = keep_captions(address, captions)
-    return ListedRow(url=address, captions=kept.captions, rejected=kept.rejected, **notes)
+    kept = keep_captions(usable, captions)
+    return ListedRow(url=usable, captions=kept.captions, rejected=kept.rejected, **notes)
 
 
 def local_row(path: str, url: str | None, captions: Iterable[object], **notes: str | None) -> ListedRow:
-    """A row whose image comes in an archive; an address that cannot be asked is none."""
+    """A row whose image comes in an archive; an unusable URL is left out."""
     try:
-        address = normalise_url(url) if url else None
+        usable = normalise_url(url) if url else None
     except (BadUrl, UnicodeEncodeError):
-        address = None
+        usable = None
     kept = keep_captions(path, captions)
-    return ListedRow(url=address, path=kept.url or None, captions=kept.captions, rejected=kept.rejected, **notes)
+    return ListedRow(url=usable, path=kept.url or None, captions=kept.captions, rejected=kept.rejected, **notes)
 
 
 def distinct(captions: Iterable[object], left_out: Counter[str]) -> list[object]:
-    """Without those that an earlier one equals but for case and blanks; counts them as `duplicate_caption`.
+    """The captions without repetitions, up to case and blanks, which are counted as `duplicate_caption`.
 
-    What is no text stays, for `keep_captions` to refuse.
+    A value that is no text stays, for `keep_captions` to refuse.
     """
     seen: dict[object, object] = {}
-    for place, caption in enumerate(captions):
-        wording = " ".join(caption.split()).casefold() if isinstance(caption, str) else place
+    for number, caption in enumerate(captions):
+        wording = " ".join(caption.split()).casefold() if isinstance(caption, str) else number
         if wording and wording in seen:
             left_out["duplicate_caption"] += 1
         seen.setdefault(wording, caption)

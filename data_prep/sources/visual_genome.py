@@ -1,8 +1,8 @@
 """Visual Genome: `region_descriptions.json`, whose phrases become captions, and `image_data.json`, where images are.
 
-An entry's own id is `id` in the published file and `image_id` in its documentation; what counts is the `image_id` of
-its regions. Of ALBEF's filters (issue 2 of its repository) duplicate sentences are always dropped; the smallest area of
-a region and the images of evaluation sets are options, since their values are not published.
+An entry's own id is `id` in the published file and `image_id` in its documentation; the `image_id` of its regions is
+the one that is used. Of ALBEF's filters (issue 2 of its repository), duplicate sentences are always dropped; the
+smallest area of a region and the images of evaluation sets are options, since their values are not published.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _area(region: Mapping[str, Any]) -> float:
 
 
 def _path_in_archive(url: str | None) -> str | None:
-    """`VG_100K_2/1.jpg` of `https://.../VG_100K_2/1.jpg`: only the address tells which of the zips an image is in."""
+    """`VG_100K_2/1.jpg` of `https://.../VG_100K_2/1.jpg`: only the URL shows which of the zips an image is in."""
     if not isinstance(url, str):
         return None
     parts = PurePosixPath(urlsplit(url).path).parts[-2:]
@@ -115,7 +115,7 @@ VISUAL_GENOME = Source(
     rows_from="dataset card; 5.4 million region descriptions",
     expected_yield=1.0,
     yield_when="from the zips",
-    yield_from="the archives are complete; addresses are the fallback",
+    yield_from="the archives are complete; URLs are the fallback",
     resolution="longest side mostly 500 to 1024 px",
     resolution_from="recalled",
     files=(

@@ -101,7 +101,7 @@ def test_what_spark_needs_is_asked_for_before_the_start(
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main([*command, "--distributor", "pyspark"]) == 2
-    assert "needs Java, which is not here" in capsys.readouterr().err
+    assert "needs Java, which was not found" in capsys.readouterr().err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main([*command, "--distributor", "pyspark"]) == 2
     error = capsys.readouterr().err

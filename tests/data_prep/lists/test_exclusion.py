@@ -74,7 +74,7 @@ def test_rows_of_excluded_domains_are_rejected_and_others_left_as_they_are(tmp_p
         ListedImage("http://a.bad.example/1.jpg", ["x"]),
         ListedImage("https://bad.example:8443/2.jpg", ["x"], id="7"),
         ListedImage("http://good.example/bad.example.jpg", ["x"]),
-        ListedImage("", [], "empty_url: no address"),
+        ListedImage("", [], "empty_url: no URL"),
     ]
     marked = list(without_excluded(images, Exclusions(domains=written(tmp_path, "domains", "bad.example\n"))))
     why = "excluded_domain: bad.example"

@@ -103,7 +103,7 @@ def test_coco_out_of_its_zip_becomes_what_training_reads(tmp_path: Path) -> None
 
 
 def test_a_list_that_fits_the_other_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A list of paths cannot be downloaded, one of addresses cannot be packed: exit 2, and the right command."""
+    """A list of paths cannot be downloaded, one of URLs cannot be packed: exit 2, and the right command."""
     entry = {"filepath": "v", "filename": "1.jpg", "cocoid": 1, "split": "train", "sentences": [{"raw": "x"}]}
     (tmp_path / "k.json").write_text(json.dumps({"images": [entry]}))
     (tmp_path / "cc.tsv").write_text("a\thttp://a.example/1.jpg\n")
@@ -111,7 +111,7 @@ def test_a_list_that_fits_the_other_command_says_so(tmp_path: Path, capsys: pyte
     assert main(["list", "coco", str(tmp_path / "k.json"), "--out", str(local)]) == 0
     assert main(["list", "cc3m", str(tmp_path / "cc.tsv"), "--out", str(web)]) == 0
     assert main(["download", "--urls", str(local), "--out", str(tmp_path / "a")]) == 2
-    assert "no row of local.parquet has an address" in (error := capsys.readouterr().err) and "pack --ann" in error
+    assert "no row of local.parquet has a URL" in (error := capsys.readouterr().err) and "pack --ann" in error
     flags = ["--images", str(tmp_path), "--out", str(tmp_path / "b")]
     assert main(["pack", "--annotations", str(web), *flags]) == 2
     assert "no row of web.parquet has a path" in (error := capsys.readouterr().err) and "download --urls" in error

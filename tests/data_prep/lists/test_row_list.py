@@ -136,7 +136,7 @@ def test_a_damaged_list_is_an_error_that_names_it(tmp_path: Path, how: str) -> N
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA.with_metadata(metadata)), path)
     data = bytearray(path.read_bytes())
     if how == "metadata":
-        with pytest.raises(InputError, match=r"list\.parquet: what it says of its making is no JSON"):
+        with pytest.raises(InputError, match=r"list\.parquet: its metadata data_prep_list is no JSON"):
             how_listed([path])
         return
     begin, end = (4, len(data) // 4) if how == "page" else (len(data) // 2, len(data) - 8)

@@ -76,10 +76,10 @@ def test_a_header_and_two_files_and_masked_names(tmp_path: Path) -> None:
     assert [row.captions for row in rows] == [["<PERSON> at the &amp; match"], ["<PERSON> was here"]]
 
 
-def test_a_file_without_addresses_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_urls_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.tsv"
     path.write_text("a\tb\n" * 3)
-    with pytest.raises(InputError, match="no addresses in the first"):
+    with pytest.raises(InputError, match="no URLs in the first"):
         listed("cc3m", path)
 
 
@@ -112,7 +112,7 @@ def test_sbu_is_unescaped_twice_from_either_form(tmp_path: Path, kind: str) -> N
 @pytest.mark.parametrize("kind", ["json", "txt"])
 def test_sbu_lists_of_different_length_are_refused(tmp_path: Path, kind: str) -> None:
     """One line too few somewhere means that every caption after it may be another image's."""
-    with pytest.raises(InputError, match="row 4 has only an address"):
+    with pytest.raises(InputError, match="row 4 has only a URL"):
         listed("sbu", *sbu_files(tmp_path, kind, SBU_CAPTIONS[:3]))
     with pytest.raises(UsageError, match="sbu is"):
         listed("sbu", *[tmp_path / "x"] * 3)
@@ -172,7 +172,7 @@ def test_coco_trains_on_train_and_restval(coco: dict[str, Path]) -> None:
         assert [row.id for row in listed("coco", coco["split"], split=split)[0]] == [number]
 
 
-def test_cocos_own_files_add_addresses_and_licences(coco: dict[str, Path]) -> None:
+def test_cocos_own_files_add_urls_and_licences(coco: dict[str, Path]) -> None:
     """In whatever order they are given; images they lack keep their paths."""
     rows, _ = listed("coco", coco["captions"], coco["split"])
     assert [(row.url, row.licence) for row in rows[:3]] == [
@@ -222,7 +222,7 @@ def genome(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_visual_genome_gives_one_row_an_image(genome: tuple[Path, Path]) -> None:
-    """Phrases become captions, equal ones once; ids come from the regions, folders from the addresses."""
+    """Phrases become captions, equal ones once; ids come from the regions, folders from the URLs."""
     rows, left_out = listed("visual_genome", *genome)
     assert reasons(rows) == [None, None, None, "empty_caption", "bad_row", "bad_row", "duplicate_image", None]
     assert [(row.id, row.path, row.captions) for row in rows if row.rejected is None] == [
