@@ -34,12 +34,12 @@ from samples.quote import cut_words, printable, quote, visible
 COMMANDS = {
     "sources": ("what each source is, what it still yields, and what it takes", sources),
     "list": ("a source's published files -> one normalised list", list_source),
-    "download": ("fetch a list of image addresses into shards (img2dataset)", download),
-    "retry": ("download again what failed for reasons that may have passed", retry),
+    "download": ("fetch a list of image URLs into shards (img2dataset)", download),
+    "retry": ("download again the rows whose failure may be gone by now", retry),
     "pack": ("put local images with annotation lists into shards", pack),
     "import": ("put ready-made tars (WebDataset, img2dataset) into shards", import_tars),
     "verify": ("check every shard and write manifest.parquet", verify),
-    "filter": ("which samples stay: rules, duplicates, evaluation images; a corpus with a manifest", filter_command),
+    "filter": ("choose samples by rules, duplicates and evaluation images: a corpus with a manifest", filter_command),
     "report": ("one HTML page about a corpus, which opens offline", report),
     "status": ("what is done, what is left, failures by reason", status),
 }
@@ -49,7 +49,7 @@ EXIT_PIPE_CLOSED = 141
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its complaints as UsageError and the nearest flag in the hint."""
+    """argparse whose errors are UsageErrors, with the nearest flag in the hint."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, self._nearest(message) or f"see {self.prog} --help")
@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser, and the one of each command by name."""
+    """The parser, and each command's own by its name."""
     parser = Parser(
         prog="data_prep", description="From URL lists and local images to verified shards.", allow_abbrev=False
     )
@@ -117,16 +117,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        place = error.filename or (out if full else None)
-        where = f"{quote(place)}: " if place else ""
-        cure = "make room on the disk of the output folder" if full else "mend that"
+        path = error.filename or (out if full else None)
+        where = f"{quote(path)}: " if path else ""
+        cure = "make room on the disk of the output folder" if full else "fix that"
         _print(f"error: {where}{quote(error.strerror or error)}\nhint: {cure}, then run the same command again")
         return 2
     except KeyboardInterrupt:
-        _print("interrupted: finished shards stay, the same command goes on from there")
+        _print("interrupted: finished shards stay, the same command resumes from there")
         return EXIT_INTERRUPTED
     except _Terminated:
-        _print("terminated: finished shards stay, the same command goes on from there")
+        _print("terminated: finished shards stay, the same command resumes from there")
         return EXIT_TERMINATED
     finally:
         signal.signal(signal.SIGTERM, sigterm_before)
@@ -134,13 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print(text: str) -> None:
-    """Print to stderr. Where that cannot be written (a full disk, a closed pipe) nothing is left to report it to."""
+    """Print to stderr. Where that fails (a full disk, a closed pipe) there is nothing left to report it to."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def _release_unwritable() -> None:
-    """Give up what stdout and stderr hold and cannot write: Python would try again, and end with exit code 120."""
+    """Drop what stdout and stderr hold and cannot write: Python would try again, and exit with code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -149,7 +149,7 @@ def _release_unwritable() -> None:
 
 
 class _Visible:
-    """Stdout without control characters, but for line feeds: reports name what strangers' files hold."""
+    """Stdout without control characters except line feeds: reports quote what strangers' files hold."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,10 +1,10 @@
-"""Errors that a user can cause and mend. Raised where the fault is known, printed in one place (`data_prep.cli`)."""
+"""Errors that a user can cause and fix. Raised where the fault is known, printed in one place (`data_prep.cli`)."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """What is wrong, with the numbers in it, and the way out.
+    """What is wrong, with its numbers, and the way out.
 
     Args:
         message: one sentence naming the thing that is wrong; printed after `error:`.
@@ -35,13 +35,13 @@ class FolderError(UserError):
 
 
 class UnfinishedError(UserError):
-    """The work began and could not be completed: what is done stays, the same command goes on from there."""
+    """The work could not be completed: what is done stays, and the same command resumes from there."""
 
     exit_code = 1
 
 
 class YieldError(UserError):
-    """So little of what was listed became samples that it is no success. What was made stays, and is true."""
+    """Fewer listed rows became samples than `--min-yield` asks for. What was made stays, and is true."""
 
     exit_code = 1
 

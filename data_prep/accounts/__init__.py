@@ -2,6 +2,6 @@
 
 accounting    what became of every listed row of a job
 array_status  what all the parts of a job are doing, for `status`
-datasheet     datasheet.json: every listed row of a corpus, and what it was made with
-min_yield     how much of what was listed must become samples
+datasheet     datasheet.json: the outcome of every listed row of a corpus, and what made it
+min_yield     the least share of the listed rows that must become samples
 """

@@ -45,7 +45,7 @@ class Account:
         self.bytes += record.bytes
 
     def add_round(self, records: Iterable[ShardRecord], num_shards: int) -> None:
-        """A retry round: its rows were accounted for before, as the failures they take the place of."""
+        """Add a retry round: its rows were accounted for already, as the failures that it replaces."""
         self.num_shards += num_shards
         for record in records:
             self.add(record)
@@ -55,11 +55,11 @@ class Account:
 
 
 def finished_shards(folder: Folder, job: Job) -> dict[int, ShardRecord]:
-    """Shards of the folder's part whose record is there and whose tar has the recorded size; nothing else counts."""
+    """Shards of the folder's part that have a record and a tar of the recorded size; no other counts as finished."""
     there = sizes(folder.shards)
     names = {index: job.shard_name(index) for index in folder.part.shards(job.num_shards)}
     whole = [index for index, name in names.items() if f"{name}.json" in there and f"{name}.tar" in there]
-    # Many at a time, for the sake of stores that take their time for each.
+    # Many at a time in a store, where each read is slow.
     with ThreadPoolExecutor(RECORDS_AT_ONCE if is_remote(folder.root) else 1) as pool:
         records = pool.map(lambda index: _record(record_path(folder, names[index])), whole)
         return {
@@ -87,10 +87,10 @@ def add_up(job: Job, records: Iterable[ShardRecord], part: Part = WHOLE) -> Acco
 
 
 def account_of(folder: Folder, job: Job, finished: Mapping[int, ShardRecord] | None = None) -> Account:
-    """Of the finished shards of the folder's part; for a whole job also of what retries made of its failures.
+    """The account of the finished shards of the folder's part; for a whole job with the results of its retries.
 
     Args:
-        finished: what `finished_shards` has just said, where the caller asked.
+        finished: what `finished_shards` has just returned, where the caller has it.
     """
     records = finished_shards(folder, job) if finished is None else finished
     account = add_up(job, records.values(), folder.part)
@@ -102,7 +102,7 @@ def account_of(folder: Folder, job: Job, finished: Mapping[int, ShardRecord] | N
 
 
 def write_report(folder: Folder, job: Job, account: Account, run: dict[str, Any] | None) -> None:
-    """`report.json`: kept and failed of every reason, and what is left; their sum is the number of listed rows."""
+    """Write `report.json`: rows kept, failed by reason, and left; their sum is the number of listed rows."""
     left = account.listed - account.accounted
     assert account.kept + sum(account.failed.values()) + left == account.listed
     write_json(
@@ -122,7 +122,7 @@ def write_report(folder: Folder, job: Job, account: Account, run: dict[str, Any]
 
 
 def print_summary(account: Account, stream: TextIO) -> None:
-    """A line for the rows that became samples and one for each reason of those that did not."""
+    """Print a line for the rows that became samples, and one for each reason of those that did not."""
     print(f"listed  {account.listed:>10}", file=stream)
     print(f"kept    {account.kept:>10}  {_share(account.kept, account.accounted)}", file=stream)
     for reason, count in sorted(account.failed.items(), key=lambda item: (-item[1], item[0])):

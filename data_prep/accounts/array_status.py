@@ -22,42 +22,43 @@ class ArrayStatus:
 
     job: Job
     account: Account
-    """Of the finished shards, whoever made them."""
+    """Of the finished shards of all parts, retries included."""
     parts: tuple[PartState, ...]
-    """What has been said; a part that has not begun has said nothing."""
+    """What the parts report; a part that has not started reports nothing."""
     rows_finished: tuple[int, ...]
     """Rows of finished shards in each part of the newest cut."""
     now: datetime
 
     @property
     def count(self) -> int:
-        """How many parts there are in the newest cut; 0 before any has begun."""
+        """Number of parts in the newest cut; 0 before any part has started."""
         return self.parts[0].count if self.parts else 0
 
     @property
     def running(self) -> list[PartState]:
-        """Parts whose process writes as it should."""
+        """Parts whose process still writes its progress."""
         return [part for part in self.parts if not part.ended and not part.silent_s(self.now)]
 
     @property
     def rows_answered(self) -> int:
-        """Rows of finished shards, and of those that are being made.
+        """Rows of finished shards, and answered rows of those that are being made.
 
-        Part by part the larger of the two: what a part says is seconds old, and a shard may be finished since.
+        For each part the larger of its report and its finished shards: the report is seconds old, and a shard may be
+        finished since.
         """
         if not self.count:
             return self.account.accounted
-        said = {part.number: part.rows_answered for part in self.running if part.count == self.count}
-        return sum(max(rows, said.get(number, 0)) for number, rows in enumerate(self.rows_finished, start=1))
+        reported = {part.number: part.rows_answered for part in self.running if part.count == self.count}
+        return sum(max(rows, reported.get(number, 0)) for number, rows in enumerate(self.rows_finished, start=1))
 
     @property
     def rate(self) -> float:
-        """Rows a second of all parts that run."""
+        """Rows per second of all running parts together."""
         return sum(part.rate for part in self.running)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds to the end of the job: the slowest part's; None where a part is missing, or none has a rate yet."""
+        """Seconds until the slowest part ends; None when a part is missing or has no rate yet."""
         if len(self.running) + sum(part.state == "finished" for part in self.current) < self.count:
             return None
         each = [part.left_s() for part in self.running]
@@ -70,8 +71,8 @@ class ArrayStatus:
 
     def lines(self) -> list[str]:
         """One for each part of the newest cut, for parts of another cut that still run, and one for all."""
-        said = {part.number: part for part in self.current}
-        lines = [self._line(number, said.get(number)) for number in range(1, self.count + 1)]
+        reports = {part.number: part for part in self.current}
+        lines = [self._line(number, reports.get(number)) for number in range(1, self.count + 1)]
         others = [part for part in self.parts if part.count != self.count and not part.ended]
         lines += [self._line(part.number, part, part.count) for part in others]
         if self.running:
@@ -84,7 +85,7 @@ class ArrayStatus:
         return lines
 
     def as_json(self) -> dict[str, Any]:
-        said = {part.number: part for part in self.current}
+        reports = {part.number: part for part in self.current}
         return {
             "kind": self.job.kind,
             "source": self.job.source,
@@ -97,7 +98,7 @@ class ArrayStatus:
             "rows_answered": self.rows_answered,
             "rows_per_s": round(self.rate, 3),
             "left_s": None if self.left_s is None else round(self.left_s),
-            "parts": [self._part_json(number, said.get(number)) for number in range(1, self.count + 1)],
+            "parts": [self._part_json(number, reports.get(number)) for number in range(1, self.count + 1)],
         }
 
     def _part_json(self, number: int, part: PartState | None) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class ArrayStatus:
 
 
 def array_status(folder: Folder, job: Job, now: datetime | None = None) -> ArrayStatus:
-    """Of a job's folder, at this moment unless told another; reads files only."""
+    """The status of a job's folder at `now`, by default this moment; reads files only."""
     parts = tuple(read_states(folder))
     count = parts[0].count if parts else 0
     finished = finished_shards(folder, job)

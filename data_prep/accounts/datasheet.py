@@ -1,7 +1,7 @@
-"""`datasheet.json`: beside a manifest, what became of every listed row and what everything was made with.
+"""`datasheet.json`: beside a manifest, what became of every listed row, and which tools and lists made the shards.
 
-Built from the manifest and `job.json`; nothing is taken on trust: kept + failed + filtered + left must be what the job
-listed, for each source and in all, or no datasheet is written.
+Built from the manifest and `job.json`, and checked: kept + failed + filtered + left must equal the listed rows, for
+each source and in all, or no datasheet is written.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class SourceAccount:
     """Rows of shards that the manifest does not name."""
     shards: int = 0
     bytes: int = 0
-    """Of the tars."""
+    """Size of the tars."""
     accounted: int = 0
-    """Rows the named shards answer for; a row that was retried counts once."""
+    """Rows that the named shards account for; a row that was retried counts once."""
     first: str = ""
     """When the oldest shard was made, ISO 8601, UTC."""
     last: str = ""
     lists: set[tuple[str, str]] = field(default_factory=set)
-    """(names, sha256) of what was listed."""
+    """(names, sha256) of the lists."""
     names: set[str] = field(default_factory=set)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """A row of the manifest. Raises: AccountingError when it does not add up."""
+        """Add a row of the manifest. Raises: AccountingError when its numbers do not add up."""
         failed, filtered = _counts(row, "failures", "reason"), _counts(row, "filtered", "rule")
         superseded = _counts(row, "supersedes", "reason")
         here = row["num_samples"] + failed.total() + filtered.total()
@@ -111,13 +111,13 @@ class SourceAccount:
 
 
 def write_datasheet(folder: Path, *, left: Mapping[str, int] | None = None) -> Path:
-    """Write `folder/datasheet.json` from the manifest there; call it whenever a manifest was published.
+    """Write `folder/datasheet.json` from the manifest there; to be called after every publication of a manifest.
 
     Memory: one shard's row of the manifest, without its keys.
 
     Args:
-        left: rows of each source that no shard accounts for, where the folder is not that of a job; with a `job.json`
-            in the folder it is the rows of those shards of the job that the manifest does not name.
+        left: rows of each source that no shard accounts for, for a folder without a `job.json`. With one, they are
+            counted here: the rows of those shards of the job that the manifest does not name.
     Raises: AccountingError when kept + failed + filtered + left are not the listed rows, of a source or of a shard;
         InputError when there is no manifest.
     """
@@ -131,7 +131,7 @@ def write_datasheet(folder: Path, *, left: Mapping[str, int] | None = None) -> P
         tools[row["tools"]] += 1
         arguments[row["arguments"]] += 1
         digest.update(f"{row['sha256']} {row.get('keys_sha256') or ''}".rstrip().encode() + b"\n")
-    _tell_listed(sources, read_job(Folder(folder)), left or {})
+    _set_expected(sources, read_job(Folder(folder)), left or {})
     for source, account in sorted(sources.items()):
         account.check(source)
     together = _together(sources)
@@ -157,17 +157,17 @@ def write_datasheet(folder: Path, *, left: Mapping[str, int] | None = None) -> P
 
 
 def shard_rows(manifest: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a manifest one by one, without what it says of single samples.
+    """Rows of a manifest one by one, without the columns about single samples.
 
-    Raises: InputError when it is not there.
+    Raises: InputError when there is no manifest.
     """
     if not manifest.exists():
         raise InputError(f"no {MANIFEST_NAME} in {manifest.parent}", "`data_prep verify DIR` writes it")
     yield from stream_manifest(manifest, [name for name in SCHEMA.names if name not in PER_SAMPLE])
 
 
-def _tell_listed(sources: dict[str, SourceAccount], job: Job | None, left: Mapping[str, int]) -> None:
-    """What should be accounted for: from the job where there is one, not from the shards that are to be checked."""
+def _set_expected(sources: dict[str, SourceAccount], job: Job | None, left: Mapping[str, int]) -> None:
+    """Set how many rows each account must add up to: from the job, where there is one, not from the checked shards."""
     for source, account in sources.items():
         account.left = left.get(source, 0)
         account.listed = account.accounted + account.left
@@ -206,13 +206,13 @@ def _sums(account: SourceAccount) -> dict[str, Any]:
 
 
 def _licence(source: str) -> dict[str, str]:
-    """What is known of a source of that name; images may have licences of their own, in their JSON."""
+    """The licence of a source that the catalogue knows; images may have licences of their own, in their JSON."""
     known = SOURCES.get(source)
     return {} if known is None else {"licence": known.licence, "licence_from": known.licence_from}
 
 
 def _uses(texts: Counter[str]) -> list[dict[str, Any]]:
-    """Each distinct JSON text of the manifest, and how many shards were made so."""
+    """Each distinct JSON text of the manifest's column, and the number of shards that have it."""
     return [{"shards": count, "value": json.loads(text)} for text, count in sorted(texts.items())]
 
 

@@ -1,4 +1,4 @@
-"""The least share of what was listed that must become samples for a command to succeed; none is never success."""
+"""`--min-yield`: the least share of the listed rows that must become samples. Without a single one a command fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HINTS = {
     "outside_images": "--strip-prefix takes off what precedes the images' paths in --images",
     "caption_not_text": "--caption-col names the column of the captions",
     "empty_caption": "--caption-col names the column of the captions",
-    "bad_url": "--url-col names the column of the addresses",
+    "bad_url": "--url-col names the column of the URLs",
 }
 
 
@@ -27,8 +27,8 @@ def check_yield(verb: str, kept: int, listed: int, least: float, reasons: Mappin
     """Compare what was kept with `--min-yield`.
 
     Args:
-        verb: what the command did, as in `pack kept`.
-        reasons: the commonest reasons of what was not kept first, each with what to show of it.
+        verb: begins the message, as in `pack kept`.
+        reasons: reasons of rows that were not kept, the commonest first, each with the text to show for it.
     Raises: YieldError below the least share, and for nothing kept.
     """
     if kept and kept >= least * listed:
@@ -41,9 +41,9 @@ def check_yield(verb: str, kept: int, listed: int, least: float, reasons: Mappin
 
 
 def check_job_yield(folder: Folder, job: Job, account: Account, least: float) -> None:
-    """The same for a whole job, with an example of each reason out of its failures.
+    """`check_yield` for a whole job, with an example of each reason from its failures.
 
-    Shards and manifest stay as they are: what they hold is true.
+    Shards and manifest stay as they are: their content is true.
 
     Raises: YieldError.
     """
@@ -58,7 +58,7 @@ def check_job_yield(folder: Folder, job: Job, account: Account, least: float) ->
 
 
 def _examples(folder: Folder, job: Job, wanted: set[str]) -> dict[str, str]:
-    """For each reason the first row that has it; read until all are found."""
+    """The first row with each reason; reads until all are found."""
     found: dict[str, str] = {}
     for shard in range(job.num_shards):
         path = folder.failures / f"{job.shard_name(shard)}.jsonl"

@@ -1,4 +1,4 @@
-"""`data_prep download`: fetch a list of image addresses into shards (img2dataset)."""
+"""`data_prep download`: fetch a list of image URLs into shards (img2dataset)."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from data_prep.stages.download import download_arguments, download_shards
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument(
         "--urls", required=True, metavar="FILE", help="list: .tsv, .csv, .jsonl, .json, .parquet, or .gz of one"
     )
     add_out(parser)
     add_column_flags(parser, "url")
-    parser.add_argument("--exclude-domains", metavar="FILE", help="do not ask these domains, nor what lies under them")
+    parser.add_argument("--exclude-domains", metavar="FILE", help="do not ask these domains or their subdomains")
     parser.add_argument("--exclude-hashes", metavar="FILE", help="leave out images with these SHA-256 or MD5 as served")
     add_shard_flags(parser)
     parser.add_argument(
         "--part",
         default="1/1",
         metavar="I/N",
-        help="make every N-th shard only, beginning with the I-th: for N machines that share --out; then `verify`",
+        help="make every N-th shard only, starting with the I-th: for N machines that share --out; then `verify`",
     )
     add_processes(parser)
     add_fetch_flags(parser)
-    add_min_yield(parser, 0.1, "the rows became samples; stop when a shard gets a smaller one")
+    add_min_yield(parser, 0.1, "the rows became samples; stop at a shard with a smaller share")
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -62,7 +62,7 @@ def run(flags: argparse.Namespace) -> int:
     def build_shards(job: Job, done: dict[int, ShardRecord], pool: ProcessPoolExecutor, reporter: PartProgress) -> None:
         check_resolver(flags, folder, job, done)
         kept = exclusions.kept_in(folder.root)
-        # Workers read files of this machine, and these do not change while they work.
+        # Workers read the lists from a folder of this machine, where they do not change during the work.
         lists = exclusions.kept_in(folder.work) if is_remote(folder.root) else kept
         asking = dataclasses.replace(settings, exclusions=lists)
         arguments = {**download_arguments(job, settings.limits, urls.name), **exclusions.identity(), **listed}

@@ -30,8 +30,8 @@ COUNTS = {
     "max_character_run": "times a character may stand in a row",
     "max_word_run": "times a word may stand in a row",
     "max_images_per_caption": "images that may share a caption",
-    "near_distance": "bits of 256 that near duplicates differ in at most",
-    "decontaminate_distance": "the same against evaluation sets",
+    "near_distance": "most bits, of 256, in which near duplicates differ",
+    "decontaminate_distance": "most bits, of 256, in which a sample differs from an evaluation image",
 }
 SHARES = {
     "min_letters": "letters among the characters of a caption",
@@ -41,22 +41,22 @@ SHARES = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument("folders", nargs="+", metavar="DIR", help="verified --out folders of download or pack")
-    parser.add_argument("--out", required=True, metavar="CORPUS", help="folder of the corpus; the same to go on")
+    parser.add_argument("--out", required=True, metavar="CORPUS", help="folder of the corpus; the same to resume")
     parser.add_argument(
         "--decontaminate",
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="drop what looks nearly like this: a folder or zip of images, a manifest, or a JSON list of {image}",
+        help="drop samples that look nearly like these: a folder or zip of images, a manifest, a JSON list of {image}",
     )
     parser.add_argument(
         "--images",
         action="append",
         default=[],
         metavar="NAME=ROOT",
-        help="folder or zip that its paths begin in",
+        help="folder or zip to which its paths are relative",
     )
     parser.add_argument("--off", nargs="+", default=[], choices=list(RULES), metavar="RULE", help=", ".join(RULES))
     for name, what in COUNTS.items():
@@ -76,7 +76,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         help=f"longer side over shorter side ({DEFAULTS.max_aspect:g})",
     )
-    parser.add_argument("--features", metavar="DIR", help="keep what is read from the images here, for several corpora")
+    parser.add_argument("--features", metavar="DIR", help="keep the features of the images here, for several corpora")
     parser.add_argument("--dry-run", action="store_true", help="count only: write features, no manifest")
     add_min_yield(parser, 0.1, "the samples stays")
     add_processes(parser)

@@ -26,13 +26,13 @@ from data_prep.stages.pack import pack_arguments, pack_shards
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument(
         "tars", nargs="+", metavar="TAR", help="tars of KEY.jpg (png, webp, ...) with KEY.txt, KEY.json or both"
     )
     add_out(parser)
     parser.add_argument(
-        "--keep-going", action="store_true", help="take what comes before a tar's damage; the damage is a counted row"
+        "--keep-going", action="store_true", help="take the samples before a tar's damage; the damage counts as one row"
     )
     add_shard_flags(parser)
     add_min_yield(parser, 0.5, "the samples of the tars became samples")

@@ -25,7 +25,7 @@ ROWS_BETWEEN_UPDATES = 1000
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument("source", choices=list(SOURCES), metavar="SOURCE", help=", ".join(SOURCES))
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="its files as they were published (`sources` names them)"
@@ -76,7 +76,7 @@ def run(flags: argparse.Namespace) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = _shown(source.read(files, options, left_out), source)
     summary = write_list(out, source.name, rows, left_out, made)
-    _tell(summary)
+    _print(summary)
     if not summary.rows:
         raise InputError(f"{', '.join(flags.files)}: no rows", "`data_prep sources` names what should be in them")
     if summary.usable:
@@ -100,7 +100,7 @@ def _coco_ids(paths: Iterable[Path]) -> Iterator[int]:
 
 
 def _coco_id(path: Path, value: object, where: str) -> int:
-    """Raises: InputError for what is no number: an image that is not left out would be trained on."""
+    """Raises: InputError for anything but a number: an image that is not left out would be trained on."""
     number = whole_number(value)
     if number is None:
         raise InputError(f"{path}, {where}: {quote(value, SHOWN)!r} is not a COCO id", "give one number a line")
@@ -113,7 +113,7 @@ def _shown(rows: Iterable[ListedRow], source: Source) -> Iterator[ListedRow]:
         if number % ROWS_BETWEEN_UPDATES == 0:
             progress.update(number)
         yield row
-    progress.say(f"read {number} rows")
+    progress.print_line(f"read {number} rows")
 
 
 def _check_yield(summary: ListSummary, least: float) -> None:
@@ -125,7 +125,7 @@ def _check_yield(summary: ListSummary, least: float) -> None:
     check_yield("list took", summary.usable, summary.rows, least, reasons, hint)
 
 
-def _tell(summary: ListSummary) -> None:
+def _print(summary: ListSummary) -> None:
     print(f"listed   {summary.rows:>10}  images, {summary.usable} usable, with {summary.captions} captions")
     for reason, count in summary.rejected.most_common():
         print(f"rejected {count:>10}  {reason}")

@@ -36,7 +36,7 @@ from samples.image_roots import ImageRoots
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument(
         "--annotations",
         required=True,
@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="ROOT",
-        help="folders, or zips as they are, that the images' paths begin in",
+        help="folders, or zips as they are, to which the images' paths are relative",
     )
     parser.add_argument(
         "--strip-prefix",
@@ -89,7 +89,7 @@ def run(flags: argparse.Namespace) -> int:
         images = LocalRows(local, flags.max_image_bytes)
         again = [index for index, record in done.items() if images.has_found_more(folder, record)]
         if again:
-            print(f"{len(again)} shards have rows that could not be read, and can be now: made again", file=sys.stderr)
+            print(f"making {len(again)} shards again: images that could not be read can be now", file=sys.stderr)
         left = {index: record for index, record in done.items() if index not in again}
         pack_shards(folder, job, left, images, arguments, pool, processes, reporter)
 

@@ -1,4 +1,4 @@
-"""`data_prep retry`: download again the rows that failed for reasons that may have passed, into a round of shards."""
+"""`data_prep retry`: download again the rows whose failure may be gone by now, into a round of shards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from data_prep.stages.retry import WORTH_RETRYING, begun_reasons, finished_downl
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument("folder", metavar="DIR", help="the --out folder of a finished download")
     parser.add_argument(
         "--reasons",
@@ -77,7 +77,7 @@ def run(flags: argparse.Namespace) -> int:
         too_few, code = None, 1
         try:
             code = run_job(retried, job, images, settings.processes, build_shards, flags.min_yield, corpus=folder.root)
-        except YieldError as error:  # raised again when the sums of all rounds are out
+        except YieldError as error:  # raised below, after the sums of all rounds are printed
             too_few = error
     verify.report_again(folder)
     print()
@@ -88,7 +88,7 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _check_exclusions(folder: Folder, made: ShardRecord, exclusions: Exclusions) -> None:
-    """Raises: FolderError when they are not those the download was made with: what was left out could come in."""
+    """Raises: FolderError for other exclusions than the download's: the retry could fetch what it left out."""
     begun = {name: made.arguments[name] for name in ("excluded_domains", "excluded_hashes") if name in made.arguments}
     if begun != exclusions.identity():
         raise FolderError(

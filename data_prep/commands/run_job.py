@@ -1,4 +1,4 @@
-"""The course of `download`, `pack` and `retry`: list, shards, manifest, report."""
+"""What `download`, `pack`, `import` and `retry` share: list, shards, manifest, report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from data_prep.shards.writer import ShardRecord
 from data_prep.workers.worker_pool import open_pool
 
 BuildShards = Callable[[Job, dict[int, ShardRecord], ProcessPoolExecutor, PartProgress], None]
-"""Makes the shards of the job that are not among those finished before."""
+"""Builds the shards of the job that are not among those finished before."""
 
 
 def run_job(
@@ -34,13 +34,13 @@ def run_job(
     min_yield: float,
     corpus: Path | None = None,
 ) -> int:
-    """The course of `download`, `pack` and `retry`: list, shards, manifest, report. A part ends with its shards.
+    """Read the list, build the shards, verify them, and write manifest and report. A part ends with its shards.
 
     Args:
-        min_yield: the least share of the rows that must be samples in the end. A part alone may have few rows, and is
-            not asked.
-        corpus: folder that gets the manifest, where it is not the job's own (a retry's).
-    Returns: the exit code. Raises: YieldError when all is made, and too little of it.
+        min_yield: the least share of all rows that must become samples. It is not checked for a part, which may have
+            few rows.
+        corpus: folder that gets the manifest, where it is not the job's own (for a retry).
+    Returns: the exit code. Raises: YieldError when all shards are made, with too few samples.
     """
     started = time.monotonic()
     check_same_job(folder, wanted)  # before anything is created or locked
@@ -59,14 +59,14 @@ def run_job(
                     _report(folder, job, after, after.accounted - rows_before, time.monotonic() - started)
             if folder.part.is_whole:
                 reporter.verifying()
-                result = verify.check_and_show(
+                result = verify.verify_with_progress(
                     corpus or folder.root, pool, processes, fraction=0.0, seed=0, keep_going=False
                 )
     print_summary(after, sys.stdout)
     rows, seconds = after.accounted - rows_before, time.monotonic() - started
     print(f"{rows} rows in {seconds:.1f} s, {rows / max(seconds, 1e-9):.1f} rows/s")
     if result is not None:
-        code = verify.tell(result)
+        code = verify.print_result(result)
         check_job_yield(folder, job, after, min_yield)
         return code
     print(f"part {folder.part} is done; once all are: python -m data_prep verify {folder.root}")
@@ -74,14 +74,14 @@ def run_job(
 
 
 def _remove_leftovers(folder: Folder, job: Job) -> None:
-    """What a killed writer of these shards left; the temporary files of other parts are being written right now."""
+    """Delete temporary files of these shards only: those of other parts are being written right now."""
     mine = {job.shard_name(index) for index in folder.part.shards(job.num_shards)}
 
     def is_of_a_shard(name: str) -> bool:
         stem, _, ending = name.rpartition(".")
         return stem in mine and ending in ("tar", "json", "jsonl")
 
-    if is_remote(folder.root):  # puts leave nothing half; only what waited here for one
+    if is_remote(folder.root):  # a put is whole or nothing: only files that wait for one are here
         remove_leftovers(folder.work, is_of_a_shard)
         return
     remove_leftovers(folder.shards, is_of_a_shard)
@@ -91,7 +91,7 @@ def _remove_leftovers(folder: Folder, job: Job) -> None:
 
 
 def _begin(folder: Folder, wanted: Job, images: Iterable[ListedImage]) -> Job:
-    """The job with its number of rows; the list is read once and then kept."""
+    """The job with its number of rows; the list is read on the first start and then kept."""
     begun = check_same_job(folder, wanted)
     if begun is not None and folder.rows.exists():
         if begun.flags != wanted.flags:

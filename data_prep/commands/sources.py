@@ -1,4 +1,4 @@
-"""`data_prep sources`: what each source is, what it still yields, and what it takes."""
+"""`data_prep sources`: what each source is, how many of its images are still there, and the disk it takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARD_ROWS = 10_000
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument("--json", action="store_true", help="everything, with the origin of each number, as JSON")
     add_processes(parser)
 

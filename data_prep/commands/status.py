@@ -19,18 +19,18 @@ from samples.quote import one_line, quote
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument("folder", metavar="DIR", help="the --out folder of a download, pack or filter")
-    parser.add_argument("--work", metavar="DIR", help="where DIR is an address: the --work folder of what runs")
+    parser.add_argument("--work", metavar="DIR", help="with a URI as DIR: the --work folder of the running job")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Exit code: 0. Reads files only, so that it tells of work on other machines too."""
+    """Exit code: 0. Reads files only, so that it reports work on other machines too."""
     folder = Folder(storage_location(flags.folder), work_root=Path(flags.work) if flags.work else None)
     corpus = Corpus(folder.root)
     if (record := read_record(corpus)) is not None:
-        return _tell_corpus(corpus, record, flags.json)
+        return _print_corpus(corpus, record, flags.json)
     job = read_job(folder)
     if job is None:
         raise InputError(f"{folder.root} is not the folder of a download or pack", "give its --out folder")
@@ -42,25 +42,28 @@ def run(flags: argparse.Namespace) -> int:
         retries = {name: retried.as_json() for name, retried in rounds.items()}
         print(json.dumps({"folder": str(folder.root), **status.as_json(), "retries": retries}, indent=1))
         return 0
-    _tell(f"{job.kind} of {job.source} in {folder.root}", status)
+    _print(f"{job.kind} of {job.source} in {folder.root}", status)
     for name, retried in rounds.items():
-        _tell(f"\n{name}: {retried.job.kind} of {retried.job.source}", retried)
+        _print(f"\n{name}: {retried.job.kind} of {retried.job.source}", retried)
     return 0
 
 
-def _tell(title: str, status: ArrayStatus) -> None:
+def _print(title: str, status: ArrayStatus) -> None:
     print(title)
     for line in status.lines():
         print(one_line(line))
     print_summary(status.account, sys.stdout)
 
 
-def _tell_corpus(corpus: Corpus, record: dict[str, Any], as_json: bool) -> int:
+def _print_corpus(corpus: Corpus, record: dict[str, Any], as_json: bool) -> int:
     datasheet = corpus.root / DATASHEET_NAME
     sums: dict[str, Any] = json.loads(datasheet.read_bytes()) if datasheet.exists() else {}
     if as_json:
-        told = {"folder": str(corpus.root), "kind": "filter", "corpus": record, "datasheet": sums or None}
-        print(json.dumps(told, indent=1))
+        print(
+            json.dumps(
+                {"folder": str(corpus.root), "kind": "filter", "corpus": record, "datasheet": sums or None}, indent=1
+            )
+        )
         return 0
     print(f"filtered corpus in {corpus.root}, of {len(record['inputs'])} manifests")
     for note in changed_inputs(corpus, record):
@@ -68,7 +71,7 @@ def _tell_corpus(corpus: Corpus, record: dict[str, Any], as_json: bool) -> int:
     if not sums:
         done = len(list(corpus.features.glob("*.parquet")))
         shards = sum(source["shards"] for source in record["inputs"])
-        print(f"not finished: {done} files of features for {shards} shards; the same `data_prep filter` goes on")
+        print(f"not finished: {done} files of features for {shards} shards; run the same `data_prep filter` to resume")
         return 0
     print(f"listed    {sums['listed']:>10}\nkept      {sums['kept']:>10}")
     for what in ("failed", "filtered"):

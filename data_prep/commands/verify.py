@@ -23,7 +23,7 @@ MAX_PROBLEMS_SHOWN = 100
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the command's flags."""
     parser.add_argument("folder", metavar="DIR", help="the --out folder of a download, pack or filter")
     parser.add_argument(
         "--sample",
@@ -32,25 +32,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="share of the images to decode; hashes are always checked",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images to decode (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images to decode (0)")
     add_processes(parser)
     parser.add_argument("--keep-going", action="store_true", help="write a manifest of the good shards; still exit 1")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Exit code: 0 all is whole, 1 something is wrong."""
+    """Exit code: 0 when all shards are whole, 1 when something is wrong."""
     processes = num_processes(flags)
     with open_pool(processes) as pool:
-        result = check_and_show(
+        result = verify_with_progress(
             storage_location(flags.folder), pool, processes, flags.sample, flags.seed, flags.keep_going
         )
     report_again(Folder(storage_location(flags.folder)))
     if flags.sample < 1:
         print(f"decoded {result.num_decoded} of {result.num_samples} images (seed {flags.seed})")
-    return tell(result)
+    return print_result(result)
 
 
-def check_and_show(
+def verify_with_progress(
     root: Path, pool: ProcessPoolExecutor, processes: int, fraction: float, seed: int, keep_going: bool
 ) -> Verification:
     """`verify_folder`, or `verify_corpus` for what `filter` made, with a bar of shards."""
@@ -73,8 +73,8 @@ def check_and_show(
     )
 
 
-def tell(result: Verification) -> int:
-    """Print what was found; returns the exit code."""
+def print_result(result: Verification) -> int:
+    """Print the problems and the outcome; returns the exit code."""
     for problem in result.problems[:MAX_PROBLEMS_SHOWN]:
         print(f"wrong: {one_line(str(problem))}")
     if len(result.problems) > MAX_PROBLEMS_SHOWN:
@@ -86,14 +86,14 @@ def tell(result: Verification) -> int:
     if result.withdrawn:
         print(f"the earlier manifest is no longer true: moved to {result.withdrawn}")
     if result.stands:
-        print(f"the earlier manifest stays: nothing is known against what it names ({result.stands})")
+        print(f"the earlier manifest stays: no shard that it names is known to be broken ({result.stands})")
     written = f"wrote {result.manifest}" if result.manifest else "no manifest was written"
     print(f"{result.num_shards} shards, {result.num_samples} samples, {len(result.problems)} problems; {written}")
     return 1 if result.problems else 0
 
 
 def report_again(folder: Folder) -> None:
-    """`report.json` of what is there now: the parts of a job have left none, and a shard may be gone since."""
+    """Write `report.json` for the shards that are there now: parts write none, and a shard may be gone since."""
     job = read_job(folder)
     if job is not None:
         try:

@@ -47,7 +47,7 @@ def storage_location(text: str) -> Path:
             f"{quote(text, 200)} cannot be opened: {quote_error(error)}",
             f"pip install universal-pathlib and fsspec's package for {protocol}:// (s3fs, gcsfs, adlfs)",
         ) from error
-    except Exception as error:  # of whatever client library the store has
+    except Exception as error:  # of the store's client library
         raise FolderError(
             f"{quote(text, 200)} cannot be reached: {quote_error(error)}",
             "are the URI, the network and the credentials of this machine right?",

@@ -20,7 +20,7 @@ class CommonCounter:
         self.missed = 0
 
     def add(self, names: Iterable[str] | Mapping[str, int]) -> None:
-        """Each name once, or as often as the mapping says."""
+        """Count each name once, or a mapping's names by their counts."""
         self._counts.update(names)
         if len(self._counts) > 2 * self._capacity:
             ceiling = sorted(self._counts.values(), reverse=True)[self._capacity]

@@ -1,7 +1,7 @@
-"""Any image a web server may answer with -> an upright RGB JPEG, or the reason why not.
+"""Any image that a web server may send -> an upright RGB JPEG, or the reason why not.
 
-Read as all of the project reads pictures (`samples.image`), never by OpenCV: img2dataset's way leaves EXIF-rotated
-photos sideways and turns 16-bit PNGs white.
+Images are decoded by `samples.image`, as everywhere in the project, and not by OpenCV as img2dataset does, which leaves
+EXIF-rotated photos sideways and turns 16-bit PNGs white.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from PIL import Image
 from data_prep.output.job import ImageSettings
 from samples.image import UPRIGHT, ImageRefused, decode, open_image, orientation, to_rgb
 
-# Pillow's own limit raises at 2 x 89 million pixels whatever the caller wants; `max_pixels` is checked instead,
-# on the header, before anything is decoded.
+# Pillow's own limit raises at 2 x 89 million pixels, and a caller cannot raise it. `max_pixels` is checked instead, on
+# the header, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
 MAX_JPEG_SIDE = 65_500
@@ -32,12 +32,12 @@ class EncodedImage:
     width: int
     height: int
     original_width: int
-    """As displayed, that is after the EXIF rotation."""
+    """As displayed: after the EXIF rotation."""
     original_height: int
 
 
 def encode_image(data: bytes, settings: ImageSettings) -> EncodedImage:
-    """Decode, put upright, on white, RGB, shortest side at most `image_size`, as JPEG.
+    """Decode an image, turn it upright, put it on white as RGB, shrink its shortest side to `image_size`, save as JPEG.
 
     Raises: ImageRefused with reason empty_body, html_instead_of_image, not_an_image, unsupported_format,
         too_many_pixels, side_too_long, truncated_image or broken_image.
@@ -65,10 +65,10 @@ def encode_image(data: bytes, settings: ImageSettings) -> EncodedImage:
 
 
 def keep_or_encode(data: bytes, settings: ImageSettings) -> EncodedImage:
-    """The bytes as they are where they already are what `encode_image` makes: an upright RGB JPEG, small enough.
+    """Keep the bytes of an upright RGB JPEG that is small enough, encode anything else.
 
-    For images that another tool has encoded for training: a second JPEG encoding would only lose. It is decoded all
-    the same, and may keep its EXIF.
+    For images that another tool has encoded for training: a second JPEG encoding would only lose quality. A kept image
+    is decoded as a check, and keeps its EXIF.
 
     Raises: as `encode_image`.
     """
@@ -94,21 +94,22 @@ def _target_size(width: int, height: int, image_size: int) -> tuple[int, int]:
 def shrink(image: Image.Image, target: tuple[int, int]) -> Image.Image:
     """An RGB image made smaller, without aliasing.
 
-    By OpenCV below a factor of two, where decoding leaves every JPEG, in a third of the time (`benchmarks.resize`).
+    Below a factor of two, which is what decoding leaves of every JPEG, OpenCV takes a third of the time
+    (`benchmarks.resize`).
     """
     factor = image.width / target[0]
     if factor >= 2:
         return image.resize(target, Image.Resampling.BICUBIC)
     cv2 = _opencv()
-    # Its bicubic looks at four pixels a side whatever the factor: what is finer than the new grid is smoothed away.
+    # OpenCV's bicubic reads four pixels a side for any factor: smooth away what is finer than the new grid.
     smooth = cv2.GaussianBlur(np.asarray(image), (3, 3), SMOOTHING * factor)
     return Image.fromarray(cv2.resize(smooth, target, interpolation=cv2.INTER_CUBIC))
 
 
 @functools.cache
 def _opencv() -> Any:
-    # Intel's routines inside OpenCV round otherwise on newer processors, and a shard's bytes would depend on where it
-    # was made. Those for AVX2 run on all.
+    # Intel's routines inside OpenCV round differently on newer processors, and a shard's bytes would depend on the
+    # machine. Those for AVX2 run on all.
     os.environ["OPENCV_IPP"] = "avx2"
     import cv2  # here: it takes a quarter of a second, and most commands that import this module encode nothing
 

@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
 CONTROLS = re.compile("[\x00-\x1f\x7f]")
 AGAIN = "write it again with the data_prep of this checkout: `python -m data_prep verify`"
 WHOLE_TAR: dict[str, Any] = {"filtered": [], "keys_sha256": None, "supersedes": []}
-"""What a row says that names every sample of its tar, no retry; also what is meant where these columns are missing."""
+"""These columns of a row that names every sample of its tar and is no retry; also the values where they are missing."""
 
 
 class ManifestWriter:
@@ -64,7 +64,7 @@ class ManifestWriter:
         self._writer.write_table(pa.Table.from_pylist([{**WHOLE_TAR, **row}], schema=SCHEMA))
 
     def publish(self, leave_out: Set[str] = frozenset()) -> None:
-        """Rename into place, without the shards whose path is in `leave_out`."""
+        """Rename the file to its final name, without the shards whose path is in `leave_out`."""
         self._writer.close()
         if leave_out:
             self._rewrite_without(leave_out)
@@ -90,7 +90,7 @@ class ManifestWriter:
 
 
 def keys_digest(keys: Iterable[str]) -> str:
-    """`keys_sha256` of a row that names some samples of its tar only: which ones, and in what order."""
+    """`keys_sha256` of a row that names only some samples of its tar: it fixes which ones, and their order."""
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
@@ -117,9 +117,9 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
 
 
 def stream_manifest(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a manifest one at a time, all columns or some; what a row of a whole tar may leave out is filled in.
+    """Rows of a manifest one at a time, with all columns or some; missing columns of `WHOLE_TAR` are filled in.
 
-    Memory: one row group, which is one shard where data_prep wrote the manifest.
+    Memory: one row group, which is one shard in a manifest by data_prep.
     Raises: InputError when it is no manifest of this version.
     """
     try:
@@ -140,7 +140,7 @@ def stream_manifest(path: Path, columns: Sequence[str] | None = None) -> Iterato
 
 
 def _checked(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
-    """The row, when its values are what the contract says.
+    """The row, checked against the contract.
 
     Raises: InputError naming the column and the row, counted from 1.
     """
@@ -168,11 +168,11 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
     if pa.types.is_float64(kind):
         return type(value) is float and math.isfinite(value)
     if not pa.types.is_list(kind):
-        fields = [kind.field(place) for place in range(kind.num_fields)]
+        fields = [kind.field(index) for index in range(kind.num_fields)]
         return isinstance(value, dict) and all(_fits(value.get(field.name), field.type) for field in fields)
     if not isinstance(value, list):
         return False
-    # One look at all of a shard's types instead of one at each value: 14 million samples have 42 million of them.
+    # One set of all types in a shard instead of one check a value: 14 million samples have 42 million values.
     if pa.types.is_string(kind.value_type):
         return {*map(type, value)} <= {str}
     if pa.types.is_int64(kind.value_type):

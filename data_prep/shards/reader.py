@@ -16,15 +16,15 @@ from samples.tar import TarDamage
 
 
 class TarUnread(TarDamage):
-    """A tar that is there and cannot be read: a permission, or a disk. What it holds is not known."""
+    """A tar that exists and cannot be read: a permission, or a disk. Its content is not known."""
 
 
 def read_samples(path: Path, digest: Any = None) -> Iterator[StoredSample]:
     """Samples in file order.
 
     Args:
-        digest: a hashlib object that is fed every byte; that of the whole tar when the last sample has been taken.
-    Raises: TarDamage on anything that a shard does not have, and where there is no regular file; TarUnread.
+        digest: a hashlib object that gets every byte; it is that of the whole tar after the last sample.
+    Raises: TarDamage on anything that does not belong into a shard, or when there is no regular file; TarUnread.
     """
     try:
         with open_regular(path) as file:
@@ -35,7 +35,7 @@ def read_samples(path: Path, digest: Any = None) -> Iterator[StoredSample]:
 
 
 class _HashedFile:
-    """What reading forward needs of a file, hashing on the way."""
+    """The part of a file's interface that reading forward needs; it hashes what is read."""
 
     def __init__(self, file: IO[bytes], digest: Any) -> None:
         self._file = file
@@ -48,17 +48,17 @@ class _HashedFile:
 
 
 def key_hash(key: str) -> bytes:
-    """8 bytes, to find keys that are used twice."""
+    """8 bytes of a key, to find keys that are used twice."""
     return hashlib.blake2b(key.encode(), digest_size=8).digest()
 
 
 def repeated_keys(root: Path, hashes: dict[str, bytes]) -> list[tuple[str, str, str]]:
-    """Each key that is used again, in every shard but the first: (shard, key, first shard), as paths below `root`.
+    """(shard, key, first shard) for each use of a key after its first, as paths below `root`.
 
     Args:
-        hashes: of each shard, by its path, the `key_hash` of its keys. Shards whose hashes meet are opened.
+        hashes: the `key_hash`es of a shard's keys, by the shard's path. Shards that share a hash are opened.
 
-    Raises: UnfinishedError when such a shard, whole a moment ago, cannot be read any more.
+    Raises: UnfinishedError when such a shard, whole a moment ago, can no longer be read.
     """
     arrays = {path: np.frombuffer(packed, dtype=np.uint64) for path, packed in hashes.items()}
     if not arrays:

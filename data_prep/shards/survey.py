@@ -1,4 +1,4 @@
-"""What lies in the shards/ folders of a job and of its retries: shards to check, and files that are none."""
+"""The files in the shards/ folders of a job and of its retries: shards to check, and files that are no shards."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Weight(Enum):
     """What a problem means for the manifest."""
 
     BROKEN = auto()
-    """A shard that the manifest should name is broken or not there."""
+    """A shard that the manifest should name is broken or missing."""
     UNREAD = auto()
-    """Such a shard could not be read, so nothing is known of it: a permission, or a disk that is not there."""
+    """Such a shard could not be read, so its state is unknown: a permission, or a missing disk."""
     FOREIGN = auto()
     """A shard of something else, which no manifest of this folder names."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where: `sample` is a key or member name, empty for the shard as a whole."""
+    """What is wrong, and with which sample: `sample` is a key or member name, empty for the shard as a whole."""
 
     shard: str
     sample: str
@@ -48,45 +48,45 @@ class ShardTask:
     fraction: float
     seed: int
     inside: str = ""
-    """From the manifest's folder to `root`: `retry-01/` for a retry."""
+    """Path from the manifest's folder to `root`: `retry-01/` for a retry."""
 
     @property
     def path(self) -> str:
-        """As the manifest has it."""
+        """The shard's path in the manifest."""
         return f"{self.inside}shards/{self.tar}"
 
 
 @dataclass
 class Survey:
-    """What was found, round by round."""
+    """What was found: first of the job, then round by round."""
 
     tasks: list[ShardTask] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
-    """Files and folders that are no shards, as `shards/.DS_Store`: harmless, and named all the same."""
+    """Files and folders that are no shards, such as `shards/.DS_Store`: harmless, but reported."""
 
 
 def survey(folder: Folder, fraction: float, seed: int) -> Survey:
-    """Every shard to check, the first job's and then round by round, and what is wrong with the folders themselves.
+    """Every shard to check, the job's first and then round by round, and what is wrong with the folders themselves.
 
     Args:
         fraction, seed: for the tasks.
     Raises: InputError when a folder cannot be read.
     """
     found = Survey()
-    for place in (folder, *retry_rounds(folder)):
-        job = read_job(place)
-        inside = "" if place is folder else f"{place.root.name}/"
+    for one in (folder, *retry_rounds(folder)):
+        job = read_job(one)
+        inside = "" if one is folder else f"{one.root.name}/"
         listed = _listed_by_name(job)
-        tars = _survey_one(place, job, inside, found)
-        found.tasks += [ShardTask(place.root, tar, listed(tar), fraction, seed, inside) for tar in tars]
+        tars = _survey_one(one, job, inside, found)
+        found.tasks += [ShardTask(one.root, tar, listed(tar), fraction, seed, inside) for tar in tars]
     if not found.tasks and all(problem.weight is Weight.FOREIGN for problem in found.problems):
         found.problems.append(Problem("shards", "", "no shard in it"))
     return found
 
 
 def _survey_one(folder: Folder, job: Job | None, inside: str, found: Survey) -> list[str]:
-    """Names of the tars that are this job's, or have a record where no job is known."""
+    """Names of the tars that belong to this job, or that have a record where no job is known."""
     present = _names(folder.shards)
     expected = None if job is None else {job.shard_name(index) for index in range(job.num_shards)}
     tars = []
@@ -118,7 +118,7 @@ def _survey_one(folder: Folder, job: Job | None, inside: str, found: Survey) -> 
 
 
 def _names(shards: Path) -> dict[str, None]:
-    """Sorted; a folder that is not there holds nothing."""
+    """Names in a folder, sorted; none for a folder that does not exist."""
     try:
         return dict.fromkeys(sorted(path.name for path in shards.iterdir()))
     except FileNotFoundError:

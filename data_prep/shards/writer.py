@@ -34,7 +34,7 @@ MAX_SHARD_RECORD_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What one shard accounts for; stored as NAME.json beside NAME.tar, after it."""
+    """What one shard accounts for; stored as NAME.json beside NAME.tar, and written after it."""
 
     name: str
     source: str
@@ -47,7 +47,7 @@ class ShardRecord:
     arguments: dict[str, Any]
     created: str
     supersedes: dict[str, int] = field(default_factory=dict)
-    """Failures of earlier rounds that the rows of a retry take the place of."""
+    """Failures of earlier rounds that the rows of a retry replace."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def write_shard(
     arguments: dict[str, Any],
     encode: Callable[[bytes, ImageSettings], EncodedImage] = encode_image,
 ) -> ShardRecord:
-    """Encode the results, in whatever order they come, and publish the shard in place.
+    """Encode the results, in any order, and publish the shard.
 
-    The failures file and the tar are renamed into place before the record, so a record proves a whole shard.
-    Memory: one image; encoded images wait in an unnamed temporary file for their turn.
+    The failures file and the tar get their final names before the record does, so a record means a whole shard.
+    Memory: one image; encoded images wait in an unnamed temporary file until they are written in order.
     """
     name = job.shard_name(index)
     stored: dict[int, tuple[int, int, bytes]] = {}
@@ -141,7 +141,7 @@ def _check_types(record: ShardRecord) -> None:
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of what shapes the pixels and the files; a package that is not installed is left out."""
+    """Versions of the packages that shape the pixels and the files; one that is not installed is left out."""
     versions = {"python": platform.python_version()}
     for package in ("img2dataset", "pillow", "opencv-python-headless", "pyarrow", "numpy"):
         try:
@@ -158,7 +158,7 @@ def _bytes(result: FetchResult, image: ListedImage) -> bytes:
         raise ImageRefused(reason, detail)
     if result.data is None:
         raise ImageRefused("empty_body", "no bytes were stored")
-    if not usable_captions(image.captions):  # of a list that was read before this was looked at
+    if not usable_captions(image.captions):  # in a list that was read before lists were checked for this
         raise ImageRefused("empty_caption", f"cleaning leaves nothing of {quote(image.captions)}")
     return result.data
 
@@ -206,7 +206,7 @@ def _write_tar(
     """Write the tar under a temporary name, then publish it; returns its size and sha256.
 
     Args:
-        samples: key, place and size of the image in `spool`, and JSON of each, in the shard's order.
+        samples: for each its key, the offset and size of its image in `spool`, and its JSON, in the shard's order.
     """
     temporary = unpublished(path, folder.work)
     with open(temporary, "wb") as file:
@@ -231,7 +231,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 class _HashingFile:
-    """The two methods `tarfile` needs to write, hashing on the way."""
+    """The two methods that `tarfile` needs to write; they hash what is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""`data_prep download`: a list of addresses -> shards with a manifest, by way of img2dataset."""
+"""`data_prep download`: a list of URLs -> shards with a manifest, by way of img2dataset."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOG_LINES = 5
 
 @dataclass(frozen=True)
 class Conversion:
-    """One fetched shard, and what is needed to make it a shard to keep."""
+    """One fetched shard, and what is needed to convert it to its final form."""
 
     folder: Folder
     job: Job
@@ -38,15 +38,15 @@ class Conversion:
     min_yield: float
     excluded_hashes: Path | None
     later_retries: tuple[Path, ...]
-    """See `retry.later_retries`."""
+    """See the function of this name in `retry`."""
     arguments: dict[str, Any]
 
 
 def convert(task: Conversion) -> ShardRecord:
-    """Encode one fetched shard into its final place.
+    """Encode one fetched shard and publish it.
 
-    Raises: UnfinishedError when so few rows came back that the network, not the list, must be at fault; the shard is
-        then not published, so that the same command fetches it again.
+    Raises: UnfinishedError when fewer than `min_yield` of its images came back: the network is at fault, not the list.
+        The shard is then not published, so that the same command fetches it again.
     """
     rows = read_shard_rows(task.folder.rows, task.raw.index)
     asked = sum(image.rejected is None for image in rows.values())
@@ -83,7 +83,7 @@ def download_shards(
     pool: ProcessPoolExecutor,
     reporter: PartProgress,
 ) -> None:
-    """Fetch and convert every shard of the folder's part that is not `done` yet, both side by side.
+    """Fetch and convert every shard of the folder's part that is not `done` yet. Both happen at the same time.
 
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
@@ -132,12 +132,12 @@ class _Download:
             stopped = self._fetch_once()
             attempts = 0 if len(self.to_fetch) < left else attempts + 1
             if self.to_fetch:
-                self.progress.say(f"img2dataset {stopped}, {len(self.to_fetch)} shards left: starting it again")
+                self.progress.print_line(f"img2dataset {stopped}, {len(self.to_fetch)} shards left: starting it again")
                 self.reporter.restarted()
             if attempts >= self.settings.attempts:
                 raise UnfinishedError(
                     f"img2dataset {stopped} {attempts} times and finished no shard; its log ends: {self._last_log()}",
-                    f"see {self.folder.log}; the same command goes on with the {len(self.to_fetch)} shards left",
+                    f"see {self.folder.log}; the same command resumes with the {len(self.to_fetch)} shards left",
                 )
         while self.converting:
             self._collect_conversions()
@@ -152,7 +152,7 @@ class _Download:
         moved_at, seen, patience = time.monotonic(), 0, max(self.settings.stall_timeout_s, START_UP_S)
         try:
             while True:
-                running = process.running()  # asked before `finished`: what it finished last must not be missed
+                running = process.running()  # before `finished`, so as not to miss what it finishes last
                 for raw in process.finished():
                     self._begin_conversion(raw)
                 if not self.to_fetch:
@@ -164,7 +164,7 @@ class _Download:
                 self._show(answered)
                 if answered != seen:
                     moved_at, seen, patience = time.monotonic(), answered, self.settings.stall_timeout_s
-                elif self.converting:  # workers may be resting until there is room for more originals
+                elif self.converting:  # workers may be waiting for room for more originals
                     moved_at = time.monotonic()
                 elif time.monotonic() - moved_at > patience:
                     return f"answered no row for {patience:g} s and was killed"
@@ -218,7 +218,7 @@ class _Download:
 
 
 def download_arguments(job: Job, limits: FetchLimits, list_name: str) -> dict[str, Any]:
-    """What the manifest keeps of how a shard was made."""
+    """What the manifest records about how a shard was made."""
     return {
         "command": "download",
         "list": list_name,

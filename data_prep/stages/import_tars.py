@@ -1,7 +1,7 @@
 """`data_prep import`: samples of ready-made tars -> our shards, each one kept or a counted failure.
 
-The tars are read through once, headers and texts only, into the list (`rows.parquet`) and, beside it, where each image
-lies (`members.parquet`). Then shards are made from there, side by side and in any order.
+The tars are read through once, headers and texts only, into the list (`rows.parquet`) and a table of where each image
+lies (`members.parquet`). Then shards are built from these, in parallel and in any order.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from samples.quote import quote
 
 MEMBERS = pa.schema([("tar", pa.int64()), ("offset", pa.int64()), ("size", pa.int64())])
 END_BYTES = 1 << 16
-BETWEEN_BYTES, PLACES_BETWEEN = 1 << 12, 64
+BETWEEN_BYTES, READS_BETWEEN = 1 << 12, 64
 
 
 def list_tars(
     tars: Sequence[Path], members: Path, shard_size: int, *, processes: int, keep_going: bool = False
 ) -> Iterator[ListedImage]:
-    """The samples of all tars, one row each; where their images lie is written to `members`, a row group a shard.
+    """The samples of all tars, one row each; the positions of their images go to `members`, one row group a shard.
 
-    Memory: the texts of one tar, of two for each process where there are several of both.
+    Memory: the texts of one tar; with several tars and processes those of two tars for each process.
 
     Args:
         keep_going: take the samples before a tar's damage, and count the rest of it as one row with reason
             `broken_tar`.
-    Raises: InputError naming a broken tar, otherwise; and a tar that cannot be read in any case.
+    Raises: InputError naming a tar that cannot be read, or, without `keep_going`, one that is damaged.
     """
     unpublished = members.with_name(f".{members.name}.{os.getpid()}.tmp")
     try:
         with pq.ParquetWriter(unpublished, MEMBERS, compression="zstd") as writer:
             samples = _all_samples(tars, processes, keep_going)
             while chunk := list(itertools.islice(samples, shard_size)):
-                places = [{"tar": tar, "offset": sample.offset, "size": sample.size} for tar, sample in chunk]
-                writer.write_table(pa.Table.from_pylist(places, MEMBERS), row_group_size=shard_size)
+                images = [{"tar": tar, "offset": sample.offset, "size": sample.size} for tar, sample in chunk]
+                writer.write_table(pa.Table.from_pylist(images, MEMBERS), row_group_size=shard_size)
                 yield from (sample.listed for _, sample in chunk)
         os.replace(unpublished, members)
     finally:
@@ -81,7 +81,7 @@ def _read_all(tars: Sequence[Path], processes: int) -> Iterator[tuple[list[TarSa
 def _read_one(path: Path) -> tuple[list[TarSample], str | None]:
     try:
         samples, damage = read_tar(path)
-    except OSError as error:  # no damage of the tar, which --keep-going would count: another day it can be read
+    except OSError as error:  # not damage, which --keep-going would count: the tar may be readable another day
         raise _unreadable(path, error) from error
     if damage is None:
         return samples, None
@@ -97,21 +97,21 @@ class TarRows:
     max_image_bytes: int
 
     def results(self, index: int, rows: dict[int, ListedImage]) -> Iterator[FetchResult]:
-        """The bytes of each row, out of its tar; rows of a shard mostly follow each other in one."""
+        """The bytes of each row, from its tar; rows of a shard mostly follow each other in one tar."""
         with pq.ParquetFile(self.members) as file:
-            places = file.read_row_group(index).to_pylist()
-        together = zip(rows.items(), places, strict=True)
+            members = file.read_row_group(index).to_pylist()
+        together = zip(rows.items(), members, strict=True)
         for number, group in itertools.groupby(together, key=lambda one: one[1]["tar"]):
             with _opened(self.tars[number]) as tar:
-                for (row, image), place in group:
+                for (row, image), member in group:
                     if image.rejected is not None:
                         yield FetchResult(row, None, image.rejected)
-                    elif place["size"] > self.max_image_bytes:
+                    elif member["size"] > self.max_image_bytes:
                         yield FetchResult(
-                            row, None, f"file_too_large: {place['size']} bytes, more than {self.max_image_bytes}"
+                            row, None, f"file_too_large: {member['size']} bytes, more than {self.max_image_bytes}"
                         )
                     else:
-                        yield FetchResult(row, self._image(number, tar, place["offset"], place["size"]), None)
+                        yield FetchResult(row, self._image(number, tar, member["offset"], member["size"]), None)
 
     def _image(self, number: int, tar: IO[bytes], offset: int, size: int) -> bytes:
         try:
@@ -139,7 +139,7 @@ def _unreadable(path: Path, error: OSError) -> InputError:
 
 
 def hash_tars(tars: Iterable[Path], reading: dict[str, object]) -> str:
-    """sha256 over names, sizes, both ends and places between: hundreds of gigabytes are not read for it."""
+    """sha256 over names, sizes, both ends and samples of the bytes between: hundreds of gigabytes need not be read."""
     digest = hashlib.sha256(json.dumps(reading, sort_keys=True).encode())
     for path in tars:
         with _opened(path) as file:
@@ -147,12 +147,12 @@ def hash_tars(tars: Iterable[Path], reading: dict[str, object]) -> str:
             digest.update(f"{path.name} {size}\n".encode() + file.read(END_BYTES))
             file.seek(max(0, size - END_BYTES))
             digest.update(file.read(END_BYTES))
-            for place in range(0, size, max(BETWEEN_BYTES, size // PLACES_BETWEEN)):
-                file.seek(place)
+            for offset in range(0, size, max(BETWEEN_BYTES, size // READS_BETWEEN)):
+                file.seek(offset)
                 digest.update(file.read(BETWEEN_BYTES))
     return digest.hexdigest()
 
 
 def tars_source(first: Path) -> str:
-    """`cc3m_train` of cc3m-train-0000.tar."""
+    """`cc3m_train` for cc3m-train-0000.tar."""
     return default_source(Path(re.sub(r"[\W\d_]+$", "", first.stem)))

@@ -1,4 +1,4 @@
-"""Where `pack` finds images (`samples/image_roots.py`), and prefixes that paths of other machines have."""
+"""Where `pack` finds images (`samples/image_roots.py`), and prefixes of paths from other machines."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from samples.quote import quote
 
 ROWS_LOOKED_AT = 1000
 MAX_PREFIX_SHOWN = 150
-"""Characters; a hint is to be typed as it stands, or not given."""
+"""Characters. A hint is given whole, so that it can be typed as it stands, or not at all."""
 
 
 def open_local_images(names: Sequence[str]) -> ImageRoots:
-    """Raises: InputError for what is neither a folder nor a readable zip."""
+    """Raises: InputError for anything but a folder or a readable zip."""
     try:
         return open_image_roots([Path(name) for name in names])
     except RootError as error:
@@ -28,7 +28,7 @@ def open_local_images(names: Sequence[str]) -> ImageRoots:
 
 
 def without_prefix(image: ListedImage, prefixes: Sequence[str]) -> ListedImage:
-    """The image's path from where the first matching prefix ends."""
+    """The image with the first matching prefix taken off its path."""
     for prefix in prefixes:
         if image.url.startswith(prefix):
             return dataclasses.replace(image, url=image.url.removeprefix(prefix).lstrip("/\\"))
@@ -36,9 +36,9 @@ def without_prefix(image: ListedImage, prefixes: Sequence[str]) -> ListedImage:
 
 
 def refuse_when_none_exists(images: Iterable[ListedImage], local: ImageRoots) -> Iterator[ListedImage]:
-    """The same rows. Lists that others made hold paths of their machines, and a day's work would be failures only.
+    """The same rows. Lists from elsewhere hold paths of other machines; then a day's work would give only failures.
 
-    Raises: InputError when not one of the first thousand images is there, with the prefix that is in the way.
+    Raises: InputError when none of the first thousand images exists, with the prefix to strip where one is found.
     """
     iterator = iter(images)
     first = list(itertools.islice(iterator, ROWS_LOOKED_AT))
@@ -58,8 +58,8 @@ def _way_out(local: ImageRoots, prefix: str | None) -> str:
         return f"--strip-prefix {shlex.quote(prefix)} finds them there"
     zips = [path for root in local.roots if root.is_dir() for path in sorted(root.glob("*.zip"))]
     if zips:
-        return f"zips in a folder are not looked into: --images {zips[0]}"
-    return "--images is the folder (or zip) that the paths begin in; --strip-prefix takes off what precedes it"
+        return f"zips in a folder are not opened: --images {zips[0]}"
+    return "--images is the folder (or zip) to which the paths are relative; --strip-prefix removes what precedes it"
 
 
 def _has_rest(local: ImageRoots, name: str, prefix: str) -> bool:

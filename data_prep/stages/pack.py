@@ -1,4 +1,4 @@
-"""`data_prep pack` and `import`: images that are at hand -> the same shards as `download` makes."""
+"""`data_prep pack` and `import`: images on this machine -> shards like those of `download`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from data_prep.workers.worker_pool import in_order
 from samples.image_roots import ImageRoots, NotRead, RootError
 
 MAY_TURN_UP = ("missing_file", "unreadable_file", "outside_images")
-"""Reasons that another start may not see, once somebody has copied what was missing."""
+"""Reasons that may be gone on a later start, once somebody has copied the missing images."""
 Encode = Callable[[bytes, ImageSettings], EncodedImage]
 
 
 class RowImages(Protocol):
-    """Where images come from that need not be asked for; goes to the workers."""
+    """Where images come from that need no download; it is sent to the workers."""
 
     def results(self, index: int, rows: dict[int, ListedImage]) -> Iterator[FetchResult]:
         """Bytes or failure of every row of shard `index`."""
@@ -40,7 +40,7 @@ class LocalRows:
     def results(self, index: int, rows: dict[int, ListedImage]) -> Iterator[FetchResult]:
         """A file that is missing or cannot be read is a failure of its row.
 
-        Raises: InputError when a zip was replaced since it was given, or a root is gone.
+        Raises: InputError when a zip was replaced since the start, or a root is gone.
         """
         for row, image in rows.items():
             if image.rejected is not None:
@@ -56,7 +56,7 @@ class LocalRows:
             raise _changed(error) from error
 
     def has_found_more(self, folder: Folder, record: ShardRecord) -> bool:
-        """Whether an image that a finished shard lacks can be read now: it was copied there, or --images has grown."""
+        """Whether an image that a finished shard lacks can be read now: it was copied, or --images has more roots."""
         if not any(record.failed.get(reason) for reason in MAY_TURN_UP):
             return False
         failures = folder.failures / f"{record.name}.jsonl"
@@ -122,14 +122,14 @@ def pack_shards(
 
 
 def pack_shard(task: _Packing) -> ShardRecord:
-    """One shard from images that are at hand."""
+    """Build one shard from images on this machine."""
     rows = read_shard_rows(task.folder.rows, task.index)
     results = task.images.results(task.index, rows)
     return write_shard(task.folder, task.job, task.index, rows, results, task.arguments, task.encode)
 
 
 def pack_arguments(job: Job, list_names: list[str]) -> dict[str, Any]:
-    """What the manifest keeps of how a shard was made."""
+    """What the manifest records about how a shard was made."""
     return {
         "command": job.kind,
         "list": list_names,

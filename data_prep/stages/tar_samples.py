@@ -1,8 +1,8 @@
 """Reads ready-made tars in WebDataset's layout, as img2dataset writes and others publish them: where each sample lies.
 
-Members of one sample have one name up to the first dot, folders and all: KEY.jpg (or jpeg, png, webp, ...) with
-KEY.txt, KEY.json, or both. Names are keys only: nothing on the disk is ever opened by them. Images are left where they
-are; only texts are read.
+Members of one sample have the same name up to the first dot, folders included: KEY.jpg (or jpeg, png, webp, ...) with
+KEY.txt, KEY.json, or both. Names are keys only: nothing on the disk is ever opened by them. Only texts are read here;
+images stay in the tar.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_TEXT_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class TarSample:
-    """One sample of a tar: what a list would say of it, and where its image's bytes are."""
+    """One sample of a tar: its row as in a list, and where its image's bytes are."""
 
     listed: ListedImage
     offset: int = 0
@@ -36,7 +36,7 @@ class TarSample:
 
 @dataclass(frozen=True)
 class _Text:
-    """What a .txt or .json says, or why it says nothing."""
+    """The content of a .txt or .json, or why it has none."""
 
     captions: list[object] = field(default_factory=list)
     url: str | None = None
@@ -56,15 +56,15 @@ class _Part:
 
     @property
     def scope(self) -> tuple[int, str]:
-        """The sample it belongs to: keys may be used again in the next tar of the same file."""
+        """The sample it belongs to: keys may be used again in a tar that was appended to this one."""
         return self.member.archive, self.key
 
 
 def read_tar(path: Path) -> tuple[list[TarSample], TarDamage | None]:
-    """The samples of a tar in its order, usable or with their reason, and the damage that they end at.
+    """The samples of a tar in its order, usable or with a reason, and the damage that ends the tar early, if any.
 
-    The members of a sample follow each other as a rule. Where they do not (`tar -C DIR .` takes files as the disk has
-    them), they are put together when the tar has one image and one text of each kind under the key. Memory: the
+    The members of a sample usually follow each other. Where they do not (`tar -C DIR .` takes files in the disk's
+    order), they are put together when the tar has one image and one text of each kind under the key. Memory: the
     captions of one tar.
 
     Raises: OSError when the file cannot be read.
@@ -108,14 +108,14 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _put_together(runs: list[list[_Part]]) -> Iterator[list[_Part]]:
-    """The parts of each sample: all of a key in the place of its first, or run by run where a key is used again."""
+    """The parts of each sample: all of a key where its first part is, or run by run where a key is used again."""
     by_scope: dict[tuple[int, str], list[_Part]] = {}
     for run in runs:
         by_scope.setdefault(run[0].scope, []).extend(run)
     for run in runs:
         together = by_scope.get(run[0].scope)
         if together is None:
-            continue  # went with an earlier run
+            continue  # is part of an earlier run's sample
         if len(together) > len(run) and _is_one_sample(together):
             del by_scope[run[0].scope]
             yield together
@@ -146,7 +146,7 @@ def _sample(tar: str, parts: list[_Part]) -> TarSample:
 
 
 def _fault(parts: list[_Part], images: list[_Part]) -> str | None:
-    """Why these members are no sample, whatever their texts say."""
+    """Why these members are no sample, without regard to their texts."""
     for part in parts:
         if part.member.kind != FILE:
             return f"bad_row: {quote(part.member.name)} is a {part.member.kind}, not a plain file"
@@ -160,7 +160,7 @@ def _fault(parts: list[_Part], images: list[_Part]) -> str | None:
 
 
 def _read_text(file: IO[bytes], member: Member, extension: str) -> _Text | None:
-    """What a text says; None for another member."""
+    """The content of a text member; None for any other member."""
     if extension not in ("txt", "json") or member.kind != FILE:
         return None
     if member.size > MAX_TEXT_BYTES:
@@ -189,7 +189,7 @@ def _read_text(file: IO[bytes], member: Member, extension: str) -> _Text | None:
 
 
 def _captions(fields: dict[str, object]) -> list[object]:
-    """The cell of `captions`, else of `caption`, where it holds any; else both, for their reason."""
+    """The cell of `captions`, else of `caption`, if it holds a caption; else both, so that the reason names them."""
     for name in ("captions", "caption"):
         if keep_captions("", [fields.get(name)]).captions:
             return [fields[name]]
@@ -197,5 +197,5 @@ def _captions(fields: dict[str, object]) -> list[object]:
 
 
 def _shown(name: str) -> str:
-    r"""A name with bytes that are not UTF-8 written `\xe9`: it is for people, and no reason to lose the sample."""
+    r"""A name with bytes that are not UTF-8 written as `\xe9`: it is for people, and no reason to lose the sample."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

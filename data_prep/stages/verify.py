@@ -1,4 +1,4 @@
-"""Opens every shard, checks every sample, and writes the manifest of what is whole."""
+"""Opens every shard, checks every sample, and writes a manifest of the whole shards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from samples.tar import TarDamage
 
 MAX_PROBLEMS_PER_SHARD = 20
 JPEGS = ("JPEG", "MPO")
-"""Pillow's names for one format; the second is a camera's JPEG with a second picture behind the first."""
+"""Pillow's names for JPEG; MPO is a camera's JPEG with a second picture behind the first."""
 
 
 @dataclass
@@ -39,23 +39,23 @@ class ShardCheck:
     num_samples: int = 0
     num_decoded: int = 0
     key_hashes: bytes = b""
-    """8 bytes a key."""
+    """8 bytes for each key."""
 
 
 @dataclass
 class Verification:
     problems: list[Problem] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
-    """Files in shards/ that are no shards; no problem."""
+    """Files in shards/ that are no shards; they are no problem."""
     num_shards: int = 0
     num_samples: int = 0
     num_decoded: int = 0
     manifest: Path | None = None
     """None when none was written."""
     stands: Path | None = None
-    """An earlier manifest that nothing is known against: all it names is whole, or could not be read now."""
+    """An earlier manifest that stays: every shard it names is whole, or could not be read now."""
     withdrawn: Path | None = None
-    """Where an earlier manifest went that named a shard which is no longer whole, or not there."""
+    """Where an earlier manifest was moved because it named a shard that is no longer whole, or is missing."""
 
     def add(self, check: ShardCheck) -> None:
         self.problems += check.problems
@@ -76,12 +76,12 @@ def verify_folder(
     """Check every shard of a folder, those of its retry rounds too, and write one manifest when all of them are whole.
 
     Every tar is read whole: structure, pairs, fields, captions, sha256 of every image. A seeded `fraction` of the
-    images is decoded as well. What lies in shards/ beside the shards has no say: neither foreign shards, which are
-    problems, nor other files. Memory: a few shards' keys and 8 bytes a sample.
+    images is decoded as well. Other files in shards/ do not keep the manifest from being written: foreign shards are
+    reported as problems, the rest as strays. Memory: a few shards' keys and 8 bytes a sample.
 
     Args:
         keep_going: write a manifest of the good shards even when others are bad or missing; never one without a sample.
-    Raises: InputError when there is no folder of shards; UnfinishedError when a shard changes meanwhile.
+    Raises: InputError when there is no folder of shards; UnfinishedError when a shard changes during the check.
     """
     folder = Folder(root)
     if not folder.shards.is_dir():
@@ -136,10 +136,10 @@ def verify_folder(
 
 
 def _is_untrue(manifest: Path, known: dict[str, str | None]) -> bool:
-    """Whether an earlier manifest names a shard that is not whole any more, or another one than is there.
+    """Whether an earlier manifest names a shard that is no longer whole, or has other bytes now.
 
     Args:
-        known: sha256 of the whole shards by their path, None of those of which nothing is known.
+        known: sha256 of the whole shards by their path, None for those that could not be read.
     """
     if not manifest.exists():
         return False
@@ -151,7 +151,7 @@ def _is_untrue(manifest: Path, known: dict[str, str | None]) -> bool:
 
 
 def withdraw(manifest: Path) -> Path | None:
-    """Training believes a manifest, so one that is known to be wrong must not stay where it is read."""
+    """Move a wrong manifest and its datasheet aside: training trusts a manifest under its own name."""
     datasheet = manifest.with_name(DATASHEET_NAME)
     if datasheet.exists():
         move(datasheet, datasheet.with_name(f"{datasheet.name}.withdrawn"))
@@ -163,7 +163,7 @@ def withdraw(manifest: Path) -> Path | None:
 
 
 def check_shard(task: ShardTask) -> ShardCheck:
-    """All that is wrong with one shard, or its row of the manifest."""
+    """All problems of one shard, or, when there are none, its row of the manifest."""
     path = Folder(task.root).shards / task.tar
     check = ShardCheck([])
     record = _read_record(path, check.problems)
@@ -217,7 +217,7 @@ def _read_record(path: Path, problems: list[Problem]) -> ShardRecord | None:
 
 
 def _sha256_of_damaged(path: Path) -> str | None:
-    """Says whether the tar was damaged after it was written; None where it cannot be read at all."""
+    """The hash that shows whether the tar was damaged after it was written; None where it cannot be read at all."""
     try:
         return file_sha256(path)
     except OSError:
@@ -232,7 +232,7 @@ def _check_record(
     if sha256 is not None and sha256 != record.sha256:
         yield f"sha256 of the tar is {sha256[:12]}, recorded when it was written: {quote(record.sha256[:12])}"
     elif sha256 is not None and num_samples != record.kept:
-        yield f"holds {num_samples} samples, its record says {record.kept}"
+        yield f"holds {num_samples} samples, {record.kept} by its record"
     if record.kept + sum(record.failed.values()) != record.listed:
         yield f"{record.kept} kept + {sum(record.failed.values())} failed are not {record.listed} listed"
     if record.supersedes and sum(record.supersedes.values()) != record.listed:
@@ -242,7 +242,7 @@ def _check_record(
 
 
 def check_sample(sample: StoredSample, decoded: bool) -> list[str]:
-    """What is wrong with one sample: its JSON, its captions, its image's hash, and with `decoded` its image."""
+    """Problems of one sample: of its JSON, its captions, its image's hash, and with `decoded` of its image."""
     record, faults = check_meta(sample.meta, sample.key, sample.image)
     return faults if faults or not decoded else _decode(sample.image, (record["width"], record["height"]))
 
@@ -252,7 +252,7 @@ def _decode(data: bytes, size: tuple[int, int]) -> list[str]:
     try:
         image = open_image(data, max_pixels=MAX_PIXELS)
         if image.size != size:  # before a pixel is decoded
-            return [f"image is {image.width} x {image.height}, its JSON says {size[0]} x {size[1]}"]
+            return [f"image is {image.width} x {image.height}, {size[0]} x {size[1]} by its JSON"]
         decode(image)
     except ImageRefused as refused:
         return [f"image cannot be decoded: {refused}"]

@@ -1,4 +1,4 @@
-"""Ends a worker process when the process that started it is gone, however that one ended."""
+"""Ends a worker process when the process that started it is gone, however that ended."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _watching = False
 def end_with_parent(parent: int, *, whole_group: bool = False) -> None:
     """Watch the parent from a thread; once it is gone, kill this process (or its process group) at once.
 
-    Pools of Python leave their workers waiting for ever when the parent is killed with -9.
+    Python's pools leave their workers waiting for ever when the parent is killed with -9.
 
     Args:
-        parent: its process id as the parent knew it; asked for here, it might already be that of init.
+        parent: its process id as the parent passed it on; `os.getppid()` might return that of init already.
     """
     global _watching
     if _watching:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log."""
+"""Progress of long work: a bar on a terminal, a line every ten seconds in a log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BAR_WIDTH = 24
 
 
 class Progress:
-    """Shows done of total with rate and time left; the rate is of this run, without what was done before."""
+    """Shows done of total with rate and time left; the rate counts this run only, not what was done before."""
 
     def __init__(self, what: str, total: int, *, done_before: int = 0, stream: TextIO | None = None) -> None:
         self._what = what
@@ -25,7 +25,7 @@ class Progress:
         self._last_line = ""
 
     def update(self, done: int, note: str = "") -> None:
-        """Tell how far it is; prints only when it is time to."""
+        """Set how much is done; prints only when the next line is due."""
         now = time.monotonic()
         if now - self._shown >= (BAR_EVERY_S if self._bar else LINE_EVERY_S):
             self._shown = now
@@ -36,8 +36,8 @@ class Progress:
         if self._bar:
             self._write("\n")
 
-    def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+    def print_line(self, text: str) -> None:
+        """Print a line of its own, above the bar."""
         self._write(f"\r\033[K{text}\n" if self._bar else f"{text}\n")
 
     def _line(self, done: int, note: str) -> str:
@@ -55,7 +55,7 @@ class Progress:
         self._write(f"\r\033[K{line}" if self._bar else f"{line}\n")
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # the terminal is gone, or the log is on a full disk: the work goes on
+        with contextlib.suppress(OSError):  # the terminal is gone, or the log is on a full disk: keep working
             self._stream.write(text)
             self._stream.flush()
 

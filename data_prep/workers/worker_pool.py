@@ -24,7 +24,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 @contextlib.contextmanager
 def open_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool whose work is dropped, begun or not, when the block is left by an exception.
+    """A pool whose work is dropped, started or not, when an exception leaves the block.
 
     Raises: UnfinishedError when a worker was killed, which mostly means that memory ran out.
     """
@@ -35,12 +35,12 @@ def open_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
             yield pool
         except BaseException:
             for worker in set(multiprocessing.active_children()) - children_before:
-                worker.kill()  # work begun is not waited for: nothing is published half, and it can be minutes
+                worker.kill()  # not waited for: nothing is published half, and the work can take minutes
             raise
     except BrokenProcessPool as error:
         raise UnfinishedError(
             "a worker process was killed, most likely because memory ran out",
-            "run the same command again to go on, with a smaller --processes or more memory",
+            "run the same command again to resume, with a smaller --processes or more memory",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -59,7 +59,7 @@ def in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Ite
 
 def _begin_worker() -> None:
     _keep_freed_memory()
-    warnings.filterwarnings("ignore", module="PIL")  # a damaged file is counted with its reason, not told to the log
+    warnings.filterwarnings("ignore", module="PIL")  # a damaged file is counted with its reason, not logged
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None
@@ -67,11 +67,11 @@ def _begin_worker() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc hand the memory of one image to the next; else the pages are faulted in anew.
+    """Let glibc hand the memory of one image to the next; otherwise the kernel maps the pages again for each.
 
-    Of what 3,000 images of 640 x 480 took two workers to encode, 43% was system time without this; 9% is left.
+    When two workers encode 3,000 images of 640 x 480, this lowers the share of system time from 43% to 9%.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 8 << 20)  # what is larger still goes back at once
+        libc.mallopt(M_MMAP_THRESHOLD, 8 << 20)  # anything larger goes back at once
         libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)

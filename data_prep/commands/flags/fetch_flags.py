@@ -1,4 +1,4 @@
-"""Flags of `download` and `retry`: how servers are asked."""
+"""Flags of `download` and `retry`: how images are requested."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from data_prep.output.job import Folder, Job
 
 
 def add_fetch_flags(parser: argparse.ArgumentParser) -> None:
-    """They may change from one start to the next: they shape no image."""
+    """Add the flags. Their values may change from one start to the next, since they do not shape images."""
     limits = FetchLimits()
     parser.add_argument(
-        "--threads", type=flag_types.positive, default=32, metavar="N", help="requests in flight a worker (32)"
+        "--threads", type=flag_types.positive, default=32, metavar="N", help="requests in flight in each worker (32)"
     )
     parser.add_argument(
         "--per-host",
@@ -30,14 +30,18 @@ def add_fetch_flags(parser: argparse.ArgumentParser) -> None:
         help="requests at a time to one host, shared by the workers, at least one each (16)",
     )
     parser.add_argument(
-        "--timeout", type=flag_types.seconds, default=limits.timeout_s, metavar="S", help="a server's silence (10)"
+        "--timeout",
+        type=flag_types.seconds,
+        default=limits.timeout_s,
+        metavar="S",
+        help="a server's silence, at most (10)",
     )
     parser.add_argument(
         "--image-timeout",
         type=flag_types.seconds,
         default=limits.image_timeout_s,
         metavar="S",
-        help="one image in all (60)",
+        help="longest time for one image in all (60)",
     )
     parser.add_argument(
         "--retries", type=flag_types.count, default=limits.retries, metavar="N", help="further attempts (2)"
@@ -47,17 +51,17 @@ def add_fetch_flags(parser: argparse.ArgumentParser) -> None:
         type=flag_types.seconds,
         default=limits.pause_s,
         metavar="S",
-        help="before the first; doubles (1)",
+        help="pause before the first further attempt; doubles (1)",
     )
     parser.add_argument(
         "--max-pause",
         type=flag_types.seconds,
         default=limits.max_pause_s,
         metavar="S",
-        help="longest, whatever a server's Retry-After asks for (30)",
+        help="longest pause, even if a server's Retry-After asks for more (30)",
     )
     parser.add_argument(
-        "--no-dns-check", action="store_true", help="begin without looking up a sample of the list's hosts"
+        "--no-dns-check", action="store_true", help="start without looking up a sample of the list's hosts"
     )
     parser.add_argument(
         "--allow-private-addresses",
@@ -69,16 +73,20 @@ def add_fetch_flags(parser: argparse.ArgumentParser) -> None:
         "--stall-timeout",
         type=flag_types.seconds,
         metavar="S",
-        help="restart img2dataset after such a silence (300, or more)",
+        help="restart img2dataset when no row is answered for this long (300, or more)",
     )
     parser.add_argument(
-        "--attempts", type=flag_types.positive, default=5, metavar="N", help="fruitless starts before giving up (5)"
+        "--attempts",
+        type=flag_types.positive,
+        default=5,
+        metavar="N",
+        help="give up after this many fruitless starts (5)",
     )
     parser.add_argument(
         "--distributor",
         choices=DISTRIBUTORS,
         default=DISTRIBUTORS[0],
-        help="what spreads the asking: processes of this machine, or Spark (default: multiprocessing)",
+        help="what runs the workers: processes of this machine, or Spark (default: multiprocessing)",
     )
     parser.add_argument(
         "--spark-master", metavar="URL", help="the cluster for --distributor pyspark (default: Spark on this machine)"
@@ -86,7 +94,7 @@ def add_fetch_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def fetch_settings(flags: argparse.Namespace) -> FetchSettings:
-    """Raises: UsageError when the watchdog would be less patient than one image may need, or Spark is missing."""
+    """Raises: UsageError when the watchdog's timeout is shorter than one image may take, or Spark is missing."""
     check_distributor(flags.distributor)
     if flags.spark_master and flags.distributor != "pyspark":
         raise UsageError(
@@ -115,9 +123,9 @@ def fetch_settings(flags: argparse.Namespace) -> FetchSettings:
 
 
 def check_resolver(flags: argparse.Namespace, folder: Folder, job: Job, done: Collection[int]) -> None:
-    """Look up some hosts of the shards that are not `done`, unless told not to, and print the share that resolves.
+    """Look up some hosts of the shards that are not `done`, and print the share that resolves.
 
-    Raises: UnfinishedError when none does.
+    Does nothing with --no-dns-check. Raises: UnfinishedError when none resolves.
     """
     left = sorted(set(folder.part.shards(job.num_shards)) - set(done))
     if left and not flags.no_dns_check:
@@ -125,7 +133,7 @@ def check_resolver(flags: argparse.Namespace, folder: Folder, job: Job, done: Co
 
 
 def _stall_timeout_s(given: float | None, limits: FetchLimits) -> float:
-    """Never shorter than one row can honestly take, or the watchdog would kill healthy work."""
+    """Never shorter than one row may take, or the watchdog would kill healthy work."""
     if given is None:
         return max(300.0, limits.worst_case_s)
     if given < limits.worst_case_s:

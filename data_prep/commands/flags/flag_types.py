@@ -1,4 +1,4 @@
-"""What the values of flags may be: argparse types with their complaints."""
+"""argparse types of the values of flags, with their errors."""
 
 from __future__ import annotations
 

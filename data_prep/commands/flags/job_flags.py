@@ -1,4 +1,4 @@
-"""Flags that `download` and `pack` share, and the job they describe."""
+"""Flags that `download`, `pack` and `import` share, and the job they describe."""
 
 from __future__ import annotations
 

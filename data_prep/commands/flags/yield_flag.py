@@ -1,4 +1,4 @@
-"""`--min-yield`, of every command that makes or lists samples."""
+"""`--min-yield`, which every command that makes or lists samples takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from data_prep.commands.flags import flag_types
 
 
 def add_min_yield(parser: argparse.ArgumentParser, default: float, what: str) -> None:
-    """`--min-yield`, in which `what` completes the sentence: exit with 1 when a smaller share of ..."""
+    """`--min-yield`. `what` completes its help: exit with 1 when a smaller share of ..."""
     parser.add_argument(
         "--min-yield",
         type=flag_types.share,

@@ -209,7 +209,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "image without its .json",
     ),
     "a duplicate key": (lambda tar: rewrite(tar, members(tar)[:2] * 2 + members(tar)[4:]), FIRST, "duplicate key"),
-    "a missing sample": (lambda tar: rewrite(tar, members(tar)[:-2]), "", "holds 2 samples, its record says 3"),
+    "a missing sample": (lambda tar: rewrite(tar, members(tar)[:-2]), "", "holds 2 samples, 3 by its record"),
     "a foreign member": (
         lambda tar: rewrite(tar, [*members(tar), ("../../etc/x.jpg", b"x")]),
         "../../etc/x.jpg",
@@ -222,7 +222,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a field that is gone": (_edit_meta(captions="REMOVED"), FIRST, "JSON has no captions"),
     "a field of another kind": (_edit_meta(width="82"), FIRST, "JSON field width is '82', not int"),
     "an id that is no text": (_edit_meta(id=7), FIRST, "JSON field id is 7, not str"),
-    "another image's size": (_edit_meta(width=83), FIRST, "image is 82 x 64, its JSON says 83 x 64"),
+    "another image's size": (_edit_meta(width=83), FIRST, "image is 82 x 64, 83 x 64 by its JSON"),
     "another sample's json": (_edit_meta(key=SECOND), FIRST, f"JSON is of key {SECOND}"),
     "captions of punctuation": (
         _edit_meta(captions=["...", "?!"]),

@@ -43,7 +43,7 @@ def test_a_terminal_gets_one_bar_and_messages_above_it(monkeypatch: pytest.Monke
     shown = progress.Progress("rows", 48, stream=terminal)
     now[0] += 1
     shown.update(24)
-    shown.say("img2dataset stopped early")
+    shown.print_line("img2dataset stopped early")
     now[0] += 1
     shown.finish(48)
     written = terminal.getvalue()
