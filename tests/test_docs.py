@@ -37,6 +37,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_is_named_exists(page: Path) -> None:
+    """Paths in code spans, from the project's folder: a file that moves is renamed on the pages as well."""
+    rooms = "albef|benchmarks|data_prep|demo|ds_configs|pipeline|samples|slurm|tests"
+    named = re.findall(rf"`((?:{rooms})/[a-z0-9_./-]+\.(?:css|json|md|py|sh|yaml))`", page.read_text())
+    assert [name for name in named if not (ROOT / name).exists() and name != "slurm/site.sh"] == []
+
+
 @pytest.mark.parametrize(("page", "prefix"), [(ROOT / "README.md", "docs/"), (ROOT / "docs" / "index.md", "")])
 def test_readme_and_index_lead_to_every_page(page: Path, prefix: str) -> None:
     """No page that only those who know its name can find."""
