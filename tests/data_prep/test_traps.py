@@ -35,7 +35,7 @@ def grainy(number: int) -> bytes:
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_shard(tmp_path: Path) -> None:
-    """img2dataset exits with 0 there. 30 originals of 10 KiB do not fit, so no shard counts; with room it goes on."""
+    """img2dataset exits with 0 there. 30 originals of 10 KiB do not fit, so no shard counts; with room it resumes."""
     bodies = [grainy(row) for row in range(NUM_ROWS)]
     assert sum(map(len, bodies)) > 2 * 512 * SMALL_BLOCKS
     out, urls = tmp_path / "out", tmp_path / "list.tsv"

@@ -135,14 +135,14 @@ def test_what_cannot_be_unpacked_says_why(tmp_path: Path, changes: dict[str, int
 
 
 def test_a_bomb_is_refused_by_its_size_or_stopped_at_it(tmp_path: Path) -> None:
-    """Fifty megabytes of zeros: too large by its directory; where that lies, no more than it says is unpacked."""
+    """Fifty megabytes of zeros: too large by its directory; where that is wrong, no more than it states is unpacked."""
     archive = zip_of(tmp_path / "a.zip", {"a.jpg": bytes(50_000_000)})
     assert reason(roots(archive), "a.jpg").startswith("file_too_large: 50000000 bytes")
     assert reason(roots(patched(archive, size=1000)), "a.jpg").startswith("unreadable_file: ")
 
 
 def test_utf8_names_without_the_flag(tmp_path: Path) -> None:
-    """Info-ZIP and macOS write UTF-8 and do not say so: read as code page 437 it would be another name."""
+    """Info-ZIP and macOS write UTF-8 without the flag: read as code page 437 it would be another name."""
     archive = zip_of(tmp_path / "a.zip", {"café.jpg": b"zipped"})
     data = archive.read_bytes()
     for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):

@@ -73,26 +73,26 @@ def sheet(folder: Path) -> dict[str, Any]:
 def test_verify_writes_what_the_files_themselves_say(copy: Path) -> None:
     """Counted from the tars' members and the lines of failures/, not from the records the manifest is made of."""
     assert verify(copy).problems == []
-    told = sheet(copy)
-    assert told["kept"] == len(samples(copy)) == 9
-    assert told["failed"] == {"http_404": len(failures(copy))} == {"http_404": 3}
-    assert (told["listed"], told["left"], told["filtered"], told["complete"]) == (12, 0, {}, True)
+    recorded = sheet(copy)
+    assert recorded["kept"] == len(samples(copy)) == 9
+    assert recorded["failed"] == {"http_404": len(failures(copy))} == {"http_404": 3}
+    assert (recorded["listed"], recorded["left"], recorded["filtered"], recorded["complete"]) == (12, 0, {}, True)
     tars = sorted((copy / "shards").glob("*.tar"))
-    assert told["bytes"] == sum(tar.stat().st_size for tar in tars) and told["shards"] == len(tars)
+    assert recorded["bytes"] == sum(tar.stat().st_size for tar in tars) and recorded["shards"] == len(tars)
     hashes = "".join(f"{hashlib.sha256(tar.read_bytes()).hexdigest()}\n" for tar in tars)
-    assert told["shards_sha256"] == hashlib.sha256(hashes.encode()).hexdigest()
-    assert told["manifest_sha256"] == hashlib.sha256((copy / "manifest.parquet").read_bytes()).hexdigest()
-    assert [use["shards"] for use in told["tools"]] == [3] and "pillow" in told["tools"][0]["value"]
-    assert told["sources"]["made"]["listed"] == 12
+    assert recorded["shards_sha256"] == hashlib.sha256(hashes.encode()).hexdigest()
+    assert recorded["manifest_sha256"] == hashlib.sha256((copy / "manifest.parquet").read_bytes()).hexdigest()
+    assert [use["shards"] for use in recorded["tools"]] == [3] and "pillow" in recorded["tools"][0]["value"]
+    assert recorded["sources"]["made"]["listed"] == 12
 
 
 def test_a_shard_left_out_is_counted_as_left(copy: Path) -> None:
     """With --keep-going the manifest names two of three shards; the third's four rows are neither kept nor failed."""
     rewrite(copy / "shards" / "made-00001.tar", members(copy / "shards" / "made-00001.tar")[:-2])
     assert verify(copy, keep_going=True).manifest
-    told = sheet(copy)
-    assert (told["listed"], told["kept"], told["failed"], told["left"]) == (12, 6, {"http_404": 2}, 4)
-    assert told["complete"] is False
+    recorded = sheet(copy)
+    assert (recorded["listed"], recorded["kept"], recorded["failed"], recorded["left"]) == (12, 6, {"http_404": 2}, 4)
+    assert recorded["complete"] is False
 
 
 def test_it_goes_when_the_manifest_goes(copy: Path) -> None:
@@ -120,12 +120,12 @@ def test_retries_and_filters_are_added_up_by_hand(tmp_path: Path) -> None:
     )
     begin(tmp_path, 20)
     write_datasheet(write(tmp_path, [first, second, retried]))
-    told = sheet(tmp_path)
-    assert (told["listed"], told["kept"], told["left"]) == (20, 5 + 6 + 2, 0)
-    assert told["failed"] == {"timed_out": 3 + 2 - 5 + 1, "http_404": 2}
-    assert told["filtered"] == {"caption_words": 1, "duplicate": 3}
-    assert told["made"] == {"first_shard": "2026-01-02T00:00:00+00:00", "last_shard": "2026-03-01T00:00:00+00:00"}
-    assert told["sources"]["web"]["lists"] == [{"names": "web.tsv", "sha256": "abc"}]
+    recorded = sheet(tmp_path)
+    assert (recorded["listed"], recorded["kept"], recorded["left"]) == (20, 5 + 6 + 2, 0)
+    assert recorded["failed"] == {"timed_out": 3 + 2 - 5 + 1, "http_404": 2}
+    assert recorded["filtered"] == {"caption_words": 1, "duplicate": 3}
+    assert recorded["made"] == {"first_shard": "2026-01-02T00:00:00+00:00", "last_shard": "2026-03-01T00:00:00+00:00"}
+    assert recorded["sources"]["web"]["lists"] == [{"names": "web.tsv", "sha256": "abc"}]
 
 
 def test_a_retry_stays_counted_when_its_first_shard_is_left_out(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_retry_stays_counted_when_its_first_shard_is_left_out(tmp_path: Path) 
     )
     begin(tmp_path, 20)
     write_datasheet(write(tmp_path, [first, retried]))
-    told = sheet(tmp_path)
-    assert (told["listed"], told["kept"], told["failed"], told["left"]) == (20, 11, {"http_404": 1}, 8)
+    recorded = sheet(tmp_path)
+    assert (recorded["listed"], recorded["kept"], recorded["failed"], recorded["left"]) == (20, 11, {"http_404": 1}, 8)
 
 
 def test_a_known_source_has_its_licence(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_sources_add_up_each_and_together(tmp_path: Path) -> None:
         shard("../b/shards/b-00000.tar", 5, 3, source="b", failures={"http_404": 2}),
     ]
     write_datasheet(write(tmp_path, rows), left={"b": 4})
-    told = sheet(tmp_path)
-    assert [(name, told["sources"][name]["listed"]) for name in ("a", "b")] == [("a", 7), ("b", 9)]
-    assert (told["listed"], told["kept"], told["left"], told["complete"]) == (16, 10, 4, False)
+    recorded = sheet(tmp_path)
+    assert [(name, recorded["sources"][name]["listed"]) for name in ("a", "b")] == [("a", 7), ("b", 9)]
+    assert (recorded["listed"], recorded["kept"], recorded["left"], recorded["complete"]) == (16, 10, 4, False)
 
 
 WRONG: dict[str, tuple[list[dict[str, Any]], int, str]] = {

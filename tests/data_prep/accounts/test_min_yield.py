@@ -20,7 +20,7 @@ SHARDS = ("--image-size", "64", "--shard-size", "8", "--processes", "1")
 
 
 def pack(root: Path, good: int, bad: int, *more: str) -> int:
-    """Pack so many images, and so many that are no images."""
+    """Pack this many images, and this many files that are no images."""
     (root / "images").mkdir(exist_ok=True)
     for i in range(good + bad):
         (root / "images" / f"{i}.jpg").write_bytes(jpeg() if i < good else b"no image")

@@ -65,7 +65,7 @@ def working(pid: int) -> dict[int, str]:
 
 @pytest.mark.slow
 def test_two_spark_workers_make_the_shards_of_the_list(tmp_path: Path) -> None:
-    """Byte for byte; both workers without torch; Spark ends with a command that is killed, and a new one goes on."""
+    """Byte for byte; both workers without torch; Spark ends with a command that is killed, and a new one resumes."""
     urls = tmp_path / "list.tsv"
     with ImageServer() as server:
         server.serve_anything(lambda path: Reply(status=404) if path == "/7.jpg" else Reply(jpeg(), delay_s=0.3))

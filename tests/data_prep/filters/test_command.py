@@ -35,8 +35,8 @@ def test_a_mistake_is_told_with_a_way_out(
     monkeypatch.chdir(tmp_path)
     words, message = MISTAKES[name]
     assert main(["filter", *words]) == 2
-    said = capsys.readouterr().err
-    assert message in said and "hint: " in said and "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert message in printed and "hint: " in printed and "Traceback" not in printed
 
 
 def test_the_command_filters_and_tells_what_it_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,10 +46,10 @@ def test_the_command_filters_and_tells_what_it_dropped(tmp_path: Path, capsys: p
     detailed(2, 90, 80).save(tmp_path / "test" / "two.png")
     words = ["filter", folder, "--out", tmp_path / "corpus", "--decontaminate", f"test={tmp_path / 'test'}"]
     assert main([*map(str, words), "--processes", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "web: listed 4, failed 0, stored 4" in said
+    printed = capsys.readouterr().out
+    assert "web: listed 4, failed 0, stored 4" in printed
     dropped = r"dropped +1 +25.0%  decontamination\n  dropped +1 +25.0%  exact_duplicate\n"
-    assert re.search(dropped + r"  kept +2 +50.0%", said)
+    assert re.search(dropped + r"  kept +2 +50.0%", printed)
     assert kept(tmp_path / "corpus") == ["web-000000000", "web-000000001"]
 
 

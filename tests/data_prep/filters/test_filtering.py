@@ -179,7 +179,7 @@ def test_a_finished_corpus_does_not_become_another(packed: Path, sources: list[P
     with pytest.raises(FolderError, match=r"shards exists but .*corpus\.json is missing"):
         filter_here(sources[0], sources[1:], SETTINGS)
     assert contents(out) == before
-    (out / "manifest.parquet").unlink()  # unfinished: may begin anew
+    (out / "manifest.parquet").unlink()  # unfinished: may start again
     filter_here(out, sources[:1], SETTINGS)
     assert {row["source"] for row in read_manifest(out / "manifest.parquet")} == {"web"}
 
@@ -217,7 +217,7 @@ def test_a_corpus_can_be_filtered_again(packed: Path, sources: list[Path], tmp_p
 def test_verify_and_status_know_a_corpus(
     packed: Path, sources: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A whole one passes; a source written anew is told; a changed tar or a lost list withdraws the manifest."""
+    """A whole one passes; a changed source is reported; a changed tar or a lost list withdraws the manifest."""
     out = tmp_path / "corpus"
     filter_here(out, sources, SETTINGS)
     manifest = (out / "manifest.parquet").read_bytes()
@@ -258,7 +258,7 @@ def test_verify_finds_a_manifest_that_names_other_places(sources: list[Path], tm
 
 
 def test_kill_9_in_mid_run_then_the_same_bytes(tmp_path: Path) -> None:
-    """A real process, killed when its first features are there; the same command goes on and ends like another."""
+    """A real process, killed when its first features are there; the same command resumes, to the same outcome."""
     pictures: list[Entry] = [(detailed(n % 200, 90, 80), f"picture number {n}") for n in range(240)]
     source = pack(tmp_path, "web", pictures, shard_size=6)
     out = tmp_path / "corpus"

@@ -1,4 +1,4 @@
-"""Domains and images that are left out: what the lists may say, and what they take with them."""
+"""Domains and images that are left out: what the lists may contain, and which rows they exclude."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_rows_of_excluded_domains_are_rejected_and_others_left_as_they_are(tmp_p
 
 
 def test_what_is_excluded_makes_the_job_and_not_how_it_is_written(tmp_path: Path) -> None:
-    """Order, comments and case change nothing; one domain more does. The copy in the folder says the same."""
+    """Order, comments and case change nothing; one domain more does. The copy in the folder has the same content."""
     one = Exclusions(written(tmp_path, "a", "x.example\ny.example\n"), written(tmp_path, "h", "0" * 32))
     same = Exclusions(
         written(tmp_path, "b", "# ours\nY.example\n*.x.example\n"), written(tmp_path, "i", "0" * 32 + " z")

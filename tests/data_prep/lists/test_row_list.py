@@ -1,4 +1,4 @@
-"""Captions are text, whoever lists them: cells that hold anything else are rows with a reason, in every format."""
+"""Captions are text in every format: a row whose cell holds anything else gets a reason."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ def test_annotations_stream_across_chunks_and_name_bad_entries(tmp_path: Path) -
 
 
 def test_a_broken_entry_is_not_read_for_to_the_end_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gigabyte after the fault would be read into memory to say that it is one: here ten kilobytes of a million."""
+    """The fault is reported without reading all that follows it: here ten kilobytes of a million."""
     monkeypatch.setattr(json_stream, "CHUNK_CHARACTERS", 1000)
     monkeypatch.setattr(json_stream, "MAX_VALUE_CHARACTERS", 10_000)
     path = tmp_path / "a.json"

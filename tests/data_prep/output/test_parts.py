@@ -99,13 +99,13 @@ def test_parts_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_downl
     first, second = (start(*command, "--part", f"{number}/2") for number in (1, 2))
     try:
         wait_for(lambda: len(list((cut / "shards").glob("*.json"))) >= 2 if cut.exists() else None, "finished shards")
-        # What a part says of itself is up to two seconds old.
-        told = wait_for(lambda: now if (now := status(cut, capsys))["rows_per_s"] > 0 else None, "a rate to be told")
-        assert [(part["part"], part["pid"], part["state"]) for part in told["parts"]] == [
+        # What a part reports is up to two seconds old.
+        seen = wait_for(lambda: now if (now := status(cut, capsys))["rows_per_s"] > 0 else None, "a rate")
+        assert [(part["part"], part["pid"], part["state"]) for part in seen["parts"]] == [
             ("1/2", first.pid, "making shards"),
             ("2/2", second.pid, "making shards"),
         ]
-        assert 0 < told["rows_answered"] <= told["listed"] == NUM_ROWS and told["rows_per_s"] > 0
+        assert 0 < seen["rows_answered"] <= seen["listed"] == NUM_ROWS and seen["rows_per_s"] > 0
         overlapping = [str(word) for word in (*command, "--part", "2/3")]  # its second shard is in either half
         assert main(overlapping) == 2
         assert "error: another data_prep is making list-0000" in capsys.readouterr().err

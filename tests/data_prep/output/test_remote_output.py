@@ -67,8 +67,8 @@ def test_a_store_gets_the_bytes_that_a_disk_gets(packed: tuple[str, Path], pictu
         assert content(address, pattern) == content(tmp_path / "local", pattern) != {}
     for name in ("manifest.parquet", "datasheet.json", "report.json"):
         assert list(content(address, name)) == [name]
-    told = json.loads(content(address, "datasheet.json")["datasheet.json"])
-    assert (told["listed"], told["kept"], told["failed"]) == (8, 7, {"missing_file": 1})
+    recorded = json.loads(content(address, "datasheet.json")["datasheet.json"])
+    assert (recorded["listed"], recorded["kept"], recorded["failed"]) == (8, 7, {"missing_file": 1})
     assert not [path for path in work.rglob("*") if ".tar" in path.name or ".jsonl" in path.name]
 
 
@@ -144,9 +144,9 @@ def test_parts_of_a_download_meet_in_the_store(bucket: str, tmp_path: Path) -> N
                 == 0
             )
     assert main(["verify", address, "--processes", "1"]) == 0
-    told = json.loads(content(address, "datasheet.json")["datasheet.json"])
+    recorded = json.loads(content(address, "datasheet.json")["datasheet.json"])
     failed = {"excluded_domain": 1, "http_404": 1}
-    assert (told["listed"], told["kept"], told["failed"], told["left"]) == (7, 5, failed, 0)
+    assert (recorded["listed"], recorded["kept"], recorded["failed"], recorded["left"]) == (7, 5, failed, 0)
     assert sorted(content(address, "shards/*.tar")) == ["web-00000.tar", "web-00001.tar", "web-00002.tar"]
     assert content(address, "excluded/*") == {"domains.txt": b"127.0.0.9\nbad.example\n"}
 

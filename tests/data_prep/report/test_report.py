@@ -1,4 +1,4 @@
-"""`data_prep report`: the page says what the files hold, and nothing that came from the web acts on it."""
+"""`data_prep report`: the page shows what the files hold, and nothing that came from the web acts on it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_numbers_are_those_of_the_files(folder: Path, page: Seen) -> None:
 
 
 def test_the_contact_sheet_shows_samples_of_the_corpus(folder: Path, page: Seen) -> None:
-    """25 different ones, each with its own picture, which tells its row by its width, 80 + row."""
+    """25 different ones, each with its own picture; its width, 80 + row, identifies the row."""
     pictures = [value for tag, _, value in page.attributes if tag == "img" and value.startswith("data:")]
     captions = [text for text in page.cells if text.startswith("picture number ")]
     assert len(pictures) == len(captions) == len(set(captions)) == 25

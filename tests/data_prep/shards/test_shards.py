@@ -364,7 +364,7 @@ def test_a_foreign_shard_is_loud_and_leaves_the_manifest_alone(copy: Path, capsy
 
 
 def test_a_manifest_of_the_good_shards_stays_while_what_it_names_is_whole(copy: Path) -> None:
-    """Written with --keep-going beside a broken shard; the broken one, still there, says nothing against it."""
+    """Written with --keep-going beside a broken shard; the broken one, still there, does not withdraw it."""
     _flip_in_image(copy / "shards" / "made-00001.tar")
     verify(copy, keep_going=True)
     result = verify(copy)
@@ -425,7 +425,7 @@ def _a_link(target: str) -> Callable[[Path], None]:
 def test_what_is_no_readable_file_is_named_and_waited_for_by_nobody(
     copy: Path, of: str, what: Callable[[Path], None], reason: str, manifest_stays: bool
 ) -> None:
-    """In the place of a tar or of its record. What cannot be read now says nothing against the manifest."""
+    """Instead of a tar or of its record. A file that cannot be read now does not withdraw the manifest."""
     verify(copy)
     what(copy / "shards" / f"made-00001.{of}")
     result = verify(copy)

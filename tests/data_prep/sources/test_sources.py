@@ -309,7 +309,7 @@ def test_a_list_of_two_sources_wants_a_name(tmp_path: Path) -> None:
 
 
 def test_every_number_of_a_source_has_an_origin(capsys: pytest.CaptureFixture[str]) -> None:
-    """`sources --json` says where rows, yield, resolution and licence are from, and docs/sources.md has the numbers."""
+    """`sources --json` has the origin of rows, yield, resolution and licence, and docs/sources.md has the numbers."""
     assert main(["sources", "--json", "--processes", "2"]) == 0
     described = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert list(described) == ["cc3m", "cc12m", "sbu", "coco", "visual_genome"]

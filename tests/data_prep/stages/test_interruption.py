@@ -1,4 +1,4 @@
-"""Killed at any place, the same command goes on: finished shards stay as they are, and every row is accounted for."""
+"""Killed at any instant, the same command resumes: finished shards stay as they are, and every row is accounted for."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_interrupt_ends_the_whole_tree(slow_server: ImageServer, tmp_path: Pa
         process.terminate()
         _, stderr = process.communicate(timeout=30)
         assert process.returncode == 143 and runner
-        assert "the same command goes on from there" in stderr and "Traceback" not in stderr
+        assert "the same command resumes from there" in stderr and "Traceback" not in stderr
         wait_for(lambda: not any(map(alive, members)), "the tree to end", 15)
     finally:
         kill_all(family(process.pid))

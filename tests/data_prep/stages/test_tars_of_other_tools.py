@@ -56,7 +56,7 @@ def test_what_macos_adds_is_no_sample(tmp_path: Path) -> None:
 
 
 def test_a_sample_whose_name_begins_as_apples_files_do_is_one(tmp_path: Path) -> None:
-    """The content says what is a companion of macOS; here it is a picture, and its reason is told."""
+    """The content decides what is a companion of macOS; here it is an image, and its reason is counted."""
     (sample,) = read(tmp_path, member("._a.jpg", b"\xff\xd8\xff") + member("._a.txt", b"a caption"))
     assert sample.listed.rejected is not None
 
@@ -207,7 +207,7 @@ def test_names_of_strangers_are_shown_on_one_line_and_cut(tmp_path: Path) -> Non
 
 
 def test_from_a_tar_of_the_disk_to_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole command: macOS's companions, an unsorted pair, a UTF-16 text; and errors that say the way out."""
+    """The whole command: macOS's companions, an unsorted pair, a UTF-16 text; and errors that name the way out."""
     picture, tar = jpeg(halves(60, 40)), tmp_path / "mine.tar"
     tar.write_bytes(
         member("./b.txt", b"\xef\xbb\xbfthe second") + member("./._b.jpg", APPLE_DOUBLE) + member("./a.jpg", picture)
