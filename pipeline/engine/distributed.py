@@ -1,6 +1,6 @@
-"""The ranks of a run: who am I, how many are we, and the few things the ranks say to each other.
+"""The ranks of a run: this process's rank, the world size, and the few collectives outside DeepSpeed.
 
-Started by torchrun, by srun (one task a device) or by nothing at all: then it is a world of one.
+Ranks are started by torchrun or srun (one task per device). Without either, the process is a world of one.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0, which writes the run folder and talks to the console."""
+        """Rank 0, which writes the run folder and logs to the console."""
         return self.rank == 0
 
     def agree(self, flag: bool) -> bool:
         """True on every rank if it is True on any."""
         if self.size == 1:
             return flag
-        votes = torch.tensor([int(flag)])  # on the CPU, by gloo: the host does not wait for the device's queue
+        votes = torch.tensor([int(flag)])  # on the CPU, by gloo: the host does not wait for the device
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
         return bool(votes.item())
 
@@ -64,7 +64,7 @@ class World:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def broadcast_object(self, value: T) -> T:
-        """Rank 0's value, on every rank. For small picklable things, not in the step."""
+        """Rank 0's value, on every rank. For small picklable values, outside the step."""
         if self.size == 1:
             return value
         box: list[Any] = [value]
@@ -72,7 +72,7 @@ class World:
         return box[0]
 
     def gather_objects(self, value: T) -> list[T]:
-        """Every rank's value in rank order, on every rank. For small picklable things, not in the step."""
+        """Every rank's value in rank order, on every rank. For small picklable values, outside the step."""
         if self.size == 1:
             return [value]
         box: list[Any] = [None] * self.size
@@ -83,10 +83,10 @@ class World:
 def init(*, timeout: timedelta = TIMEOUT) -> World:
     """Join the process group (NCCL for CUDA tensors, gloo for those on the CPU) and take this rank's device.
 
-    `DS_ACCELERATOR=cpu` keeps a machine with a GPU on the CPU: DeepSpeed's own variable, so that both agree.
+    `DS_ACCELERATOR=cpu` keeps a machine with a GPU on the CPU. It is DeepSpeed's own variable, so both agree.
 
-    Raises: ConfigError when the launcher's variables do not fit together, a rank does not come, or there are more ranks
-        than GPUs.
+    Raises: ConfigError when the launcher's variables contradict each other, a rank does not start, or there are more
+        ranks than GPUs.
     """
     os.environ.update(launch_environment(os.environ))
     rank, local_rank, size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
@@ -94,21 +94,21 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     prepare_deepspeed_import()
-    import deepspeed  # takes seconds: not for those who only want to read this file's World
+    import deepspeed  # takes seconds, which users of World alone need not wait
 
     # On the CPU DeepSpeed compiles a shared-memory all-reduce with g++ at its first start, while all ranks wait for it:
-    # minutes on a busy machine, and a compiler that need not be there. gloo's own all-reduce does.
+    # minutes on a busy machine, and it needs a compiler. gloo's own all-reduce serves as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     quiet_deepspeed()
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        # torchrun's ranks meet at a store of its own, and are all there
+        # torchrun has a store of its own, and has started all ranks
         if size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
             store = rendezvous.meet(rank, size, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         deepspeed.init_distributed(
             dist_backend=backend,
-            auto_mpi_discovery=False,  # it looks for mpi4py whenever a variable is missing
+            auto_mpi_discovery=False,  # it imports mpi4py when a variable is missing
             verbose=False,
             timeout=timeout,
         )
@@ -116,7 +116,7 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
 
 
 def prepare_deepspeed_import() -> None:
-    """Tell DeepSpeed that there is no GPU where there is none, before it is imported and says so on stdout."""
+    """Set DS_ACCELERATOR=cpu if there is no GPU, before the import of DeepSpeed, which would print a note to stdout."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -143,7 +143,7 @@ def _device(local_rank: int) -> torch.device:
 
 
 def join_ranks(device: str) -> World:
-    """The process group when a launcher started several ranks; a single process needs none.
+    """Join the process group if a launcher started several ranks; a single process needs none.
 
     Raises: ConfigError when there is no such device.
     """
@@ -151,7 +151,7 @@ def join_ranks(device: str) -> World:
     if int(launch_environment(os.environ)["WORLD_SIZE"]) == 1:
         return World(rank=0, local_rank=0, size=1, device=wanted)
     if ":" in device:
-        raise ConfigError(f"--device {device} with several ranks", "say cuda: each rank takes its own device")
+        raise ConfigError(f"--device {device} with several ranks", "use --device cuda: each rank takes its own device")
     if wanted.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     return init()
@@ -176,7 +176,7 @@ def local_device(device: str) -> torch.device:
 
 
 def quiet_deepspeed() -> None:
-    """Turn DeepSpeed's logger, which writes INFO to stdout, to warnings on stderr. Call once it is imported."""
+    """Limit DeepSpeed's logger, which writes INFO to stdout, to warnings on stderr. Call after its import."""
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.WARNING)
     for handler in logger.handlers:

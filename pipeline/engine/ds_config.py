@@ -1,8 +1,8 @@
-"""The DeepSpeed JSON: found, resolved against the recipe, checked, so that DeepSpeed reads only what we hand it.
+"""Find the DeepSpeed JSON, resolve it against the recipe and check it, so that it means what it states.
 
-DeepSpeed drops "auto" silently in some places and reads it as a value in others, and ignores a misspelt top-level key
-without a word. So every "auto" is resolved here, unknown keys are refused, and the batch identity
-(global = micro x accumulation x world) is checked before DeepSpeed sees it.
+DeepSpeed drops some "auto" values silently, reads others as a value, and ignores a misspelt top-level key. So every
+"auto" is resolved here, unknown keys are errors, and the batch identity (global = micro x accumulation x world) is
+checked before DeepSpeed reads the JSON.
 """
 
 from __future__ import annotations
@@ -11,50 +11,46 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from albef.errors import ConfigError
 from pipeline.config.nearest import did_you_mean
+from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import divisors, either
 from pipeline.config.text_file import read_text
 from samples.quote import quote
 
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.config.run_config import RunConfig
-
 MAX_UNKNOWN = 20
-"""Unknown keys that one message lists."""
+"""Largest number of unknown keys that one message lists."""
 MAX_DEPTH = 32
-"""Of objects within objects in DeepSpeed's JSON, which needs four."""
+"""Deepest nesting of objects in DeepSpeed's JSON, which needs four."""
 EXAMPLE = "see ds_configs/zero1_bf16.json"
 SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedDeepSpeed:
-    """What goes to `deepspeed.initialize`, and what we need to know of it."""
+    """The config for `deepspeed.initialize`, and the settings in it that we use."""
 
     config: dict[str, Any]
     """The JSON, with no "auto" left in it."""
     stage: int
     """ZeRO stage."""
     precision: str
-    """fp32 or bf16: the type of the student's weights and of its arithmetic, where the model does not ask for more."""
+    """fp32 or bf16: the type of the student's weights, and of its arithmetic except where the model uses fp32."""
     grad_accum_steps: int
-    """Lanes each rank takes per optimizer step."""
+    """Lanes per rank and optimizer step."""
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """`precision` as torch's type."""
-        import torch
-
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
 
 
 def resolve_ds_config(run: RunConfig, world_size: int) -> ResolvedDeepSpeed:
-    """Read the recipe's DeepSpeed JSON and settle it for a number of ranks.
+    """Read the recipe's DeepSpeed JSON and resolve it for a number of ranks.
 
     Raises: ConfigError for a missing or unreadable file, an unknown key, a value that contradicts the recipe, a stage
         or precision this pipeline does not train in, and a number of ranks that does not divide the lanes.
@@ -67,7 +63,7 @@ def resolve_ds_config(run: RunConfig, world_size: int) -> ResolvedDeepSpeed:
         "train_batch_size": ("batch.global_batch_size", run.batch.global_batch_size),
         "train_micro_batch_size_per_gpu": ("batch.micro_batch_size", run.batch.micro_batch_size),
         "gradient_accumulation_steps": (f"{run.batch.num_lanes} lanes / {world_size} ranks", grad_accum_steps),
-        # not 0 by default; the pipeline clips by itself, by optim.clip_grad_norm (pipeline/engine/step_check.py)
+        # DeepSpeed's default is not 0; the pipeline clips by optim.clip_grad_norm (pipeline/engine/step_check.py)
         "gradient_clipping": ("the pipeline's own clipping", 0.0),
         "steps_per_print": ("logging.log_every", run.logging.log_every),
     }
@@ -93,7 +89,7 @@ def resolve_ds_config(run: RunConfig, world_size: int) -> ResolvedDeepSpeed:
 def find_ds_config(name: str) -> Path:
     """The file of a name in ds_configs/, or of a path.
 
-    Raises: ConfigError that names the nearest one there is.
+    Raises: ConfigError that names the nearest existing one.
     """
     for path in (Path(name), SHIPPED / name, SHIPPED / f"{name}.json"):
         if os.path.isfile(path):
@@ -134,7 +130,7 @@ KNOWN_KEYS = frozenset(
         "dump_state",
     }
 )
-"""Top-level keys we hand on. DeepSpeed has more; one that we do not mean is as good as a misspelling."""
+"""Top-level keys that we accept. DeepSpeed has more; a key that we do not use is treated as a misspelling."""
 
 KNOWN_ZERO_KEYS = frozenset(
     {
@@ -154,7 +150,7 @@ KNOWN_ZERO_KEYS = frozenset(
         "parameter_alignment",
     }
 )
-"""Keys of `zero_optimization` that mean something at stages 0 to 2."""
+"""Keys of `zero_optimization` that have an effect at stages 0 to 2."""
 
 OURS = {
     "optimizer": "the optimizer is built from `optim` in the recipe",
@@ -163,11 +159,11 @@ OURS = {
     "csv_monitor": "scalars are written by the pipeline: `logging` in the recipe",
     "wandb": "scalars are written by the pipeline: `logging` in the recipe",
 }
-"""Keys DeepSpeed knows and the recipe owns."""
+"""Keys of DeepSpeed that the recipe sets instead."""
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Raises: ConfigError for what is no JSON object, a key written twice, NaN, and more depth than a config has."""
+    """Raises: ConfigError for anything but a JSON object, a key written twice, NaN, and deep nesting."""
     text = read_text(path, "DeepSpeed's JSON", EXAMPLE)
     try:
         values = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
@@ -254,7 +250,7 @@ def _stage(path: Path, values: dict[str, Any]) -> int:
     if stage > 0 and values.get("zero_allow_untested_optimizer") is not True:
         raise ConfigError(
             f"{path}: ZeRO stage {stage} needs zero_allow_untested_optimizer true",
-            'add "zero_allow_untested_optimizer": true; torch\'s AdamW is what we hand to DeepSpeed',
+            'add "zero_allow_untested_optimizer": true; we give DeepSpeed torch\'s AdamW',
         )
     return stage
 
@@ -268,7 +264,7 @@ def _precision(path: Path, values: dict[str, Any]) -> str:
 
 
 def _autos(values: Any, prefix: str = "") -> list[str]:
-    """Dotted names at which an "auto" stands."""
+    """Dotted names of the values that are "auto"."""
     if values == "auto":
         return [prefix]
     if not isinstance(values, dict):

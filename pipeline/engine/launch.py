@@ -1,4 +1,4 @@
-"""What the launcher says of a process: its rank, and where the ranks meet. Of torchrun, srun, or of none. No torch."""
+"""The launcher's variables (torchrun, srun or none): rank, world size, where the ranks meet. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NODE_LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 def launch_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables torch and DeepSpeed read (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), all five.
 
-    Taken from torchrun's where they are set, else from Slurm's (SLURM_PROCID, SLURM_LOCALID and the number of tasks of
-    the step), else those of a world of one; a world of one has a free port.
+    Taken from torchrun's variables if they are set, else from Slurm's (SLURM_PROCID, SLURM_LOCALID and the number of
+    tasks of the step), else those of a world of one. A world of one takes a free port.
 
-    Raises: ConfigError when only some of RANK, LOCAL_RANK, WORLD_SIZE are set, they contradict each other, or Slurm has
-        several tasks of which srun did not start this one.
+    Raises: ConfigError when only some of RANK, LOCAL_RANK, WORLD_SIZE are set, they contradict each other, or this is a
+        Slurm job with several tasks and srun did not start this process.
     """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     given = [name for name in names if environment.get(name)]
@@ -51,7 +51,7 @@ def launch_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if not 0 < whole["MASTER_PORT"] < 65_536:
         raise ConfigError(f"MASTER_PORT {quote(found['MASTER_PORT'])} is no port", "1 to 65535; or unset it")
     if whole["WORLD_SIZE"] == 1 and not environment.get("MASTER_PORT"):
-        # nobody else comes, and another single process of this job may run here
+        # no other rank will connect, and another single process of this job may run here
         found["MASTER_ADDR"], found["MASTER_PORT"] = "127.0.0.1", str(_free_port())
     return found
 
@@ -63,10 +63,10 @@ def _slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     in_step = any(environment.get(name) for name in ("SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS"))
     if in_step and (environment.get("SLURM_HET_SIZE") or "1") != "1":
         raise ConfigError(
-            f"a heterogeneous Slurm job of {quote(environment['SLURM_HET_SIZE'])} parts: each counts its tasks apart",
+            f"a heterogeneous Slurm job of {quote(environment['SLURM_HET_SIZE'])} parts: each has its own ranks",
             "submit a job of one component; or set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT yourself",
         )
-    if not in_step and rank == "0" and tasks != "1":  # a batch script has a number as well: that of the first task
+    if not in_step and rank == "0" and tasks != "1":  # a batch script also has SLURM_PROCID: that of the first task
         raise ConfigError(
             f"Slurm job {quote(environment.get('SLURM_JOB_ID', '?'))} has {quote(tasks)} tasks, but srun did not start "
             "this process: it would be rank 0 and wait for the others",
@@ -77,14 +77,14 @@ def _slurm_ranks(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def first_host(nodelist: str) -> str:
-    """The first host of Slurm's compressed list: `gpu[03-05,9],cpu1` -> `gpu03`; as first_host of slurm/lib.sh."""
+    """The first host of Slurm's compressed list: `gpu[03-05,9],cpu1` -> `gpu03`; like first_host of slurm/lib.sh."""
     first = re.match(r"(?:[^\[\],]|\[[^\]]*\])*", nodelist)
     assert first is not None  # it may match nothing
     return re.sub(r"\[([^\],:-]*)[^\]]*\]", r"\1", first[0])
 
 
 def port_of_job(job_id: int) -> int:
-    """A port all tasks of a Slurm job agree on, and two jobs on one node hardly ever share: 20000 to 29999."""
+    """A port, 20000 to 29999: the same for all tasks of a Slurm job, and rarely that of another job on the node."""
     return 20_000 + job_id % 10_000
 
 

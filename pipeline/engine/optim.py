@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from torch import nn
 
 from pipeline.config.sections import OptimConfig
 
-if TYPE_CHECKING:  # torch is imported where it is used, so that `check --help` need not wait for it
-    import torch
-    from torch import nn
-
-
 SPARED = ("temperature", "cls_token", "pos_embed", "embeddings.position.weight")
-"""Ends of the names that only `official` decays."""
+"""Suffixes of the names that only `official` decays."""
 
 
 def decays(name: str, ndim: int, rule: Literal["fixed", "official"]) -> bool:
@@ -53,13 +51,11 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, *, device: torch.device) -> torch.optim.AdamW:
-    """torch's AdamW, handed to DeepSpeed as a client optimizer (so nothing is compiled at start).
+    """torch's AdamW, which DeepSpeed gets as a client optimizer, so that it compiles none at the start.
 
-    Fused on a GPU only: on the CPU the fused kernel rounds the last few elements of a tensor otherwise than the rest,
-    so weights would depend on where ZeRO cuts its partitions, that is on the number of ranks.
+    Fused on a GPU only: on the CPU the fused kernel rounds the last few elements of a tensor differently from the rest,
+    so weights would depend on where ZeRO cuts its partitions, that is, on the number of ranks.
     """
-    import torch
-
     return torch.optim.AdamW(
         parameter_groups(model, config),
         lr=config.lr,

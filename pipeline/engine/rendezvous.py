@@ -1,4 +1,4 @@
-"""Where the ranks meet before there is a process group; a rank that waits says for whom."""
+"""Wait until all ranks have started, before there is a process group; a waiting rank logs which are missing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from albef.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-SAY_EVERY_S = 15.0
+LOG_EVERY_S = 15.0
 CONNECT_S = 60.0
-"""A store that does not answer an open connection for this long is another program."""
+"""If an open connection gets no answer for this long, another program listens at the port."""
 GIVE_UP_S = 600.0
-"""Imports from a slow file system may keep a rank for minutes; one that is not there after this will not come."""
+"""Imports from a slow file system may take a rank minutes; one that is missing after this will not start."""
 HINT = (
     "start every rank, with srun or torchrun (slurm/pretrain.sh and slurm/evaluate.sh do); for a single process unset "
     "RANK, WORLD_SIZE and SLURM_PROCID. Ranks meet at MASTER_ADDR and MASTER_PORT: on rank 0's machine, without a "
@@ -27,27 +27,27 @@ HINT = (
 
 
 def meet(
-    rank: int, size: int, host: str, port: int, *, say_every_s: float = SAY_EVERY_S, give_up_s: float = GIVE_UP_S
+    rank: int, size: int, host: str, port: int, *, log_every_s: float = LOG_EVERY_S, give_up_s: float = GIVE_UP_S
 ) -> dist.Store:
-    """Wait until all ranks are at the store that rank 0 opens at host:port; every `say_every_s` log for whom.
+    """Wait until all ranks are at the store that rank 0 opens at host:port; every `log_every_s` log which are missing.
 
-    Raises: ConfigError when the port is taken, or a rank has not come in `give_up_s`.
+    Raises: ConfigError when the port is taken, or a rank is missing after `give_up_s`.
     """
-    began = said = time.monotonic()
+    began = logged = time.monotonic()
 
     def wait_for(whom: Callable[[], str]) -> None:
-        nonlocal said
+        nonlocal logged
         now = time.monotonic()
         if now - began >= give_up_s:
             raise ConfigError(f"{whom()} did not come to {host}:{port} in {now - began:.0f} s", HINT)
-        if now - said >= say_every_s:
-            said = now
+        if now - logged >= log_every_s:
+            logged = now
             waited = f"rank {rank} of {size} has waited {now - began:.0f} s at {host}:{port}"
             log.warning("%s for %s: %s", waited, whom(), HINT)
         time.sleep(min(1.0, 0.05 + (now - began) / 10))
 
     if rank != 0:
-        while not _somebody_listens(host, port):  # torch's own attempts fill the log with C++ stacks
+        while not _somebody_listens(host, port):  # torch's own attempts would fill the log with C++ stacks
             wait_for(lambda: "rank 0")
     store = _open(host, port, size, is_master=rank == 0)
     keys = [f"rank_{number}_is_here" for number in range(size)]
@@ -83,7 +83,7 @@ def _open(host: str, port: int, size: int, *, is_master: bool) -> dist.Store:
             is_master=is_master,
             timeout=timedelta(seconds=CONNECT_S),
             wait_for_workers=False,
-            multi_tenant=True,  # a process that opens the same port again shares its own
+            multi_tenant=True,  # a process that opens the port again shares its own store
         )
     except dist.DistError as error:
         taken = not is_master or "address already in use" in str(error).lower()

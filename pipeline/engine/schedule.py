@@ -1,6 +1,6 @@
 """The learning rate and the distillation weight of each optimizer step: pure functions of the step's number.
 
-A step's number is the count of optimizer steps taken before it, so the first step is 0.
+A step's number is the count of optimizer steps before it, so the first step is 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def lr_at(step: int, config: ScheduleConfig, *, lr: float, steps_per_epoch: int,
 def alpha_at(step: int, alpha: float, *, steps_per_epoch: int, ramp_epochs: float = 1.0) -> float:
     """The distillation weight of one optimizer step: from 0, linear over the first epochs, then `alpha`.
 
-    With `ramp_epochs` 1 the original's (Pretrain.py: alpha * min(1, i / len(loader)) in epoch 0).
+    With `ramp_epochs` 1 it is the original's (Pretrain.py: alpha * min(1, i / len(loader)) in epoch 0).
     """
     ramp_steps = ramp_epochs * steps_per_epoch
     return alpha * min(1.0, step / ramp_steps) if ramp_steps > 0 else alpha
@@ -38,9 +38,9 @@ def alpha_at(step: int, alpha: float, *, steps_per_epoch: int, ramp_epochs: floa
 def _lr_per_epoch(step: int, config: ScheduleConfig, *, lr: float, steps_per_epoch: int, total_steps: int) -> float:
     """The original's schedule (Pretrain.py and its copy of timm's CosineLRScheduler).
 
-    In epoch 0 the scheduler moves after the steps 0, 100, 200, ... up to warmup_steps, so step 100 still runs at the
-    first rate and 101 at the second. Later epochs e run at the cosine's value for e of all epochs; what the warm-up
-    had not reached is jumped over.
+    In epoch 0 the scheduler updates the rate after the steps 0, 100, 200, ... up to warmup_steps, so step 100 still has
+    the first rate and 101 the second. A later epoch e has the cosine's value for e of all epochs, even if the warm-up
+    had not reached its end.
     """
     epoch, i = divmod(step, steps_per_epoch)
     if epoch > 0:

@@ -1,14 +1,14 @@
 """The run folder: what is in it, its lock, its metrics and logs.
 
-atomic_file       files that are whole or as they were
-data_fingerprint  a run goes on with the data it began with
+atomic_file       files that are replaced whole or not at all
+data_fingerprint  data.json: a run resumes only on the data it started with
 event_file        TensorBoard's file of one start
-folder            where everything of a run lies; may it go on there
+folder            the paths of a run, and whether a recipe may resume there
 lock              one run in a folder at a time
 logs              where log lines go
-markdown          text of strangers in Markdown: no markup, no HTML
+markdown          untrusted text in Markdown: no markup, no HTML
 metrics           scalars: metrics.jsonl, TensorBoard, the console line
-metrics_file      the lines of metrics.jsonl: which count, which are damaged
+metrics_file      the lines of metrics.jsonl: which are valid, which are damaged
 progress          progress of evaluation: a bar on a terminal, lines in a log; durations
 retrying_file     a file of records that survives a full disk
 """

@@ -1,4 +1,4 @@
-"""Files that are whole or as they were before, whenever the process is killed or the machine goes down."""
+"""Files that are replaced whole or not at all, even if the process is killed or the machine goes down."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` beside `path`, flush it to the disk, then put it in `path`'s place by a rename.
+    """Write `text` to a file beside `path`, flush it to the disk, then rename it to `path`.
 
-    Raises: OSError when it cannot be written; `path` is then as it was, and nothing is left beside it.
+    Raises: OSError when it cannot be written; `path` is then unchanged, and the file beside it is removed.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""`data.json` of a run folder: which data the run began with, so that it never goes on with other data unnoticed."""
+"""`data.json` of a run folder: which data the run started with, so that it never resumes on other data unnoticed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "data.json"
 MAX_BYTES = 16 << 20
-"""It lists the manifests."""
+"""Largest size of data.json, which lists the manifests."""
 
 
 def check_same_data(folder: RunFolder, manifest: Manifest, world: World) -> None:
-    """Record the run's data, or hold the manifest against what is recorded; a collective.
+    """Record the run's data, or compare the manifest with the record; a collective.
 
-    The order of a run is a function of its manifest. Where that lies may change, what it lists may not, once there is a
-    checkpoint.
+    The order of samples is a function of the manifest. Once there is a checkpoint, the manifest's path may change, but
+    not what it lists.
 
     Raises: DataError when ranks see different manifests; ConfigError when the run in the folder was on other data.
     """
@@ -46,7 +46,7 @@ def check_same_data(folder: RunFolder, manifest: Manifest, world: World) -> None
 
 
 def difference(folder: RunFolder, manifest: Manifest) -> UserError | None:
-    """The error when the run in the folder has a checkpoint and was on other data; None where it may resume."""
+    """The error if the folder has a checkpoint of a run on other data; None if the run may resume."""
     path, now = folder.path / FILE_NAME, _record_of(manifest)
     try:
         has_checkpoint = has_checkpoints(folder.checkpoints)
@@ -54,22 +54,22 @@ def difference(folder: RunFolder, manifest: Manifest) -> UserError | None:
         if has_checkpoint and before is not None and before["fingerprint"] != now["fingerprint"]:
             return ConfigError(
                 f"{folder.path} holds a run on other data: {_facts(before)} then, {_facts(now)} now",
-                "a run goes on with the samples it began with, in their order: give the manifests of "
-                f"{path}, or begin another run with another --run-dir",
+                "a run resumes only on the samples it started with, in their order: give the manifests of "
+                f"{path}, or start another run with another --run-dir",
             )
         if before is not None and before["manifests"] != now["manifests"]:
-            log.info("the data lies at %s now; the same data", ", ".join(manifest.paths))
+            log.info("the same data is now at %s", ", ".join(manifest.paths))
     except CheckpointError as error:
         return error
     except OSError as error:
         return ConfigError(f"{path} cannot be read: {reason(error)}", "make it readable, or give another --run-dir")
     except (ValueError, KeyError, TypeError):
-        return ConfigError(f"{path} is damaged", "restore it from a copy; without it nobody knows what the run was on")
+        return ConfigError(f"{path} is damaged", "restore it from a copy; without it the run's data is not on record")
     return None
 
 
 def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
-    """Rank 0: the error for every rank to raise, or None and the record is written."""
+    """Rank 0: the error for every rank to raise; or None, after writing the record."""
     if (problem := difference(folder, manifest)) is not None:
         return problem
     try:

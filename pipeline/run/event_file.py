@@ -1,7 +1,7 @@
 """TensorBoard's event file of one start, written through a RetryingFile.
 
-torch's SummaryWriter writes in a thread of TensorBoard's, which dies of the first failed write and takes the run with
-it at the next call. Here each event is a record of our own file; torch makes the summaries, TensorBoard the framing.
+torch's SummaryWriter writes in one of TensorBoard's threads. The first failed write ends that thread, and the next call
+then raises in the run. Here each event is a record of our own file: torch makes the summaries, TensorBoard frames them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.run.retrying_file import RetryingFile
 
 
 class EventFile:
-    """Scalars, pictures and texts of steps.
+    """Scalars, images and texts by step.
 
     Args:
-        folder: TensorBoard's log folder of the run; made when it is not there.
-        purge_step: TensorBoard hides what earlier files of the folder hold of this step and later ones.
+        folder: TensorBoard's log folder of the run; created if it does not exist.
+        purge_step: TensorBoard hides the events that earlier files of the folder hold for this step and later ones.
 
-    Raises: OSError when the file cannot be begun.
+    Raises: OSError when the file cannot be created.
     """
 
     def __init__(self, folder: Path, *, purge_step: int) -> None:
@@ -44,16 +44,16 @@ class EventFile:
         self._add(step, *(summary.scalar(name, value) for name, value in values.items()))
 
     def image(self, tag: str, picture: Any, step: int) -> None:
-        """Show a picture, (H, W, 3) uint8 or float in [0, 1]."""
+        """Add an image, (H, W, 3) uint8 or float in [0, 1]."""
         self._add(step, summary.image(tag, picture, dataformats="HWC"))
 
     def text(self, tag: str, words: str, step: int) -> None:
-        """Show text (Markdown)."""
+        """Add a text (Markdown)."""
         printable = words.encode("utf-8", "backslashreplace").decode()  # JSON can hold half a surrogate pair
         self._add(step, summary.text(tag, printable))
 
     def close(self) -> None:
-        """Write what could not be written so far, if there is room now."""
+        """Write the records that could not be written so far, if there is room now."""
         self._file.close()
 
     def _add(self, step: int, *summaries: Any) -> None:
@@ -71,7 +71,7 @@ def _record(event: Event) -> bytes:
 def _next_name(folder: Path) -> str:
     """A name after those of earlier starts: TensorBoard reads the files in the order of their names.
 
-    The number is the time in seconds, unless a clock that was set back would put this start before another.
+    The number is the time in seconds; after a clock was set back, one more than the newest file's.
     """
     numbers = [re.match(r"events\.out\.tfevents\.(\d{10})\.", name) for name in os.listdir(folder)]
     newest = max((int(number[1]) for number in numbers if number), default=0)

@@ -1,4 +1,4 @@
-"""The run folder: where everything of a run lies, and whether a run may go on in it.
+"""The run folder: the paths of everything a run writes, and whether a recipe may resume in it.
 
 runs/NAME/ holds config.yaml, ds_config.json, env.json, metrics.jsonl, tensorboard/, logs/JOB/rank_R.log, checkpoints/,
 lock, and skipped/ if a step was skipped.
@@ -15,17 +15,17 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from albef.errors import CheckpointError, ConfigError, UserError
 from pipeline.checkpoint import has_checkpoints
 from pipeline.config.run_config import RunConfig, differences, load_config, to_yaml
+from pipeline.engine.distributed import World
 from pipeline.run import atomic_file, logs
 from pipeline.run.retrying_file import unwritable
 from samples.quote import quote
-
-if TYPE_CHECKING:
-    from pipeline.engine.distributed import World
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,13 @@ FIXED = (
 )
 """Keys, or beginnings of keys, that cannot change once a run has a checkpoint: shapes, and the order of the data.
 
-data.manifests may: data moves. That it is the same data is `data_record.check_same_data`'s to check."""
+data.manifests may change, because data moves; `data_fingerprint.check_same_data` checks that it is the same data."""
 
 RESOLVED = ", resolved; runs again as it is"
 """How the first line of a run's config.yaml ends."""
 
 PACKAGES = ("torch", "deepspeed", "timm", "transformers", "numpy", "pillow", "pyarrow", "webdataset", "safetensors")
-"""Packages whose versions env.json tells."""
+"""Packages whose versions env.json records."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,12 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved recipe, which runs again as it is."""
+        """The resolved recipe, which is itself a recipe."""
         return self.path / "config.yaml"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a log step."""
+        """One JSON object per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -82,7 +82,7 @@ class RunFolder:
 
     @property
     def stop_file(self) -> Path:
-        """Its existence tells the run to save and stop."""
+        """While this file exists, the run saves and stops."""
         return self.path / "stop"
 
     def log_file(self, job: str, rank: int) -> Path:
@@ -91,12 +91,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, run_dir: Path, run: RunConfig, ds_config: dict[str, Any], world: World) -> RunFolder:
-        """Make the folder, or open the one that is there; a collective.
+        """Create the folder, or open an existing one; a collective.
 
-        Differences from the recipe that was there are logged. config.yaml, ds_config.json and env.json are written by
-        rank 0, and every rank's log is copied to its own file from here on.
+        Logs the differences from the folder's earlier recipe. Rank 0 writes config.yaml, ds_config.json and env.json,
+        and every rank copies its log to its own file from here on.
 
-        Raises: ConfigError when the folder cannot be written, or holds checkpoints that this recipe cannot go on from.
+        Raises: ConfigError when the folder cannot be written, or holds checkpoints that this recipe cannot resume from.
         """
         folder = cls(path=run_dir)
         lines = world.broadcast_object(_prepare(folder, run, ds_config, world) if world.is_main else None)
@@ -111,14 +111,14 @@ class RunFolder:
         return folder
 
     def check_resume(self, resume: str, found: bool) -> None:
-        """Hold `--resume` against whether there is a checkpoint to go on from.
+        """Check `--resume` against whether there is a checkpoint to resume from.
 
         Raises: CheckpointError for `must` without one, ConfigError for `never` with one.
         """
         if resume == "must" and not found:
             raise CheckpointError(
                 f"--resume must: there is no whole checkpoint in {self.checkpoints}",
-                "use --resume auto to begin at the first step, or give the --run-dir of the run to go on with",
+                "use --resume auto to start at the first step, or give the --run-dir of the run to resume",
             )
         if resume == "never" and found:
             raise ConfigError(
@@ -134,7 +134,7 @@ def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world
         lines = compare_with_previous(folder, run)
         if folder.stop_file.exists():
             folder.stop_file.unlink()  # it stopped the run before this one
-            lines.append(f"removed {folder.stop_file}, which had stopped the run before")
+            lines.append(f"removed {folder.stop_file}, which had stopped the run")
         atomic_file.write_text(folder.config, f"# {run.name}{RESOLVED}\n" + to_yaml(run))
         atomic_file.write_json(folder.path / "ds_config.json", ds_config)
         atomic_file.write_json(folder.path / "env.json", environment(world))
@@ -146,9 +146,9 @@ def _prepare(folder: RunFolder, run: RunConfig, ds_config: dict[str, Any], world
 
 
 def check_ours(folder: RunFolder) -> None:
-    """Raise a ConfigError if a run would replace files that no run wrote: a person's recipe named config.yaml, say.
+    """Raise a ConfigError if a run would replace files that no run wrote, such as a person's recipe named config.yaml.
 
-    A folder is a run's if its config.yaml begins as runs write it, or a checkpoint was ever finished in it.
+    A folder is a run's if its config.yaml has the first line that runs write, or a checkpoint was finished in it.
     """
     try:
         with folder.config.open("rb") as file:
@@ -165,7 +165,7 @@ def check_ours(folder: RunFolder) -> None:
 
 
 def _add_log(folder: RunFolder, world: World) -> ConfigError | None:
-    """Begin this rank's log file. Returns the error for every rank to raise."""
+    """Open this rank's log file. Returns the error for every rank to raise."""
     try:
         logs.add_file(folder.log_file(logs.job_name(os.environ), world.rank))
     except OSError as error:
@@ -174,21 +174,21 @@ def _add_log(folder: RunFolder, world: World) -> ConfigError | None:
 
 
 def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:
-    """What the recipe changes of the one in the folder, as lines to log.
+    """The differences between the recipe and the one in the folder, as lines to log.
 
-    Raises: ConfigError when there is a checkpoint and something changed that a run cannot change on its way.
+    Raises: ConfigError when there is a checkpoint and a key of FIXED changed.
     """
     if not folder.config.is_file():
         return []
     changed = differences(load_config(folder.config), run)
     has_checkpoint = has_checkpoints(folder.checkpoints)
-    refused = {name: pair for name, pair in changed.items() if name.startswith(FIXED)} if has_checkpoint else {}
-    if refused:
-        listed = "; ".join(f"{name} was {quote(old)}, is {quote(new)}" for name, (old, new) in refused.items())
+    fixed = {name: pair for name, pair in changed.items() if name.startswith(FIXED)} if has_checkpoint else {}
+    if fixed:
+        listed = "; ".join(f"{name} was {quote(old)}, is {quote(new)}" for name, (old, new) in fixed.items())
         raise ConfigError(
-            f"{folder.path} holds a run that cannot go on with this recipe: {listed}",
-            f"go on as it was with `python -m pipeline pretrain {folder.config} --run-dir {folder.path}`, "
-            "or begin another run with another --run-dir",
+            f"{folder.path} holds a run that cannot resume with this recipe: {listed}",
+            f"resume it unchanged with `python -m pipeline pretrain {folder.config} --run-dir {folder.path}`, "
+            "or start another run with another --run-dir",
         )
     return [f"recipe change: {name} was {quote(old)}, is {quote(new)}" for name, (old, new) in changed.items()]
 
@@ -211,15 +211,13 @@ def environment(world: World) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str | None]:
-    """Versions of what the numbers depend on; None for what is not installed."""
+    """Versions of the packages that the numbers depend on; None for one that is not installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
 def _device_name(world: World) -> str:
     if world.device.type != "cuda":
         return world.device.type
-    import torch
-
     return torch.cuda.get_device_name(world.device)
 
 
@@ -231,7 +229,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the tree this code lies in; None where there is no git, or this is no checkout."""
+    """Git's output for the checkout that holds this code; None without git, or outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""One run in a run folder at a time: the same command submitted twice must not write the same checkpoints."""
+"""One run per run folder at a time: a command submitted twice must not write the same checkpoints twice."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from albef.errors import ConfigError
+from pipeline.engine.distributed import World
 from pipeline.run.retrying_file import unwritable
 from samples.quote import LIMIT, quote
-
-if TYPE_CHECKING:
-    from pipeline.engine.distributed import World
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 15.0
-"""So long a start waits for the one before it, which may be on its way out."""
+"""How long a start waits for the one before it, which may be about to end."""
 
 
 @contextlib.contextmanager
 def exclusive_run(run_dir: Path, world: World) -> Iterator[None]:
-    """Hold `run_dir`/lock, by rank 0, for as long as the block lasts; a collective at its beginning.
+    """Lock `run_dir`/lock, by rank 0, while the block runs; a collective at its start.
 
-    A POSIX lock: it goes with the process, however that ends, children do not inherit it, and it holds between machines
-    where the file system carries such locks (NFS, GPFS, Lustre mounted with `flock`). Where there are none, the log
-    says so and nothing is held.
+    A POSIX lock is released when the process ends in any way, is not inherited by children, and holds between machines
+    if the file system supports it (NFS, GPFS, Lustre mounted with `flock`). If it does not, a warning is logged and
+    nothing is locked.
 
-    Raises: ConfigError, on every rank, when another process holds it or the folder cannot be written.
+    Raises: ConfigError, on every rank, when another process holds the lock or the folder cannot be written.
     """
     file, problem = None, None
     if world.is_main:
@@ -67,7 +65,7 @@ def _hold(run_dir: Path) -> BinaryIO:
             file.close()
             raise ConfigError(
                 f"another run is training in {run_dir}: {quote(holder)}",
-                "wait for its end or stop it (scancel, Ctrl-C), and the same command goes on; or another --run-dir",
+                "wait for its end or stop it (scancel, Ctrl-C), then the same command resumes; or another --run-dir",
             )
         time.sleep(0.2)
     try:
@@ -80,7 +78,7 @@ def _hold(run_dir: Path) -> BinaryIO:
 
 
 def _lock(file: BinaryIO, run_dir: Path) -> bool:
-    """Whether no other process holds the file; a file system without locks cannot say, and is told in the log."""
+    """Whether no other process holds the lock; True, with a warning, on a file system without locks."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

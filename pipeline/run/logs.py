@@ -26,14 +26,14 @@ class _Printable(logging.Formatter):
 
 
 class Console(logging.StreamHandler[TextIO]):
-    """stderr, which may be a file on a full disk, or a terminal that is gone: costs lines, which are counted."""
+    """stderr, which may be a file on a full disk, or a closed terminal. Lines that cannot be written are counted."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line; the first after some that could not be written reports them."""
+        """Write a line; after lost lines, also report how many they were."""
         before, self._lost = self._lost, 0
         super().emit(record)
         if self._lost:
@@ -42,7 +42,7 @@ class Console(logging.StreamHandler[TextIO]):
             _print(f"{before} lines before this one were not written in time; the run folder's logs have them")
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's name
-        """Count a line that cannot be written; a traceback, as logging prints it, could not be either."""
+        """Count a line that cannot be written; logging's own traceback could not be written either."""
         if isinstance(sys.exception(), OSError):
             self._lost += 1
         else:
@@ -55,7 +55,7 @@ class FileLog(logging.Handler):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._file = RetryingFile(path)
-        self._file.write(b"")  # raises OSError where the file cannot be made
+        self._file.write(b"")  # raises OSError when the file cannot be created
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
@@ -67,7 +67,7 @@ class FileLog(logging.Handler):
         self._file.append(f"{line}\n".encode(errors="backslashreplace"))
 
     def close(self) -> None:
-        """Write what could not be written so far, if there is room now."""
+        """Write the records that could not be written so far, if there is room now."""
         super().close()
         self._file.close()
 
@@ -75,8 +75,7 @@ class FileLog(logging.Handler):
 def setup_console(rank: int = 0, *, debug: bool = False) -> None:
     """Send our log to stderr: everything from rank 0, warnings with the rank in front from the others.
 
-    DeepSpeed's logger, which writes to stdout, is turned to stderr and to warnings, so that a command's stdout holds
-    the command's answer only.
+    DeepSpeed's logger, which writes to stdout, is limited to warnings, so that stdout holds only a command's result.
     """
     os.environ.setdefault("DS_LOG_LEVEL", "warning")
     handler = Console()
@@ -93,9 +92,9 @@ def setup_console(rank: int = 0, *, debug: bool = False) -> None:
 
 
 def add_file(path: Path) -> logging.Handler:
-    """Copy this rank's log, DeepSpeed's and Python's warnings included, to a file, after what is there.
+    """Append this rank's log, including warnings of DeepSpeed and Python, to a file.
 
-    Raises: OSError when the file cannot be made.
+    Raises: OSError when the file cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = FileLog(path)
@@ -110,21 +109,21 @@ def add_file(path: Path) -> logging.Handler:
 
 
 def print_error(message: str, hint: str, *, rank: int = 0) -> None:
-    """Print `error:` and `hint:` to stderr, with the rank in front where it is not 0."""
+    """Print `error:` and `hint:` to stderr, with the rank in front if it is not 0."""
     front = f"[rank {rank}] " if rank else ""
     _print(f"{front}error: {printable(message)}\n{front}hint: {printable(hint)}")
 
 
 def _print(text: str) -> None:
-    """Print to stderr. Where that cannot be written (a full disk, a closed pipe) nothing is left to report it to."""
+    """Print to stderr. If that fails (a full disk, a closed pipe), there is nowhere to report it."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def print_answer(text: str) -> None:
-    """Print what a command was asked for to stdout.
+    """Print a command's result to stdout.
 
-    Raises: BrokenPipeError when nobody reads on, ConfigError when it cannot be written.
+    Raises: BrokenPipeError when the reader has closed the pipe, ConfigError when it cannot be written.
     """
     try:
         sys.stdout.write(f"{visible(text)}\n")  # at once, also unbuffered: `| grep -q` leaves after the line it wants
@@ -138,9 +137,9 @@ def print_answer(text: str) -> None:
 
 
 def release_unwritable() -> None:
-    """Give up what stdout and stderr still hold and cannot write: Python would try again, and end with exit code 120.
+    """Drop buffered output of stdout and stderr that cannot be written. Call at the end of the process.
 
-    For the end of a process.
+    Python would try again at exit, and end with exit code 120.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -1,4 +1,4 @@
-"""Text of strangers in Markdown, as in model cards and on TensorBoard's text page: shown as it is, never as markup."""
+"""Untrusted text in Markdown, for model cards and TensorBoard's text page: shown verbatim, never as markup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def as_text(value: object, limit: int = 200) -> str:
-    """`value` on one line for a heading or a table's cell: no HTML, link, emphasis or end of the cell, and cut."""
+    """`value` on one line, shortened, for a heading or a table's cell: no HTML, link, emphasis or end of the cell."""
     shown = MARKUP.sub(lambda found: "\\" + found[0], quote(value, limit))
     return re.sub("[&<>]", lambda found: ENTITIES[found[0]], shown)
 

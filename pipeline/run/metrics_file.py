@@ -1,7 +1,7 @@
-"""The lines of metrics.jsonl, read by people who do not trust them: a power cut, a full disk, an editor were there.
+"""Reading metrics.jsonl without trusting it: a power cut, a full disk or an editor may have damaged lines.
 
-A line is an object with `step` and with numbers, or null, by name. Whatever else is in the file is damaged: passed over
-by readers, and moved to a file of its own by the next start.
+A line is an object with `step` and with numbers, or null, by name. Any other line is damaged: readers skip it, and the
+next start moves it to a file of its own.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from samples.json_text import parse_json
 log = logging.getLogger(__name__)
 
 MAX_LINE = 1 << 20
-"""Bytes of the longest line that is looked at; ours have less than a thousand."""
+"""Bytes of the longest line that is parsed; ours have less than a thousand."""
 MAX_BACK = 64 << 20
-"""Bytes from the end of a file in which its last line is looked for."""
+"""Bytes from the end of a file that are searched for its last line."""
 BLOCK = 1 << 16
 SET_ASIDE = "metrics_set_aside.jsonl"
-"""Beside metrics.jsonl: damaged lines, and those of a run that was started again from step 0. Nothing reads it."""
+"""Beside metrics.jsonl: damaged lines, and the lines of a run that was started again from step 0. Nothing reads it."""
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
@@ -44,7 +44,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def newest_first(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that may be written meanwhile, the last one first; reads no more than is asked for.
+    """The valid lines, last one first, of a file that another process may be writing; reads the file only as needed.
 
     Raises: OSError when there is a file that cannot be read.
     """
@@ -57,13 +57,13 @@ def newest_first(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def truncate_jsonl(path: Path, step: int) -> dict[str, Any]:
-    """Keep the lines of steps up to `step`: those after it were taken after the checkpoint, and are taken again.
+    """Keep the lines up to `step`, the checkpoint's: the run repeats the steps after it.
 
-    Damaged lines go to SET_ASIDE, and so does everything where `step` is negative: a run that starts again from its
-    first step takes other steps. metrics.jsonl is replaced atomically, after that.
+    Moves damaged lines to SET_ASIDE, and all lines if `step` is negative, because a run that starts again from its
+    first step repeats them all. metrics.jsonl is replaced atomically, after that.
 
     Returns: the last training line that is kept, or an empty dict.
-    Raises: OSError when the files cannot be read or written, ConfigError when `path` is something else than a file.
+    Raises: OSError when the files cannot be read or written, ConfigError when `path` is not a file.
     """
     if not path.is_file():
         if os.path.lexists(path):
@@ -108,7 +108,7 @@ def _backwards(file: BinaryIO) -> Iterator[bytes]:
         position -= size
         file.seek(position)
         first, *lines = (file.read(size) + rest).split(b"\n")
-        rest = first if len(first) <= MAX_LINE else first[-MAX_LINE - 1 :]  # too long already, and stays it
+        rest = first if len(first) <= MAX_LINE else first[-MAX_LINE - 1 :]  # already too long, and stays too long
         yield from reversed(lines)
     yield rest
 

@@ -1,4 +1,4 @@
-"""How far long work is: a line that rewrites itself on a terminal, a line now and then in a log file."""
+"""Progress of long work: one line that is rewritten on a terminal, a line every few seconds in a log file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Called as `progress(what, done, total)`; a new `what` starts a new clock.
+    """Called as `progress(what, done, total)`; a new `what` restarts the clock.
 
     Args:
-        stream: where a terminal would be; anything else gets log lines.
+        stream: rewritten if it is a terminal; otherwise progress is logged.
         every_s: seconds between two log lines; a terminal is refreshed five times a second.
     """
 
@@ -25,21 +25,21 @@ class Progress:
         self._terminal = self._stream.isatty()
         self._every_s = 0.2 if self._terminal else every_s
         self._what = ""
-        self._began = self._told = 0.0
+        self._began = self._reported = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Tell it, if it is time to; the end is always told."""
+        """Report progress if the interval has passed; the end is always reported."""
         now = time.monotonic()
         if what != self._what:
-            self._what, self._began, self._told = what, now, now
-        if done < total and now - self._told < self._every_s:
+            self._what, self._began, self._reported = what, now, now
+        if done < total and now - self._reported < self._every_s:
             return
-        self._told = now
+        self._reported = now
         line = self._line(done, total, now - self._began)
         if not self._terminal:
             log.info("%s", line)
             return
-        with contextlib.suppress(OSError):  # the terminal is gone, the work is not
+        with contextlib.suppress(OSError):  # the terminal was closed, the work continues
             self._stream.write(f"\r{line}\x1b[K" + ("\n" if done >= total else ""))
             self._stream.flush()
 

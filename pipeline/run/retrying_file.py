@@ -1,9 +1,9 @@
-"""A file of records that survives a full disk: what cannot be written waits in memory until there is room.
+"""A file of records that survives a full disk: records that cannot be written wait in memory until there is room.
 
-For what training writes beside checkpoints (metrics, TensorBoard, logs): none of it is worth a run. A full disk, a
-quota, a lost mount, a file system that became read-only and a stale NFS handle all arrive as an OSError and are one
-kind here. The file is opened for each append and closed after it, so that a mount that comes back is found again, and
-a network file system reports that it is full at the append rather than never.
+For what training writes beside checkpoints (metrics, TensorBoard, logs), none of which is a reason to end a run. A full
+disk, a quota, a lost mount, a file system that became read-only and a stale NFS handle all raise OSError, and all are
+treated alike. The file is opened for each append and closed after it, so that a mount that comes back is used again,
+and a network file system reports at the append that it is full, rather than never.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from albef.errors import ConfigError
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 16 << 20
-"""Bytes of records that wait in memory; beyond them the oldest are dropped. 20,000 lines of metrics."""
+"""Largest size in bytes of the waiting records, some 20,000 lines of metrics; beyond it the oldest are dropped."""
 MAX_BATCH = 1 << 16
-"""Bytes of waiting records that are appended at once: where there is room for a part, that part is written."""
+"""Bytes of waiting records per append, so that a part is written when there is room for only a part."""
 
-# Not to block: a FIFO without a reader is an error too.
+# O_NONBLOCK: a FIFO without a reader is an error rather than a wait.
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
 
 
 class _Whole(NamedTuple):
-    """A file, and how much of it is whole records."""
+    """A file, and the size of its whole records."""
 
     device: int
     inode: int
     size: int
 
     def may_be_cut(self, found: os.stat_result) -> bool:
-        """Whether it is this file, with more at its end: not one of another disk, mounted there meanwhile."""
+        """Whether `found` is this file with more at its end, and not a file of another disk mounted there since."""
         return (self.device, self.inode) == (found.st_dev, found.st_ino) and found.st_size > self.size
 
 
 class RetryingFile:
     """Appends records to a file, in order, each of them whole or not at all. For one thread at a time.
 
-    Failures are reported once, with their reason, and once more when all that waited is written.
+    Logs the first failure with its reason, and once more when all waiting records are written.
 
     Args:
-        path: of a regular file, in a folder that exists; made by the first append when it is not there.
-        max_waiting: bytes of records kept while nothing can be written.
+        path: of a regular file, in a folder that exists; the first append creates the file.
+        max_waiting: bytes of records kept while the file cannot be written.
     """
 
     def __init__(self, path: Path, *, max_waiting: int = MAX_WAITING) -> None:
@@ -57,13 +57,13 @@ class RetryingFile:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._unfinished: _Whole | None = None
-        """The file without what a write that did not end well may have left behind it."""
+        """The file's state before a write that failed and may have left a part of its data."""
         self._failing = self._closed = False
         self._delayed = self._lost = 0
-        """Since the first failure: records that could not be written at once, and those of them that were dropped."""
+        """Since the first failure: the number of records not written at once, and of those dropped."""
 
     def append(self, record: bytes) -> None:
-        """Write a record after those that wait; where that fails it waits too. Never raises OSError."""
+        """Write the waiting records and this one; if that fails, the record waits too. Never raises OSError."""
         if self._closed:
             return
         self._waiting.append(record)
@@ -72,9 +72,9 @@ class RetryingFile:
             self._keep_waiting(problem)
 
     def write(self, data: bytes) -> None:
-        """Append `data` now and whole, after nothing that waits: for what a start cannot do without.
+        """Append `data` at once and whole, ahead of waiting records: for data that a start cannot do without.
 
-        Raises: OSError when it cannot be written; the file is then as it was.
+        Raises: OSError when it cannot be written; the file is then unchanged.
         """
         descriptor = os.open(self.path, FLAGS, 0o666)
         try:
@@ -88,7 +88,7 @@ class RetryingFile:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
             except OSError:
-                with contextlib.suppress(OSError):  # else the next write cuts it off
+                with contextlib.suppress(OSError):  # otherwise the next write truncates it
                     os.ftruncate(descriptor, found.st_size)
                     self._unfinished = None
                 raise
@@ -97,7 +97,7 @@ class RetryingFile:
         self._unfinished = None
 
     def close(self) -> None:
-        """Try once more to write what waits, and report what is lost; later records are dropped."""
+        """Try once more to write the waiting records, and log how many are lost; later records are dropped."""
         if self._closed:
             return
         problem = self._write_waiting()
@@ -107,19 +107,19 @@ class RetryingFile:
             log.warning("%s cannot be written: %s. %d of its records are lost", self.path, reason(problem), lost)
 
     def _write_waiting(self) -> OSError | None:
-        """Write what waits, oldest first. Returns what stopped it."""
+        """Write the waiting records, oldest first. Returns the error that stopped it."""
         while self._waiting:
             batch = self._next_batch()
             try:
                 self.write(b"".join(batch))
             except OSError as error:
                 return error
-            for record in batch:  # after the file is closed: NFS reports a full disk no earlier
+            for record in batch:  # after the file is closed: NFS reports a full disk only then
                 self._waiting_bytes -= len(record)
                 self._waiting.popleft()
         if self._failing:
             late, lost = self._delayed - self._lost, self._lost
-            self._failing, self._delayed, self._lost = False, 0, 0  # first: the report may be a record of this file
+            self._failing, self._delayed, self._lost = False, 0, 0  # before logging, which may append to this file
             log.log(
                 logging.WARNING if lost else logging.INFO,
                 "%s can be written again: %d records were written late, %d are lost",
@@ -152,7 +152,7 @@ class RetryingFile:
 
 
 def reason(error: OSError) -> str:
-    """`No space left on device`, without the path that the message has named already."""
+    """`No space left on device`, without the path, which the message names already."""
     return error.strerror or str(error)
 
 
@@ -160,5 +160,5 @@ def unwritable(run_dir: Path, error: OSError) -> ConfigError:
     """The error of a start that cannot write its run folder."""
     hint = "give another --run-dir"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = f"make room there, and give the same command again; or {hint}"
+        hint = f"make room there, and run the same command again; or {hint}"
     return ConfigError(f"run folder {run_dir} cannot be written: {error}", hint)

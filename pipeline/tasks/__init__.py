@@ -1,4 +1,4 @@
-"""What is trained and evaluated, a folder for each task.
+"""The tasks: what is trained and evaluated, a folder for each.
 
 commands  `pretrain`
 evaluate  `evaluate`: a model against annotations or shards

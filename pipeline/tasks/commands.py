@@ -20,6 +20,6 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.engine.distributed import prepare_deepspeed_import
 
     prepare_deepspeed_import()
-    from pipeline import train  # imports DeepSpeed, which reads what was just set; `--help` waits for neither
+    from pipeline import train  # imports DeepSpeed, which reads the variable set above; `--help` needs neither
 
     return train.pretrain(config, args.run_dir or default_run_dir(config), resume=args.resume)

@@ -22,7 +22,7 @@ def test_a_rank_that_does_not_come_is_named(caplog: pytest.LogCaptureFixture) ->
     """Ranks 0 and 2 of 4 wait for 1 and 3, say so every half second, and end with the same error."""
     port = free_port()
     with caplog.at_level(logging.WARNING), ThreadPoolExecutor() as both:
-        waiting = [both.submit(meet, r, 4, "127.0.0.1", port, say_every_s=0.5, give_up_s=1.4) for r in (0, 2)]
+        waiting = [both.submit(meet, r, 4, "127.0.0.1", port, log_every_s=0.5, give_up_s=1.4) for r in (0, 2)]
         errors = [future.exception() for future in waiting]
     for rank, error in zip((0, 2), errors, strict=True):
         assert isinstance(error, ConfigError) and f"ranks 1, 3 did not come to 127.0.0.1:{port}" in error.message, error
@@ -34,7 +34,7 @@ def test_without_rank_0_the_others_say_where_they_look_for_it(caplog: pytest.Log
     """Nobody listens there."""
     port = free_port()
     with caplog.at_level(logging.WARNING), pytest.raises(ConfigError, match=f"rank 0 did not come to 127.0.0.1:{port}"):
-        meet(1, 2, "127.0.0.1", port, say_every_s=0.5, give_up_s=1.0)
+        meet(1, 2, "127.0.0.1", port, log_every_s=0.5, give_up_s=1.0)
     assert f"rank 1 of 2 has waited 1 s at 127.0.0.1:{port} for rank 0" in caplog.text
 
 

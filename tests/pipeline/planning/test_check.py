@@ -104,7 +104,7 @@ def test_a_run_folder_that_cannot_resume_is_named(tmp_path: Path, capsys: pytest
     assert cli.main([*check, "--resume", "must"]) == 0
     capsys.readouterr()
     for flags, words in (
-        (["--seed", "9"], "cannot go on with this recipe: seed was"),
+        (["--seed", "9"], "cannot resume with this recipe: seed was"),
         (["--data.manifests", str(tmp_path / "more")], "holds a run on other data"),
         (["--resume", "never"], "--resume never"),
     ):

@@ -75,7 +75,7 @@ def test_what_a_run_cannot_change_is_refused(tmp_path: Path, change: dict[str, A
     start(tmp_path)
     with_checkpoint(folder)
     before = folder.config.read_text()
-    with pytest.raises(ConfigError, match="cannot go on with this recipe") as refusal:
+    with pytest.raises(ConfigError, match="cannot resume with this recipe") as refusal:
         start(tmp_path, **change)
     assert told in refusal.value.message and str(folder.config) in refusal.value.hint
     assert folder.config.read_text() == before
