@@ -1,4 +1,4 @@
-"""The image of a sample: opened within bounds, decoded, upright, or a BadSample that says why not."""
+"""The image of a sample: opened within size limits, decoded and turned upright; or a BadSample with the reason."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from samples.record import MAX_PIXELS
 
 
 def open_image(jpg: bytes, name: str) -> Image.Image:
-    """The image, opened, its upright size known, its pixels not yet decoded (`load_pixels` does that).
+    """The opened image: its upright size is known, its pixels are not decoded yet (`load_pixels` does that).
 
-    One that its EXIF orientation turns, which our shards never hold, is decoded here.
+    An image that its EXIF orientation turns is decoded here; our shards never hold one.
 
     Raises: BadSample `image_undecodable`, or `image_too_large` above MAX_PIXELS, before a pixel is decoded.
     """

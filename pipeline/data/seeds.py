@@ -1,6 +1,6 @@
-"""Every random draw of a run has a name; its numbers are seeded by a hash of that name, never by rank or worker.
+"""Every random draw of a run has a name, and a hash of that name seeds it, never the rank or the worker.
 
-Nothing here imports torch until a torch generator is asked for: `pipeline order` and `check` name samples without it.
+torch is imported only when a torch generator is needed: `pipeline order` names samples without it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ def derive(*parts: int | str) -> int:
     """A seed for the draw named by `parts`: 63 bits, the same in every process, Python and torch version.
 
     Args:
-        parts: usually the run's seed, what is drawn, and where: `derive(seed, "negatives", epoch, step, lane)`. Each is
-            written with its type and length before it, so ("1", "23"), ("12", "3") and (1, 23) are three names.
+        parts: usually the run's seed, what is drawn, and for which step or sample: `derive(seed, "negatives", epoch,
+            step, lane)`. Each is written with its type and length before it, so ("1", "23"), ("12", "3") and (1, 23)
+            are three names.
 
     Returns: an int in [0, 2**63), as torch.Generator.manual_seed takes it.
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        # bool is an int to Python: refused, since derive(True) == derive(1) would be a hidden collision.
+        # bool is an int to Python, but an error here: derive(True) == derive(1) would be a hidden collision.
         if type(part) is int:
             kind, text = b"i", str(part).encode()
         elif type(part) is str:
@@ -46,10 +47,10 @@ def generator(*parts: int | str) -> torch.Generator:
 def splitmix64(keys: int | np.ndarray, count: int) -> np.ndarray:
     """(..., count) uint64: the first `count` outputs of splitmix64 for each state in `keys` (...), a hashed counter.
 
-    Written out here, so that no release of NumPy or torch can change what a finished run drew.
+    Implemented here, so that no release of NumPy or torch can change the draws of a finished run.
     """
     golden = np.uint64(0x9E3779B97F4A7C15)
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is intended
         z = np.asarray(keys, dtype=np.uint64)[..., None] + golden * np.arange(1, count + 1, dtype=np.uint64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -62,7 +63,7 @@ def uniforms(keys: int | np.ndarray, count: int) -> np.ndarray:
 
 
 class Draws:
-    """A stream of plain numbers from one named generator: what per-sample code (crop, flip, RandAugment) draws from.
+    """A stream of plain numbers from one named generator, for per-sample code (crop, flip, RandAugment).
 
     Numbers are drawn in blocks because one tensor call costs as much as sixty-four numbers.
     """

@@ -1,4 +1,4 @@
-"""Shared memory (/dev/shm), through which data workers hand images to their trainer: how much it takes, what is free.
+"""Shared memory (/dev/shm), through which data workers pass images to their trainer: how much is needed, and is free.
 
 A container has 64 MiB of it unless it is started with more. A worker that finds no room there ends the run.
 """
@@ -18,22 +18,22 @@ HINT = (
 )
 MIB = 2**20
 TORCH_ERROR = re.compile(r"unable to [^<]*</torch_\w+>[^:]*: (.*)")
-"""Of aten/src/ATen/MapAllocator.cpp; ends with the system's reason."""
+"""The message of aten/src/ATen/MapAllocator.cpp, which ends with the system's reason."""
 
 
 def needed_bytes(*, num_workers: int, prefetch: int, lanes: int, micro_batch_size: int, image_size: int) -> int:
-    """What one rank's loader holds at most.
+    """The most that one rank's loader holds.
 
     Args:
-        lanes: micro-batches in one step of the rank. Those of the step being taken and of the next one may be there
-            together, beside all that workers have prepared.
+        lanes: micro-batches in one step of the rank. Those of the current and of the next step may exist at once,
+            beside all that workers have prepared.
     """
     image_bytes = micro_batch_size * 3 * image_size**2 * 4  # float32
     return (num_workers * prefetch + 2 * lanes) * image_bytes if num_workers else 0
 
 
 def free_bytes() -> int | None:
-    """What is free on this machine; None where there is no /dev/shm."""
+    """Bytes that are free on this machine; None where there is no /dev/shm."""
     try:
         room = os.statvfs(FOLDER)
     except OSError:
@@ -42,7 +42,7 @@ def free_bytes() -> int | None:
 
 
 def shortage(needed: int) -> str | None:
-    """A line that compares `needed` bytes with what is free; None when there is enough."""
+    """A line that compares `needed` bytes with the free ones; None if there are enough."""
     free = free_bytes()
     if free is None or needed <= free:
         return None
@@ -51,7 +51,7 @@ def shortage(needed: int) -> str | None:
 
 def error_of(text: str) -> DataError | None:
     """The error behind a worker's RuntimeError, when it is about shared memory."""
-    if "items of ancdata" in text:  # multiprocessing.reduction: there was no room for another descriptor
+    if "items of ancdata" in text:  # multiprocessing.reduction: no further descriptor could be opened
         return too_many_files()
     found = TORCH_ERROR.search(text)
     if found is None:
@@ -61,14 +61,14 @@ def error_of(text: str) -> DataError | None:
 
 
 def no_room(reason: str) -> DataError:
-    """No memory there for another batch, semaphore or file."""
+    """The error when there is no memory for another batch, semaphore or file."""
     free = free_bytes()
     left = f"there is no {FOLDER}" if free is None else f"{free / MIB:,.1f} MiB are free now"
     return DataError(f"a data worker found no shared memory in {FOLDER}: {reason} ({left})", HINT)
 
 
 def too_many_files() -> DataError:
-    """Each batch in shared memory takes a file descriptor."""
+    """The error when there are too many batches in shared memory: each takes a file descriptor."""
     return DataError(
         "data workers have too many files open", "raise the limit (ulimit -n 65536), or use fewer data.num_workers"
     )

@@ -1,7 +1,7 @@
-"""A folder for the sockets of multiprocessing, whose paths may have 107 bytes: TMPDIR is longer on many clusters.
+"""A folder for the sockets of multiprocessing. Their paths may have 107 bytes; TMPDIR is longer on many clusters.
 
 Sockets without a path ("abstract") have no such limit, but every user of the machine may connect to them, and the fork
-server runs what it is sent (CVE-2022-42919).
+server runs any code that it receives (CVE-2022-42919).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from albef.errors import ConfigError
 
 ELSEWHERE = ("/tmp", "/var/tmp", "/dev/shm")
 SOCKET_NAME = "listener-12345678"
-"""As long as those of multiprocessing."""
+"""A name as long as those that multiprocessing chooses."""
 
 
 def settle() -> None:
-    """Make the folder where multiprocessing looks for it, unless it is there; the workers inherit it.
+    """Create the folder where multiprocessing looks for it, unless it exists; the workers inherit it.
 
     Raises: ConfigError when neither TMPDIR nor one of `ELSEWHERE` can hold a socket.
     """
@@ -47,11 +47,11 @@ def settle() -> None:
 def _temporary() -> str:
     try:
         return tempfile.gettempdir()
-    except FileNotFoundError:  # none of those that Python tries
+    except FileNotFoundError:  # none of the folders that Python tries is writable
         return os.environ.get("TMPDIR", ELSEWHERE[0])
 
 
 def _try_a_socket(folder: str) -> None:
-    """Raises: OSError when a private folder in `folder` cannot be made, or hold a socket."""
+    """Raises: OSError when a private folder in `folder` cannot be created, or cannot hold a socket."""
     with tempfile.TemporaryDirectory(prefix="pymp-", dir=folder) as private, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.path.join(private, SOCKET_NAME))

@@ -1,8 +1,8 @@
-"""The augmentation of pretraining: random crop, flip, RandomAugment, normalisation; all from named draws.
+"""The augmentation of pretraining: random crop, flip, RandomAugment, normalisation; all random numbers are named draws.
 
-As the original (dataset/__init__.py): RandomResizedCrop bicubic with scale (0.2, 1), flip, RandomAugment(2, 7), CLIP's
-mean and deviation. What differs: each image draws from a generator named by (seed, epoch, sample), where the original
-drew from global state that its workers shared.
+The same as the original (dataset/__init__.py): RandomResizedCrop bicubic with scale (0.2, 1), flip, RandomAugment(2,
+7), CLIP's mean and deviation. What differs: each image draws from a generator named by (seed, epoch, sample), where the
+original drew from global state that its workers shared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.data.randaugment import rand_augment
 from pipeline.data.seeds import Draws
 
 RATIO = (3 / 4, 4 / 3)
-"""Width to height of a crop, before it is squashed to a square."""
+"""Range of a crop's width to height, before it is resized to a square."""
 
 
 def training_image(jpg: bytes, name: str, *, size: int, config: AugmentConfig, draws: Draws) -> Tensor:
@@ -56,7 +56,7 @@ def training_image(jpg: bytes, name: str, *, size: int, config: AugmentConfig, d
 def random_crop(width: int, height: int, draws: Draws, *, scale_min: float) -> tuple[int, int, int, int]:
     """A random box of area scale_min .. 1 of the image and shape RATIO (log-uniform), as torchvision chooses it.
 
-    Returns: (left, top, right, bottom) in pixels. After ten boxes that do not fit, the largest central one that does.
+    Returns: (left, top, right, bottom) in pixels. After ten boxes that do not fit, the largest central one that fits.
     """
     log_ratio = (math.log(RATIO[0]), math.log(RATIO[1]))
     for _ in range(10):
@@ -75,9 +75,9 @@ def random_crop(width: int, height: int, draws: Draws, *, scale_min: float) -> t
 def crop_resize(image: Image.Image, box: tuple[int, int, int, int], size: int, name: str) -> Image.Image:
     """The box of an opened image as RGB of size x size, bicubic.
 
-    A JPEG whose box is at least four times `size` both ways is decoded at a half, a quarter or an eighth, to no less
-    than twice `size` (libjpeg scales in the frequency domain, at a fraction of the cost of a full decode). Whether it
-    is depends on the image and its draws alone; shards made for this recipe's image size are never affected.
+    A JPEG whose box is at least four times `size` both ways is decoded at a half, a quarter or an eighth of its size,
+    to no less than twice `size` (libjpeg scales in the frequency domain, at a fraction of the cost of a full decode).
+    The scale depends only on the image and its draws; shards made for this recipe's image size are never affected.
     """
     left, top, right, bottom = box
     full_width, full_height = image.size
@@ -85,7 +85,7 @@ def crop_resize(image: Image.Image, box: tuple[int, int, int, int], size: int, n
     if shrink >= 2:
         scale = max(power for power in (2, 4, 8) if power <= shrink)
         image.draft("RGB", (max(1, full_width // scale), max(1, full_height // scale)))
-        x, y = image.width / full_width, image.height / full_height  # both 1 where the format cannot
+        x, y = image.width / full_width, image.height / full_height  # both are 1 where the format has no scaled decode
         left, top, right, bottom = round(left * x), round(top * y), round(right * x), round(bottom * y)
     image = load_pixels(image, name).crop((left, top, right, bottom))
     return image.resize((size, size), Image.Resampling.BICUBIC)

@@ -1,11 +1,11 @@
-"""The corpus as it lies in shards: manifests, stores, and reading single samples.
+"""The corpus in its shards: manifests, stores, and reading single samples.
 
-locations         where samples lie in their shards, as workers are given it
-manifest          what there is to train on
-manifest_columns  columns of a manifest: their types and values, or which row is wrong
+locations         where samples lie in their shards, in the form that workers get
+manifest          the shards and samples to train on
+manifest_columns  reads a manifest's columns, or names the row that is wrong
 reader            one sample out of a tar, by byte range
 sample_rows       where each sample lies, read from the manifest when needed
-shard_cache       shards streamed whole, through pipes, into a bounded folder
-shard_copies      that folder: which copies are ours, which makes room
-stores            manifests and shards by URL, by ranges, through fsspec
+shard_cache       streams whole shards, also through pipes, into a bounded folder
+shard_copies      that folder: which copies are ours, which is removed next
+stores            reads manifests and shards by URL, in byte ranges, through fsspec
 """

@@ -1,4 +1,4 @@
-"""Where samples lie in their shards, as workers are given it."""
+"""Where samples lie in their shards, in the form that workers get."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """Where one sample lies, and what it is called. Small: workers get these instead of the manifest."""
+    """The location and the name of one sample. Small, because workers get these instead of the manifest."""
 
     path: str
     """The tar: a path, or a URL."""
@@ -23,8 +23,8 @@ class SampleRef:
     key: str
     """The sample's key in its shard."""
     name: str
-    """The name by which the sample is recorded and its random draws are seeded: the key, or `source/key` when several
-    manifests are read together (keys are unique only within one)."""
+    """The name that logs record and that seeds the sample's random draws: the key, or `source/key` when several
+    manifests are read together, because keys are unique only within one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Locations(Sequence[SampleRef]):
     """The SampleRefs of many samples, as columns: cheap to make and to send to a worker."""
 
     paths: list[str]
-    """The shards that occur."""
+    """The shards of these samples."""
     sizes: list[int]
-    """Bytes of each of those."""
+    """Size in bytes of each of those."""
     prefixes: list[str]
-    """For each of those, what goes before a key in a name."""
+    """For each of those, the prefix that makes a key a name."""
     shards: np.ndarray
     """(n,) which of `paths` each sample lies in."""
     offsets: np.ndarray

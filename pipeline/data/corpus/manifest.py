@@ -1,4 +1,4 @@
-"""What there is to train on: `manifest.parquet`. Shards are read at once, their samples when they are needed."""
+"""The corpus to train on, from `manifest.parquet`. Rows of shards are read at once, those of samples when needed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ FILE_NAME = "manifest.parquet"
 VERSION = "1"
 VERSION_KEY = b"albef_manifest_version"
 COLUMNS = ("path", "source", "num_samples", "bytes", "sha256")
-"""What there is to know of a shard; the manifest holds more (yield, failures, tools), for people and `data_prep`."""
+"""The columns of a shard that training needs; the manifest has more (yield, failures, tools) for `data_prep`."""
 MAX_FILES = 10_000
-"""Manifests that a brace pattern may name."""
+"""Largest number of manifests that a brace pattern may name."""
 SELECTION = "keys_sha256"
 """A column that manifests of whole tars may lack."""
 
@@ -43,24 +43,24 @@ class Shard:
     num_bytes: int
     sha256: str
     keys_sha256: str | None = None
-    """Of the keys, where the manifest names some of the tar's samples only (`data_prep filter`)."""
+    """SHA-256 of the keys, if the manifest names only some of the tar's samples (`data_prep filter`)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Manifest:
-    """The shards in manifest order, and for each sample where it lies. Sample index i counts through all shards."""
+    """The shards in manifest order, and where each sample lies. Sample index i counts through all shards."""
 
     paths: tuple[str, ...]
     """The manifest files read, as paths or URLs."""
     sources: tuple[str, ...]
-    """(K,) what was asked for, entry by entry: each is a source, though a pattern may have named several files."""
+    """(K,) the entries of data.manifests: each is a source, even if it is a pattern that names several files."""
     source_shards: np.ndarray
     """(K+1,) int64: source k holds the shards source_shards[k] .. source_shards[k+1]-1."""
     shards: tuple[Shard, ...]
     starts: np.ndarray
     """(S+1,) int64: shard s holds the samples starts[s] .. starts[s+1]-1."""
     prefixes: tuple[str, ...]
-    """(S,) what goes before the key in a sample's name, `` or `source/`. Keys are unique within one manifest file."""
+    """(S,) the prefix that makes a key a sample's name, `` or `source/`. Keys are unique within one manifest file."""
     files: tuple[SampleRows, ...]
     """Where the samples lie, file by file, in the shards' order."""
     file_shards: np.ndarray
@@ -82,25 +82,25 @@ class Manifest:
         return np.diff(self.starts[self.source_shards])
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that stay while the same samples stand in the same order under the same names.
+        """Sixteen hex digits that stay the same while samples, their order and their names do.
 
-        Made of what each shard holds (samples, bytes, SHA-256 of the tar and of selected keys) and is called by, and of
-        where sources end; not of paths, so that data may be moved.
+        A hash of each shard's facts (samples, bytes, SHA-256 of the tar and of selected keys, prefix of its names) and
+        of where sources end; not of paths, so that data may be moved.
         """
         digest = hashlib.sha256(" ".join(map(str, self.source_shards)).encode())
         for shard, prefix in zip(self.shards, self.prefixes, strict=True):
             digest.update(f"\n{shard.num_samples} {shard.num_bytes} {shard.sha256} {prefix}".encode())
-            if shard.keys_sha256 is not None:  # a whole tar is told by its own SHA-256
+            if shard.keys_sha256 is not None:  # a whole tar is identified by its own SHA-256
                 digest.update(f" {shard.keys_sha256}".encode())
         return digest.hexdigest()[:16]
 
     def rows(self, shard: int) -> ShardRows:
-        """The samples of a shard. Raises: DataError when the manifest contradicts itself there."""
+        """The samples of a shard. Raises: DataError when the manifest contradicts itself about it."""
         file = int(np.searchsorted(self.file_shards, shard, side="right")) - 1
         return self.files[file].shard(shard - int(self.file_shards[file]))
 
     def locate(self, indices: np.ndarray) -> Locations:
-        """Where the samples at `indices` ((n,) int64) lie: some 20 microseconds a shard, once it has been read.
+        """Where the samples at `indices` ((n,) int64) lie: some 20 microseconds per shard that was read before.
 
         Raises: DataError when the manifest contradicts itself about one of their shards.
         """
@@ -111,9 +111,9 @@ class Manifest:
         by_shard = np.argsort(which, kind="stable")
         ends = np.cumsum(np.bincount(which, minlength=len(distinct)))
         for shard, group in zip(distinct.tolist(), np.split(by_shard, ends[:-1]), strict=True):
-            rows, places = self.rows(shard), indices[group] - self.starts[shard]
-            offsets[group], lengths[group] = rows.offsets[places], rows.lengths[places]
-            keys[group] = rows.keys.take(pa.array(places)).to_pylist()
+            rows, positions = self.rows(shard), indices[group] - self.starts[shard]
+            offsets[group], lengths[group] = rows.offsets[positions], rows.lengths[positions]
+            keys[group] = rows.keys.take(pa.array(positions)).to_pylist()
         return Locations(
             paths=[self.shards[shard].path for shard in distinct],
             sizes=[self.shards[shard].num_bytes for shard in distinct],
@@ -125,7 +125,7 @@ class Manifest:
         )
 
     def check(self) -> None:
-        """Look at every sample's row, which takes seconds for millions; training looks at those it comes to.
+        """Check every sample's row, which takes seconds for millions; training checks a row when it reads it.
 
         Raises: DataError when a manifest contradicts itself or uses a key twice.
         """
@@ -137,7 +137,7 @@ class Manifest:
         return self.locate(np.array([index]))[0]
 
     def names(self, indices: np.ndarray) -> list[str]:
-        """The recorded names of the samples at `indices`: keys, with a prefix when several manifests are read."""
+        """The names of the samples at `indices`: keys, with a prefix when several manifests are read."""
         return [ref.name for ref in self.locate(indices)]
 
 
@@ -148,10 +148,10 @@ def read_manifest(where: str | Path | Sequence[str | Path], *, check_shards: boo
         where: a manifest.parquet, the folder that holds one, a brace pattern of either
             (`/data/{cc3m,cc12m-{0..3}}`), or a list of those. Each may be a URL that fsspec opens. Order matters: it
             fixes the sample indices. Each entry is a source of its own.
-        check_shards: look whether every shard is there and has its size; not where an opener fetches them.
+        check_shards: check that every shard exists and has its size; False where an opener fetches them.
 
     Raises: DataError when a file is missing, of another version, lacks columns, or names a shard that is missing or has
-        another size. What it says of single samples is looked at when they are needed, or by `Manifest.check`.
+        another size. Its rows of samples are checked when they are needed, or by `Manifest.check`.
     """
     patterns = [where] if isinstance(where, str | Path) else list(where)
     paths_of = [_expand(str(pattern)) for pattern in patterns]
@@ -185,7 +185,7 @@ def _manifest_file(name: str) -> str:
     if not os.path.isfile(file):
         what = f"no {FILE_NAME} in {quote(name)}" if is_folder else f"no manifest at {quote(name)}"
         hint = "`python -m data_prep verify DIR` writes it once the shards are complete"
-        looked = "" if os.path.exists(name) else f"{quote(os.path.dirname(name) or '.')} is what was looked in; "
+        looked = "" if os.path.exists(name) else f"searched {quote(os.path.dirname(name) or '.')}; "
         raise DataError(what, looked + hint)
     return os.path.abspath(file)
 
@@ -207,13 +207,13 @@ def _open(path: str) -> pa.NativeFile:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"no manifest at {path}", "copy it there beside its shards, or correct the address") from error
+        raise DataError(f"no manifest at {path}", "copy it there beside its shards, or correct the URL") from error
     except Exception as error:
         if isinstance(error, pa.ArrowException) or not stores.is_store_fault(error):
             raise
         raise DataError(
             f"{quote(path)} cannot be fetched: {stores.fault(error)}",
-            "are the address, the network and the credentials of this machine right?",
+            "are the URL, the network and the credentials of this machine right?",
         ) from error
 
 
@@ -237,7 +237,7 @@ def _read_file(path: str, check_shards: bool) -> tuple[pa.Table, SampleRows]:
         why = quote(" ".join(str(error).split()), 150)
         raise DataError(f"{path} cannot be read: {why}", "write it again with `data_prep verify`") from error
     if not any(table["num_samples"].to_pylist()):
-        raise DataError(f"{path} lists no sample", "had every download failed? `data_prep report DIR` tells")
+        raise DataError(f"{path} lists no sample", "did every download fail? See `data_prep report DIR`")
     if check_shards:
         _check_files(path, table)
     check_counts(path, table, source.size())
@@ -245,7 +245,7 @@ def _read_file(path: str, check_shards: bool) -> tuple[pa.Table, SampleRows]:
 
 
 def _check_files(path: str, table: pa.Table) -> None:
-    """Every shard is there and has its size. Opens nothing: one stat a shard, or one listing of a remote folder."""
+    """Check that every shard exists and has its size, by one stat per shard, or one listing of a remote folder."""
     names, expected = table["path"].to_pylist(), table["bytes"].to_pylist()
     found = _sizes_on_disk(path, names) if not stores.is_url(path) else _sizes_in_store(path, names)
     if found is None:
@@ -268,13 +268,13 @@ def _check_files(path: str, table: pa.Table) -> None:
 def _sizes_on_disk(manifest: str, names: Sequence[str]) -> dict[str, int]:
     found = {}
     for name in names:
-        with contextlib.suppress(OSError):  # what is not in the answer is missing
+        with contextlib.suppress(OSError):  # a shard without an entry is missing
             found[name] = os.stat(_shard_path(manifest, name)).st_size
     return found
 
 
 def _sizes_in_store(manifest: str, names: Sequence[str]) -> dict[str, int] | None:
-    """None where the store cannot tell (http)."""
+    """The size of each of these shards that the store has; None where the store cannot list (http)."""
     urls = {_shard_path(manifest, name): name for name in names}
     try:
         listed = stores.sizes(list(urls))

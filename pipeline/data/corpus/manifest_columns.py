@@ -1,7 +1,7 @@
-"""Columns of a manifest as the types and values that the rest relies on; anything else is named with its row.
+"""Read a manifest's columns with the types and values that the rest relies on; an error names the row that is wrong.
 
-A manifest may come from another tool or be damaged: texts may be dictionary-encoded or large, counts of any width, as
-long as nothing is lost. Nothing is allocated by what a count claims.
+A manifest may come from another tool or be damaged: texts may be dictionary-encoded or large, and counts of any width,
+if nothing is lost. No count is trusted for an allocation.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from samples.quote import quote
 TEXTS = ("path", "source", "sha256", "keys_sha256", "keys")
 NULLABLE = ("keys_sha256",)
 MAX_SHARDS = 1_000_000
-"""In one manifest; a corpus of a hundred million samples has some ten thousand."""
+"""Most shards in one manifest; a corpus of a hundred million samples has some ten thousand."""
 MIN_SAMPLE_BYTES = 2048
-"""Of a sample in its tar: two members, each a header and a block at least."""
+"""Fewest bytes of a sample in its tar: two members, each a header and a block at least."""
 MAX_SAMPLES_A_BYTE = 64
-"""Of a manifest; a key, an offset and a length, no two alike, take more than a byte however well they compress."""
+"""Most samples per byte of a manifest, generously: a distinct key, offset and length hardly compress further."""
 CONTROLS = "[\\x00-\\x1f\\x7f]"
 AGAIN = "write it again with `data_prep verify`"
 
 
 def read_short(path: str, file: pq.ParquetFile, names: list[str]) -> pa.Table:
-    """The columns that have one value a shard: texts as strings, counts as int64.
+    """The columns with one value per shard: texts as strings, counts as int64.
 
     Raises: DataError naming the file, the column and the row, counted from 1.
     """
@@ -39,7 +39,7 @@ def read_short(path: str, file: pq.ParquetFile, names: list[str]) -> pa.Table:
     table = file.read(columns=names, use_threads=False)
     for name in names:
         _validate(path, name, table[name])
-    columns = [_values(path, name, table[name], lambda place: place + 1) for name in names]
+    columns = [_values(path, name, table[name], lambda position: position + 1) for name in names]
     found = dict(zip(names, columns, strict=True))
     for name in {"path", "source"} & found.keys():
         _refuse(path, name, found[name], pc.match_substring_regex(found[name], CONTROLS), "has control characters")
@@ -52,7 +52,7 @@ def read_short(path: str, file: pq.ParquetFile, names: list[str]) -> pa.Table:
 
 
 def check_counts(path: str, table: pa.Table, file_bytes: int) -> None:
-    """No shard claims more samples than its bytes can hold, and all of them no more than the manifest could name.
+    """Check that no shard claims more samples than its bytes can hold, and all no more than the manifest could name.
 
     Raises: DataError naming the file and the row.
     """
@@ -64,12 +64,12 @@ def check_counts(path: str, table: pa.Table, file_bytes: int) -> None:
 
 
 def list_values(path: str, name: str, column: pa.ChunkedArray, first_row: int, sizes: np.ndarray) -> pa.Array:
-    """The values of a column that has a list a shard, end to end.
+    """The concatenated values of a column that has a list per shard.
 
     Args:
-        column: (n,) of shards that follow each other.
-        first_row: number of the first, from 0.
-        sizes: (n,) how many values each should have.
+        column: (n,) lists of consecutive shards.
+        first_row: number of the first shard, from 0.
+        sizes: (n,) the number of values that each should have.
     Raises: DataError naming the file, the column and the row.
     """
     kind = column.type
@@ -86,8 +86,8 @@ def list_values(path: str, name: str, column: pa.ChunkedArray, first_row: int, s
         )
     ends = np.cumsum(sizes)
 
-    def row_of(place: int) -> int:
-        return first_row + int(np.searchsorted(ends, place, side="right")) + 1
+    def row_of(position: int) -> int:
+        return first_row + int(np.searchsorted(ends, position, side="right")) + 1
 
     values = _values(path, name, pc.list_flatten(column), row_of)
     if name == "keys":
@@ -99,7 +99,7 @@ def _values(path: str, name: str, column: pa.ChunkedArray, row_of: Callable[[int
     """A column as strings or int64, none of them null. Its offsets must be valid: `_validate`.
 
     Args:
-        row_of: number of the row that a place in the column belongs to.
+        row_of: number of the row that a position in the column belongs to.
     """
     text, kind = name in TEXTS, column.type
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -113,13 +113,13 @@ def _values(path: str, name: str, column: pa.ChunkedArray, row_of: Callable[[int
         column.validate(full=True)
         return column.cast(pa.string() if text else pa.int64())
     except pa.ArrowInvalid as error:
-        place = next((place for place in range(len(column)) if not _can_be_read(column[place], text)), 0)
+        bad = next((index for index in range(len(column)) if not _can_be_read(column[index], text)), 0)
         what = "is no UTF-8" if text else "is no number of 64 bits"
-        raise DataError(f"{path}, column {name}, row {row_of(place)}: {what}", AGAIN) from error
+        raise DataError(f"{path}, column {name}, row {row_of(bad)}: {what}", AGAIN) from error
 
 
 def _validate(path: str, name: str, column: pa.ChunkedArray) -> None:
-    """Arrow trusts what it decodes: a damaged file gives lists that lie outside their values."""
+    """Check the offsets of lists: Arrow does not, and a damaged file gives lists that lie outside their values."""
     try:
         column.validate()
     except pa.ArrowInvalid as error:
@@ -141,12 +141,12 @@ def _can_be_read(value: pa.Scalar, text: bool) -> bool:
 def _refuse(
     path: str, name: str, column: pa.ChunkedArray, faulty: Any, what: str, row_of: Callable[[int], int] | int = 0
 ) -> None:
-    """Raise for the first value that is faulty."""
-    place = pc.index(faulty, True).as_py()
-    if place < 0:
+    """Raise a DataError for the first faulty value."""
+    bad = pc.index(faulty, True).as_py()
+    if bad < 0:
         return
-    row = row_of(place) if callable(row_of) else row_of + place + 1
-    shown = "" if column[place].as_py() is None else f"{quote(repr(column[place].as_py()))} "
+    row = row_of(bad) if callable(row_of) else row_of + bad + 1
+    shown = "" if column[bad].as_py() is None else f"{quote(repr(column[bad].as_py()))} "
     raise DataError(f"{path}, column {name}, row {row}: {shown}{what}", AGAIN)
 
 

@@ -1,7 +1,7 @@
-"""One sample out of a tar shard, by byte range; every way in which that can fail has a name.
+"""Read one sample of a tar shard by byte range; every way in which that can fail has a name.
 
-From a mounted disk with `pread`; from a URL by a range of the store (`stores`); from a store that has no ranges, or a
-pipe, out of a local copy of the whole shard (`shard_cache`).
+A shard on a mounted disk is read with `pread`; one at a URL by a range request (`stores`); one in a store without
+ranges, or behind a pipe, from a local copy of the whole shard (`shard_cache`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from samples.shard import NoPair, sample_of_range
 from samples.tar import TarDamage
 
 MAX_OPEN_SHARDS = 64
-"""File handles a reader keeps. A shuffle window, or one a source, touches fewer shards at a time as a rule."""
+"""File handles that a reader keeps open: usually more than the shards of the current shuffle windows."""
 
 
 class BadSample(Exception):
-    """A sample that cannot be used; `reason` is the name under which it is counted, `detail` is for the log."""
+    """A sample that cannot be used; it is counted under `reason`, and `detail` is for the log."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -35,7 +35,7 @@ class BadSample(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RawSample:
-    """A sample as it lies in the shard: still encoded."""
+    """A sample as stored in the shard: still encoded."""
 
     name: str
     jpg: bytes
@@ -47,7 +47,7 @@ class ShardReader:
 
     Args:
         max_open: files kept open; the least recently used one is closed first.
-        cache: where shards are streamed to before they are read; None reads them where they are.
+        cache: streams shards to a local disk before they are read; None reads them in their store.
     """
 
     def __init__(self, max_open: int = MAX_OPEN_SHARDS, cache: ShardCache | None = None) -> None:
@@ -100,7 +100,7 @@ class ShardReader:
         try:
             return os.pread(self._file(ref.path), ref.length, ref.offset)
         except OSError as error:
-            # A handle can go stale (remounted or replaced file): drop it, so that the next read opens afresh.
+            # A handle can go stale (remounted or replaced file): drop it, so that the next read opens the file again.
             self._forget(ref.path)
             raise BadSample("shard_unreadable", f"{ref.path}: {error.strerror or error}") from error
 

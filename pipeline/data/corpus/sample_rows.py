@@ -1,7 +1,7 @@
-"""Where each sample of a shard lies: the long columns of a manifest, read a row group at a time when first needed.
+"""Where each sample of a shard lies: the long columns of a manifest, read one row group at a time when first needed.
 
-`data_prep` writes one row group a shard, so that a start at any step of 14 million samples reads the few shards of its
-window, not 14 million keys. What was read is kept: 34 bytes and a key for each sample seen so far.
+`data_prep` writes one row group per shard, so that a start at any step of 14 million samples reads only the shards of
+its window, not 14 million keys. Rows stay in memory once read: 34 bytes and a key for each sample seen so far.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class SampleRows:
     """The samples of one manifest file.
 
     Args:
-        path: of the file, for messages.
+        path: the file's path, for messages.
         file: the open file.
-        shards: its short columns `path`, `num_samples` and `bytes`, one row a shard.
+        shards: its short columns `path`, `num_samples` and `bytes`, one row per shard.
     """
 
     def __init__(self, path: str, file: pq.ParquetFile, shards: pa.Table) -> None:
@@ -58,16 +58,16 @@ class SampleRows:
     def shard(self, number: int) -> ShardRows:
         """The samples of a shard of this file, counted from 0.
 
-        Raises: DataError when they contradict the shard's size, its bytes or each other.
+        Raises: DataError when its rows contradict the shard's size, its bytes or each other.
         """
         if number not in self._rows:
             self._read(int(np.searchsorted(self._group_starts, number, side="right")) - 1)
         return self._rows[number]
 
     def check_keys(self) -> None:
-        """No key is used twice in the whole file; reads all of it.
+        """Check that no key is used twice in the whole file; reads all of it.
 
-        Raises: DataError naming one that is; what `shard` raises.
+        Raises: DataError naming a repeated key; and as `shard`.
         """
         keys = pa.concat_arrays([self.shard(number).keys.cast(pa.large_string()) for number in range(len(self))])
         self._refuse_twice(keys)
@@ -99,7 +99,7 @@ class SampleRows:
         return rows
 
     def _refuse_twice(self, keys: pa.Array) -> None:
-        if len(keys) < 2:  # a shard of which nothing was kept
+        if len(keys) < 2:  # a shard of which the filter kept nothing
             return
         # Keys that ascend, as `data_prep` numbers them, need no table of 14M strings to show that they are distinct.
         if pc.all(pc.less(keys.slice(0, len(keys) - 1), keys.slice(1))).as_py() is not False:

@@ -1,11 +1,11 @@
-"""Shards that cannot be read in part: streamed whole, once, into a bounded folder on this machine, read from there.
+"""Shards that cannot be read in part: stream each one whole into a bounded folder on this machine, and read it there.
 
-For stores without byte ranges and for pipes. The stream is opened by webdataset's `gopen`: `pipe:COMMAND`, or any
-address it has an opener for. Workers and ranks of one machine share the folder; a lock a shard lets one of them fetch
-it while the others wait. When the folder is full, the shard that was used longest ago goes (`shard_copies`).
+For stores without byte ranges and for pipes. webdataset's `gopen` opens the stream: `pipe:COMMAND`, or any URL that it
+has an opener for. Workers and ranks of one machine share the folder; a lock per shard lets one of them fetch it while
+the others wait. When the folder is full, the least recently used shard is removed (`shard_copies`).
 
-The cost: every epoch moves the whole corpus once (and again what was dropped too early), and the first batch waits for
-the shards of its window. A store with ranges moves the samples' bytes only and starts at once.
+The cost: every epoch transfers the whole corpus once, and again those shards that were removed too early; and the first
+batch waits for the shards of its window. A store with ranges transfers only the samples' bytes, and starts at once.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class ShardCache:
     """Local copies of shards. Small and without handles: workers get it by pickle.
 
     Args:
-        opener: what gopen opens, with {path} for the shard's path or URL, {name} for its last part.
-        folder: copies lie in a folder of ours inside it; made when needed.
-        max_bytes: copies take at most this, beside those being fetched.
-        cost: what this means for the run, a line for the log.
+        opener: the URL or pipe that gopen opens, with {path} for the shard's path or URL, {name} for its file name.
+        folder: copies lie in a folder of ours inside it, created when needed.
+        max_bytes: limit on the size of all copies, not counting those being fetched.
+        cost: what streaming costs this run, a line for the log.
     """
 
     opener: str
@@ -56,15 +56,15 @@ class ShardCache:
             copy = self._fetched(path, shard_bytes)
             try:
                 handle = os.open(copy, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except FileNotFoundError:  # dropped between the two, by another worker: fetch it again
+            except FileNotFoundError:  # removed since by another worker: fetch it again
                 continue
             try:
                 return os.pread(handle, length, offset)
             finally:
-                os.close(handle)  # not kept: the room of a dropped copy must come free
+                os.close(handle)  # not kept open: a removed copy must free its space
 
-    def address(self, path: str) -> str:
-        """What gopen is told to open for a shard."""
+    def source(self, path: str) -> str:
+        """The URL or pipe that gopen opens for a shard."""
         quote = shlex.quote if self.opener.startswith("pipe:") else str
         values = {"{path}": quote(path), "{name}": quote(path.rpartition("/")[2])}
         # In one pass: a path that holds `{name}` would have it replaced within its quotes, and so end them.
@@ -87,20 +87,20 @@ class ShardCache:
         return copy
 
     def _stream(self, path: str, shard_bytes: int, partial: Path) -> None:
-        from webdataset.gopen import gopen  # imports torch, which a process that builds batches has
+        from webdataset.gopen import gopen  # imports torch, which a process that builds batches has imported anyway
 
         with commands_hear_signals():
-            stream = gopen(self.address(path))
+            stream = gopen(self.source(path))
         # closing a pipe raises when its command's exit code is not 0
         with closing(stream), open(partial, "wb", buffering=0) as file:
             while chunk := stream.read(CHUNK):
                 self._write(file, chunk)
         found = partial.stat().st_size
         if found != shard_bytes:
-            raise OSError(f"{self.address(path)} gave {found} bytes, the manifest says {shard_bytes}")
+            raise OSError(f"{self.source(path)} gave {found} bytes, the manifest says {shard_bytes}")
 
     def _write(self, file: FileIO, chunk: bytes) -> None:
-        """Raises: DataError when it cannot be written: the store is not to blame, and asking it again does not help."""
+        """Raises: DataError when the copy cannot be written: another request to the store would not help."""
         rest = memoryview(chunk)
         try:
             while rest:
@@ -115,13 +115,13 @@ class ShardCache:
 def shard_cache(
     opener: str | None, folder: str | None, gib: float, *, shard_bytes: dict[str, int], shards_at_once: int
 ) -> ShardCache | None:
-    """The cache that a recipe asks for; None without an opener.
+    """The cache of a recipe; None without an opener.
 
     Args:
         shard_bytes: sizes of the corpus's shards, by path or URL.
-        shards_at_once: what the shuffle windows read from at one time.
+        shards_at_once: number of shards that the shuffle windows read from at one time.
 
-    Raises: ConfigError when the keys do not belong together; DataError when a window does not fit.
+    Raises: ConfigError when the keys contradict each other; DataError when a window does not fit.
     """
     if opener is None:
         return None
@@ -143,20 +143,20 @@ def shard_cache(
             f"{window / GIB:.3g} GiB",
             "every batch would fetch shards again: raise data.cache_gib, or lower data.shuffle_window_shards",
         )
-    moved = "once, for all of it fits" if total <= gib * GIB else "in every epoch"
+    moved = "once, because all of it fits" if total <= gib * GIB else "in every epoch"
     cost = (
         f"each shard is streamed whole by {opener!r} into {folder} (at most {gib:g} GiB): "
         f"{total / GIB:.3g} GiB {moved}; "
         f"the first batch waits for up to {shards_at_once} shards, {window / GIB:.3g} GiB. "
-        "Reading by ranges, from a disk or s3://, gs://, http://, costs none of this"
+        "Reading by ranges, from a disk or s3://, gs://, http://, avoids this cost"
     )
     return ShardCache(opener=opener, folder=folder, max_bytes=int(gib * GIB), cost=cost)
 
 
 @contextmanager
 def commands_hear_signals() -> Iterator[None]:
-    """What is started in here has no signal blocked, though a worker has (`prepare_worker`): `timeout` must be able to
-    end a command. Signals that waited for this worker meanwhile reach a handler that does nothing."""
+    """Start commands with no signal blocked, though this worker blocks some (`prepare_worker`): `timeout` must be able
+    to end a command. Signals that are pending for this worker go to a handler that does nothing."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     if not blocked or threading.current_thread() is not threading.main_thread():
         yield
@@ -171,7 +171,7 @@ def commands_hear_signals() -> Iterator[None]:
 
 
 def _check_folder(folder: str, shards: Iterable[str]) -> None:
-    """Raises: ConfigError when copies cannot lie there, or the corpus' own shards do."""
+    """Raises: ConfigError when copies cannot be kept there, or the corpus' own shards are there."""
     real = os.path.realpath(folder)
     for of_shards in {os.path.dirname(path) for path in shards if "://" not in path}:
         if f"{real}/".startswith(f"{os.path.realpath(of_shards)}/"):
@@ -184,7 +184,7 @@ def _check_folder(folder: str, shards: Iterable[str]) -> None:
 
 
 def _check_scheme(opener: str, path: str) -> None:
-    """Raises: ConfigError when webdataset has no opener for the address. (A pipe's command shows when it runs.)"""
+    """Raises: ConfigError when webdataset has no opener for the URL. (A pipe's command is checked when it runs.)"""
     scheme = urlsplit(opener.replace("{path}", path)).scheme
     if scheme in ("", "pipe", "file"):
         return
@@ -192,7 +192,7 @@ def _check_scheme(opener: str, path: str) -> None:
 
     if scheme not in gopen_schemes:
         raise ConfigError(
-            f"data.shard_opener {opener!r}: webdataset opens no {scheme}:// addresses",
+            f"data.shard_opener {opener!r}: webdataset opens no {scheme}:// URLs",
             f"it opens {', '.join(sorted(name for name in gopen_schemes if not name.startswith('_')))}; "
             "`pipe:COMMAND {path}` runs any command",
         )

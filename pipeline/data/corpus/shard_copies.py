@@ -1,7 +1,7 @@
-"""The folder of local copies of shards: which files in it are ours, and which of them makes room.
+"""The folder of local copies of shards: which files in it are ours, and which of them is removed to make room.
 
-`data.cache_dir` may hold other things, so copies lie in a folder of our own inside it. A record beside each copy names
-its inode and size; a file without one, or replaced since, is not ours, and is neither removed nor counted.
+`data.cache_dir` may hold other files, so copies lie in a folder of our own inside it. A record beside each copy has its
+inode and size. A file without a record, or replaced since, is not ours, and is neither removed nor counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from samples.plain_file import read_plain
 
 FOLDER = "albef_shard_copies"
 MARK = "made_by_pipeline"
-"""Lies in a folder that we made; one of this name without it is somebody else's."""
+"""A file that marks a folder as ours; a folder of the same name without it belongs to someone else."""
 _MARK_TEXT = "Copies of shards that `pipeline pretrain` streamed (data.shard_opener). It removes them to make room.\n"
 _COPY = re.compile(r"[0-9a-f]{32}\.tar")
 _PART = re.compile(r"[0-9a-f]{32}\.part")
@@ -27,11 +27,11 @@ _PART = re.compile(r"[0-9a-f]{32}\.part")
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCopies:
-    """Small and without handles: workers get it by pickle. Any number of runs and ranks may share the folder.
+    """Copies of shards in one folder, which any number of runs and ranks may share. Without handles, so it pickles.
 
     Args:
-        cache_dir: the folder of ours is made in it.
-        max_bytes: copies take at most this, beside those being fetched.
+        cache_dir: our folder is created inside it.
+        max_bytes: limit on the size of all copies, not counting those being fetched.
     """
 
     cache_dir: str
@@ -43,7 +43,7 @@ class ShardCopies:
         return Path(self.cache_dir, FOLDER)
 
     def fault(self) -> str:
-        """Why copies cannot lie there; empty when they can, or when nothing is there yet."""
+        """Why copies cannot be kept there; empty if they can, or if the folder does not exist yet."""
         if not os.path.lexists(self.folder):
             return ""
         if self.folder.is_symlink() or not self.folder.is_dir():
@@ -57,9 +57,9 @@ class ShardCopies:
         return self.folder / f"{name}.tar"
 
     def use(self, copy: Path) -> bool:
-        """Whether the copy is there; if so it counts as used now.
+        """Whether the copy exists; if so, mark it as used now.
 
-        Raises: OSError when another file lies in its place.
+        Raises: OSError when the file there is not our copy.
         """
         try:
             found = copy.lstat()
@@ -72,7 +72,7 @@ class ShardCopies:
 
     @contextmanager
     def fetching(self, copy: Path) -> Iterator[Path]:
-        """The file to write the copy to, while no other process of this machine fetches it; removed at the end."""
+        """The file to write the copy to, while no other process of this machine fetches it. Removed at the end."""
         self._make()
         partial = copy.with_suffix(".part")
         with _locked(copy.with_suffix(".lock")):
@@ -82,7 +82,7 @@ class ShardCopies:
                 partial.unlink(missing_ok=True)
 
     def publish(self, partial: Path, copy: Path) -> None:
-        """Drop the copies used longest ago until the new one fits, and put it there."""
+        """Remove the least recently used copies until the new one fits, then rename it into the folder."""
         with _locked(self.folder / "room.lock"):
             wanted = partial.stat().st_size
             self._drop_leftovers()
@@ -94,7 +94,7 @@ class ShardCopies:
                 used -= size
                 path.unlink(missing_ok=True)
                 _record_of(path).unlink(missing_ok=True)
-            # The record first: a copy without one would never make room.
+            # The record first: a copy without one would never be removed.
             _record_of(copy).write_text("{0.st_ino} {0.st_size}".format(partial.stat()))
             os.rename(partial, copy)
 
@@ -109,7 +109,7 @@ class ShardCopies:
         """(last use, bytes, path) of every copy."""
         found = []
         for path in self._named(_COPY):
-            with suppress(FileNotFoundError):  # removed by hand meanwhile
+            with suppress(FileNotFoundError):  # removed by hand since
                 facts = path.lstat()
                 if _is_ours(path, facts):
                     found.append((facts.st_mtime, facts.st_size, path))
@@ -119,7 +119,7 @@ class ShardCopies:
         return [self.folder / name for name in os.listdir(self.folder) if form.fullmatch(name)]
 
     def _drop_leftovers(self) -> None:
-        """Remove half copies whose lock nobody holds: their worker was killed."""
+        """Remove unfinished copies whose lock is free: their worker was killed."""
         for part in self._named(_PART):
             with _locked(part.with_suffix(".lock"), wait=False) as free:
                 if free:
@@ -141,8 +141,8 @@ def _is_ours(copy: Path, found: os.stat_result) -> bool:
 
 @contextmanager
 def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Alone among this machine's processes, if True; False without `wait` while another holds the lock. The lock goes
-    with the process that holds it, however that ends."""
+    """Hold a lock among this machine's processes: True if held; False, without `wait`, if another process holds it.
+    The lock is released when its process ends in any way."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         try:

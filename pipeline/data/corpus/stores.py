@@ -1,7 +1,7 @@
-"""Manifests and shards that are not on a mounted disk: by URL, through fsspec, with byte ranges and patience.
+"""Manifests and shards that are not on a mounted disk: read by URL through fsspec, in byte ranges, with retries.
 
-fsspec and a store's own package (s3fs, gcsfs, aiohttp ...) are imported when a URL is met, in the process that reads:
-their event loops do not survive a fork, and who trains from a disk needs none of them.
+fsspec and a store's own package (s3fs, gcsfs, aiohttp ...) are imported at the first URL, in the process that reads:
+their event loops do not survive a fork, and training from a disk needs none of them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ PACKAGES = {
     "sftp": "paramiko",
     "ssh": "paramiko",
 }
-"""What to install for the common protocols; fsspec knows more."""
+"""The package to install for each common protocol; fsspec supports more."""
 
 PAUSES_S = (0.5, 2.0, 5.0)
-"""Waits before a failed request is repeated: four tries in all, so that one lost answer costs no sample."""
+"""Pauses before a failed request is repeated: four tries in all, so that one lost response costs no sample."""
 
 
 class NoRangesError(OSError):
@@ -43,16 +43,16 @@ class NoRangesError(OSError):
 
 
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NoRangesError)
-"""Faults that asking again does not mend."""
+"""Faults that a retry does not fix."""
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names something that fsspec must fetch; `file://` is a local path (`plain`)."""
+    """Whether fsspec must fetch the path. `file://` is a local path (`plain`)."""
     return "://" in path
 
 
 def plain(path: str) -> str:
-    """`file:///a/b` as /a/b; everything else as it is."""
+    """`file:///a/b` becomes /a/b; everything else is unchanged."""
     return unquote(urlsplit(path).path) if path.startswith("file://") else path
 
 
@@ -62,7 +62,7 @@ def parent(url: str) -> str:
 
 
 def join(folder: str, path: str) -> str:
-    """The URL of a path relative to a folder's; stores know no `..`, which a filtered corpus begins its paths with."""
+    """The URL of a path relative to a folder. Stores know no `..`, with which paths of a filtered corpus start."""
     while path.startswith("../"):
         folder, path = parent(folder), path.removeprefix("../")
     return f"{folder}/{path}"
@@ -71,7 +71,7 @@ def join(folder: str, path: str) -> str:
 def read_file(url: str) -> bytes:
     """The whole file.
 
-    Raises: DataError when its protocol cannot be read here; what the store raises, after some tries.
+    Raises: DataError when its protocol cannot be read here; the store's own error, after some tries.
     """
     store, path = _store(url)
     return patiently(lambda: store.cat_file(path), url)
@@ -80,21 +80,21 @@ def read_file(url: str) -> bytes:
 def read_range(url: str, offset: int, length: int, size: int) -> bytes:
     """`length` bytes from `offset` of a file of `size` bytes; fewer where the file ends sooner.
 
-    Raises: DataError when its protocol cannot be read here; NoRangesError; what the store raises, after some tries.
+    Raises: DataError when its protocol cannot be read here; NoRangesError; the store's own error, after some tries.
     """
     store, path = _store(url)
 
     def once() -> bytes:
         if url.startswith(("http://", "https://")):
-            # fsspec's cat_file would take the whole file from a server that does not know ranges; its file object
-            # looks at the answer's head first.
+            # fsspec's cat_file would download the whole file from a server without range support; its file object
+            # checks the headers of the response first.
             try:
                 with store.open(path, cache_type="none", size=size) as file:
                     file.seek(offset)
                     return file.read(length)
             except ValueError as error:
                 raise NoRangesError(
-                    "the server sends no byte ranges: have whole shards streamed, by data.shard_opener "
+                    "the server sends no byte ranges: stream whole shards instead, with data.shard_opener "
                     "`pipe:curl -sf {path}` and data.cache_dir"
                 ) from error
         return store.cat_file(path, start=offset, end=offset + length)
@@ -103,9 +103,9 @@ def read_range(url: str, offset: int, length: int, size: int) -> bytes:
 
 
 def sizes(urls: list[str]) -> dict[str, int] | None:
-    """Bytes of each file that is there, by URL, from one listing a folder; None where the store has none (http).
+    """The size of each existing file, by URL, from one listing per folder; None where the store has no listing (http).
 
-    Raises: DataError when the protocol cannot be read here; what the store raises, after some tries.
+    Raises: DataError when the protocol cannot be read here; the store's own error, after some tries.
     """
     if any(url.startswith(("http://", "https://")) for url in urls):
         return None
@@ -121,9 +121,9 @@ def sizes(urls: list[str]) -> dict[str, int] | None:
 
 
 def patiently(action: Callable[[], T], what: str) -> T:
-    """The action's result; after a fault of the store it is tried again, with pauses.
+    """The action's result; after a fault of the store, try again, with pauses.
 
-    Raises: the store's last fault. MemoryError and what only a bug raises come up at once.
+    Raises: the store's last fault. MemoryError, and errors that only a bug raises, are raised at once.
     """
     for pause_s in (*PAUSES_S, None):
         try:
@@ -137,14 +137,14 @@ def patiently(action: Callable[[], T], what: str) -> T:
 
 
 def fault(error: Exception) -> str:
-    """A store's error for a message: on one line, cut, without what differs in every run."""
+    """A store's error for a message: on one line, shortened, without memory addresses."""
     return quote(without_memory_addresses(" ".join(str(error).split())) or type(error).__name__, 150)
 
 
 def is_store_fault(error: Exception) -> bool:
-    """Whether the error is the store's and not a bug: an OSError, or a class of its own package.
+    """Whether the error is the store's and not a bug: an OSError, or a class of the store's package.
 
-    botocore, aiohttp and the like derive their errors from Exception; a bug raises Python's built-in ones.
+    botocore, aiohttp and others derive their errors from Exception; a bug raises Python's built-in ones.
     """
     return isinstance(error, OSError | EOFError) or type(error).__module__ not in ("builtins", "albef.errors")
 

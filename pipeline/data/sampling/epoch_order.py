@@ -1,23 +1,24 @@
 """Which samples each (epoch, step, lane) holds: pure functions of the corpus's sizes, the seed and the epoch.
 
-An epoch goes once through every sample. The shards are permuted; neighbours in that permutation form windows of
-`window_shards`; within a window all samples are permuted. So a step reads from `window_shards` tars at a time, which
-the page cache and read-ahead like, while any two epochs cut the corpus into different windows. Cost: O(window) memory
-and time when a window is entered, nothing for what was skipped, so a position is found without replaying.
+An epoch takes every sample once. The shards are permuted; `window_shards` neighbours in that permutation form a window;
+within a window all samples are permuted. So a step reads from `window_shards` tars at a time, which suits the page
+cache and read-ahead, while any two epochs divide the corpus into different windows. Entering a window costs O(window)
+memory and time, and skipped windows cost nothing, so any position is found without replaying the epoch.
 
-Against a full permutation: two samples of one shard stay within `window_shards` shards of each other inside an epoch,
-and samples of shards in different windows never meet in one, however long the epoch. That matters where a shard's
-samples resemble each other (sorted by host, by album); a wider window, or data shuffled when it was packed, mends it.
-With window_shards >= the number of shards the order is a full permutation. docs/data_order.md has the measurements.
+The difference from a full permutation: two samples of one shard stay within `window_shards` shards of each other in an
+epoch, and samples of shards in different windows never share a batch in it, except at a window's edge. That matters
+where a shard's samples resemble each other (sorted by host, by album); a wider window, or shuffling the data before it
+is packed, fixes it. With window_shards >= the number of shards the order is a full permutation. docs/data_order.md has
+the measurements.
 
-Sources with weights are mixed by `pipeline/data/sampling/mixture.py`; each of them is then windowed by itself.
+Sources with weights are mixed by `pipeline/data/sampling/mixture.py`; each source then has windows of its own.
 
 Sample i of lane l in step t of an epoch is order[t * G + l * b + i], with G the global batch and b the micro-batch.
-The last N mod G samples of the order are left out of the epoch; another epoch leaves out others. World size does not
+The last N mod G samples of the order are left out of the epoch; each epoch leaves out others. World size does not
 occur in this file.
 
 Permutations come from sorting hashed counters (splitmix64), not from a library's generator, so that no release of
-NumPy or torch can change which samples a finished run saw.
+NumPy or torch can change which samples a finished run has seen.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class EpochOrder:
         shard_sizes: samples per shard; sample indices count through the shards in this order.
         seed: the run's seed.
         epoch: counts from 0.
-        window_shards: neighbouring shards whose samples are permuted together.
-        samples_of: the sample indices of shard number s, where they are not simply the next shard_sizes[s] ones.
-        name: tells this order's draws from those of other orders of the same epoch.
+        window_shards: number of consecutive shards whose samples are permuted together.
+        samples_of: the sample indices of shard number s; by default the next shard_sizes[s] ones.
+        name: distinguishes this order's draws from those of other orders of the same epoch.
     """
 
     def __init__(
@@ -104,9 +105,9 @@ class EpochOrder:
 
 
 class MixedEpoch:
-    """The order of one epoch over sources with weights: each windowed by itself, evenly interleaved.
+    """The order of one epoch over sources with weights: each has windows of its own, and all are evenly interleaved.
 
-    Args: as for EpochOrder; mixture: the sources, and what an epoch takes of each.
+    Args: as for EpochOrder; mixture: the sources, and the samples that an epoch takes of each.
     """
 
     def __init__(self, shard_sizes: np.ndarray, mixture: Mixture, *, seed: int, epoch: int, window_shards: int) -> None:
@@ -123,7 +124,7 @@ class MixedEpoch:
                     window_shards=window_shards,
                     samples_of=lambda number, pieces=pieces: (
                         self._starts[pieces[number].shard]  # type: ignore[misc]
-                        + pieces[number].places(seed)
+                        + pieces[number].positions(seed)
                     ),
                     name=("source", source),
                 )
@@ -152,10 +153,10 @@ class LaneOrder:
         micro_batch_size: b, samples in a lane's step.
         num_lanes: M; the global batch is M * b.
         source_shards: (K+1,) source k holds the shards source_shards[k] .. source_shards[k+1]-1; with weights only.
-        weights: (K,) what share of an epoch each source has; None takes every sample once.
+        weights: (K,) the share of an epoch that each source has; None takes every sample once.
 
-    Raises: DataError when the corpus, or what the weights let an epoch take of it, is smaller than one global batch;
-        ConfigError when the weights are not one positive number a source.
+    Raises: DataError when the corpus, or the part that the weights let an epoch take, is smaller than one global batch;
+        ConfigError when the weights are not one positive number per source.
     """
 
     shard_sizes: np.ndarray
@@ -173,11 +174,11 @@ class LaneOrder:
                 f"({self.num_lanes} lanes x micro-batch {self.micro_batch_size})",
                 f"use a global_batch_size of at most {self.num_samples}, or more data",
             )
-        assert self.mixture is None or self.steps_per_epoch, "the mixture has looked"
+        assert self.mixture is None or self.steps_per_epoch, "the mixture has checked this"
 
     @cached_property
     def mixture(self) -> Mixture | None:
-        """What an epoch takes of each source; None when it takes every sample once."""
+        """The samples that an epoch takes of each source; None when it takes every sample once."""
         if self.weights is None:
             return None
         source_shards = self.source_shards if self.source_shards is not None else np.array([0, len(self.shard_sizes)])
@@ -200,7 +201,7 @@ class LaneOrder:
 
     @property
     def remainder(self) -> int:
-        """Samples of the corpus left out of each epoch (others each time)."""
+        """Samples of the corpus left out of each epoch; each epoch leaves out others."""
         return self.num_samples - self.steps_per_epoch * self.global_batch_size
 
     def epoch_of(self, step: int) -> int:
@@ -208,14 +209,14 @@ class LaneOrder:
         return step // self.steps_per_epoch
 
     def epoch(self, epoch: int) -> Order:
-        """The order of one epoch. Keep it while in the epoch: it holds the current window."""
+        """The order of one epoch. Keep it during the epoch: it caches the current window."""
         sizes, seed, window = self.shard_sizes, self.seed, self.window_shards
         if self.mixture is None:
             return EpochOrder(sizes, seed=seed, epoch=epoch, window_shards=window)
         return MixedEpoch(sizes, self.mixture, seed=seed, epoch=epoch, window_shards=window)
 
     def lane(self, order: Order, step: int, lane: int) -> np.ndarray:
-        """(b,) sample indices of `lane` in global step `step`, which lies in the epoch that `order` is of."""
+        """(b,) sample indices of `lane` in global step `step`, which must be in the epoch of `order`."""
         assert order.epoch == self.epoch_of(step)
         start = (step % self.steps_per_epoch) * self.global_batch_size + lane * self.micro_batch_size
         return order.indices(start, start + self.micro_batch_size)

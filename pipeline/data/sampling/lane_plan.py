@@ -1,6 +1,6 @@
-"""From manifest to tasks: what each rank's loader hands to its workers, step after step. Loads no torch.
+"""From the manifest to tasks: what each rank's loader sends to its workers, step by step. Imports no torch.
 
-The training loader and `pipeline order` both take their samples from here, so the command's answer is the loader's.
+The training loader and `pipeline order` both take their samples from here, so the command prints what the loader takes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def lane_order(
     micro_batch_size: int,
     num_lanes: int,
 ) -> LaneOrder:
-    """The order of a run over this manifest. Arguments and errors as LaneOrder's."""
+    """The order of a run over this manifest. Arguments and errors as for LaneOrder."""
     return LaneOrder(
         manifest.shard_sizes,
         seed,
@@ -38,9 +38,9 @@ def lane_order(
 
 
 def lane_tasks(manifest: Manifest, order: LaneOrder, lanes: range, start_step: int) -> Iterator[LaneTask]:
-    """One rank's tasks from global step `start_step` on, for ever: step by step, its lanes in order.
+    """One rank's tasks from global step `start_step` on, without end: step by step, its lanes in order.
 
-    Task number n goes to worker n mod num_workers: torch's DataLoader deals them out in turn.
+    Task number n goes to worker n mod num_workers: torch's DataLoader assigns them in turn.
     """
     epoch = order.epoch(order.epoch_of(start_step))
     for step in itertools.count(start_step):

@@ -1,4 +1,4 @@
-"""What a lane reads: its samples and where they lie, as workers are told; and which lanes a rank takes. No torch."""
+"""A lane's samples and their locations, in the form that workers get; which lanes a rank takes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.data.corpus.locations import Locations
 
 @dataclass(frozen=True, slots=True)
 class LaneTask:
-    """Which samples make up a micro-batch. Small enough to send with every step: a worker holds no manifest."""
+    """The samples of a micro-batch. Small enough to send with every step: a worker holds no manifest."""
 
     step: int
     epoch: int
@@ -24,7 +24,7 @@ class LaneTask:
     @property
     def names(self) -> list[str]:
         """The B samples' names."""
-        return [self.locations[place].name for place in range(self.size)]
+        return [self.locations[index].name for index in range(self.size)]
 
 
 def lanes_of_rank(rank: int, world_size: int, num_lanes: int) -> range:

@@ -1,14 +1,15 @@
-"""Several sources with weights: what an epoch takes of each, which samples, and at which positions.
+"""Several sources with weights: how many samples an epoch takes of each, which ones, and at which positions.
 
-An epoch is the longest row of whole global batches with these shares in which no sample occurs twice. Of a source that
-has more, an epoch takes a stretch, and the next epoch goes on where it ended: the samples of a source stand in a fixed
-circle (its shards permuted, each shard's samples permuted), so that after E epochs of n samples each, every one of
-its N has been taken floor(E n / N) or ceil(E n / N) times: none a second time before all were taken once, none lost.
-The remainder is that of the last turn of the circle: a run of E epochs ends with E n mod N samples taken once more
-than the others. Within its epoch a stretch is shuffled anew (`order.MixedEpoch`).
+An epoch has as many global batches as the weights allow without repeating a sample. Of a source that has more samples,
+an epoch takes a stretch, and the next epoch starts where it ended. The stretches go around a fixed circle of the
+source's samples (its shards permuted, each shard's samples permuted). So after E epochs of n samples each, every one of
+its N samples has been taken floor(E n / N) or ceil(E n / N) times: none a second time before all were taken once, and
+none is left out. At the end of a run of E epochs, E n mod N samples have been taken once more than the others. Within
+its epoch a stretch is shuffled again (`epoch_order.MixedEpoch`).
 
-Positions are interleaved as evenly as whole numbers can be: item i of a source stands where (i + 1/2) / n does, all
-sources merged. Any stretch of any epoch is found by arithmetic, without going through what is before it.
+Positions are interleaved as evenly as whole numbers allow: item i of a source is at (i + 1/2) / n of the epoch, and the
+items of all sources are sorted by that. Any stretch of any epoch is computed directly, without stepping through the
+ones before it.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class Piece:
 
     shard: int
     size: int
-    """Samples of the whole shard."""
+    """Number of samples of the whole shard."""
     start: int
     stop: int
 
-    def places(self, seed: int) -> np.ndarray:
-        """The piece's samples, as places in their shard."""
+    def positions(self, seed: int) -> np.ndarray:
+        """The piece's samples, as positions in their shard."""
         if self.stop - self.start == self.size:
             return np.arange(self.size)
         fixed = np.argsort(splitmix64(derive(seed, "rotation", "shard", self.shard), self.size), kind="stable")
@@ -53,8 +54,8 @@ class Mixture:
         weights: (K,) shares, in any unit.
         global_batch_size: an epoch is a whole number of these.
 
-    Raises: ConfigError for weights that are no shares; DataError when an epoch would be empty, or take nothing of a
-        source.
+    Raises: ConfigError for weights that are not positive; DataError when an epoch would be empty, or take nothing of
+        a source.
     """
 
     shard_sizes: np.ndarray
@@ -78,7 +79,7 @@ class Mixture:
             raise DataError(
                 f"data.weights {listed(self.weights)}: an epoch of {self.epoch_size} samples has none of source "
                 f"{source + 1}, whose share is {float(self.shares[source]):.3g}",
-                f"raise the weight of source {source + 1}, or take it out of data.manifests",
+                f"raise the weight of source {source + 1}, or remove it from data.manifests",
             )
 
     @cached_property
@@ -101,7 +102,7 @@ class Mixture:
 
     @cached_property
     def taken(self) -> np.ndarray:
-        """(K,) samples an epoch takes of each source, T in all: largest remainders, earlier sources first."""
+        """(K,) samples that an epoch takes of each source, T in all: largest remainders, earlier sources first."""
         exact = [share * self.epoch_size for share in self.shares]
         taken = [math.floor(amount) for amount in exact]
         by_remainder = sorted(range(len(exact)), key=lambda k: (taken[k] - exact[k], k))
@@ -110,7 +111,7 @@ class Mixture:
         return np.array(taken, dtype=np.int64)
 
     def pieces(self, source: int, epoch: int, seed: int) -> list[Piece]:
-        """What `epoch` takes of `source`: the stretch of its circle that begins where the epoch before ended."""
+        """What `epoch` takes of `source`: the stretch of its circle that starts where the epoch before ended."""
         first_shard, end_shard = int(self.source_shards[source]), int(self.source_shards[source + 1])
         size, count = int(self.sizes[source]), int(self.taken[source])
         hashed = splitmix64(derive(seed, "rotation", "source", source), end_shard - first_shard)
@@ -132,11 +133,11 @@ class Mixture:
         return pieces
 
     def interleaved(self, start: int, stop: int) -> list[tuple[int, np.ndarray]]:
-        """For each source its part of the epoch's positions start .. stop-1: (first item, (n,) their positions)."""
+        """For each source, its items at the epoch's positions start .. stop-1: (first item, (n,) their positions)."""
         total, num_sources = self.epoch_size, len(self.taken)
         parts = []
         for source, count in enumerate(self.taken.tolist()):
-            # An item's position differs from its even place by less than half the number of sources.
+            # An item's position differs from its ideal one by less than half the number of sources.
             low = max(0, start * count // total - num_sources)
             high = min(count, stop * count // total + num_sources + 1)
             items = np.arange(low, high)
@@ -149,10 +150,10 @@ class Mixture:
         return parts
 
     def _before(self, items: np.ndarray, source: int, other: int) -> np.ndarray:
-        """How many items of `other` stand before each of `items` of `source`.
+        """The number of items of `other` before each of `items` of `source`.
 
-        Item j of `other` stands at (2j + 1) / (2 m), item i of `source` at (2i + 1) / (2 n); at equal places the
-        earlier source comes first.
+        Item j of `other` is at (2j + 1) / (2 m), item i of `source` at (2i + 1) / (2 n); of two at the same point, that
+        of the earlier source comes first.
         """
         own, theirs = int(self.taken[source]), int(self.taken[other])
         above = (2 * items + 1) * theirs - own  # j < above / (2 own)

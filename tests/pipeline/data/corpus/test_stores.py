@@ -288,7 +288,7 @@ def test_cache_keys_that_do_not_fit_are_refused(corpus, tmp_path):
     for data, message in (
         ({"shard_opener": "pipe:cat {path}"}, "needs data.cache_dir"),
         ({"shard_opener": "pipe:cat x", "cache_dir": "c"}, "names no shard"),
-        ({"shard_opener": "nowhere://{name}", "cache_dir": "c"}, "opens no nowhere:// addresses"),
+        ({"shard_opener": "nowhere://{name}", "cache_dir": "c"}, "opens no nowhere:// URLs"),
     ):
         with pytest.raises(ConfigError, match=message):
             loader(corpus, **data)
@@ -299,5 +299,5 @@ def test_cache_keys_that_do_not_fit_are_refused(corpus, tmp_path):
 def test_paths_are_quoted_for_the_shell():
     """A shard's name is data, not a command."""
     cache = ShardCache(opener="pipe:cat {path} {name}", folder="", max_bytes=1)
-    assert cache.address("/a b/$(c);d.tar") == "pipe:cat '/a b/$(c);d.tar' '$(c);d.tar'"
-    assert cache.address("/a/{name}{path}.tar") == "pipe:cat '/a/{name}{path}.tar' '{name}{path}.tar'"
+    assert cache.source("/a b/$(c);d.tar") == "pipe:cat '/a b/$(c);d.tar' '$(c);d.tar'"
+    assert cache.source("/a/{name}{path}.tar") == "pipe:cat '/a/{name}{path}.tar' '{name}{path}.tar'"
