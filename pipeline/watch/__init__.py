@@ -1,13 +1,13 @@
-"""While a run trains: heartbeats, signals, slow and skipped steps; and looking at a run from outside.
+"""While a run trains: heartbeats, signals, slow and skipped steps; and `status` and `replay` from outside.
 
-heartbeat          a rank that died, is silent or stuck ends the job, by name
-heartbeat_wire     how heartbeats travel
-launcher           a rank leaves when what started it was killed
-nonfinite          where a forward and backward stops being finite
-replay             `replay`: a skipped step again, and what goes wrong in it
-skipped_step_dump  what a dump of a skipped step holds
-skipped_steps      skipped steps: counted in a row, told, dumped; too many end the run
-slow_steps         tells of steps that take many times as long as usual
+heartbeat          ends the job when a rank died, is silent or is stuck, and names the rank
+heartbeat_wire     the connections that carry heartbeats
+launcher           ends a rank whose launcher was killed
+nonfinite          finds where a forward and backward stops being finite
+replay             `replay`: repeats a skipped step and shows what goes wrong in it
+skipped_step_dump  the contents of a skipped step's dump
+skipped_steps      counts, logs and dumps skipped steps; too many in a row end the run
+slow_steps         logs steps that take many times as long as the recent median
 status             `status`: how far a run is, from its folder alone
-stop_signals       signals and the stop file; the ranks agree
+stop_signals       signals and the stop file, on which the ranks agree
 """

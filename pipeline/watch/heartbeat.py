@@ -1,10 +1,11 @@
-"""The ranks watch each other: one that has died, is silent or is stuck ends the job, and is named with its last step.
+"""The ranks watch each other: a rank that died, is silent or is stuck ends the job, and is named with its last step.
 
-A thread of every rank reports to rank 0 each second where its rank is, and rank 0 reports to the others. A connection
-that breaks is a rank that died; one that brings nothing for `watch.hang_s` is a process that was stopped, or a node
-that is lost; a rank that reports that its main thread has not moved for as long is stuck. The rank that finds this
-sends it to all, and all leave with LOST: no collective can end without one of them. Time is counted in the watcher's
-own seconds awake, so that a job that was suspended as a whole does not blame anyone when it wakes.
+A thread of every rank reports its rank's step and phase to rank 0 each second, and rank 0 reports its own to the
+others. A connection that breaks means that a rank died; one without a message for `watch.hang_s`, that the process was
+stopped or the node was lost; a report that the main thread has not moved for that long, that the rank is stuck. The
+rank that finds one of these sends the verdict to all, and all exit with LOST, because no collective can finish without
+one of them. Time is counted in seconds that the watcher was awake, so that a job that was suspended as a whole blames
+no rank when it wakes.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ BEAT_S = 1.0
 CERTAIN_BEATS = 3
 """Wait this many beats for all reports before a rank is declared stuck, because the others block on it."""
 FAREWELL_S = 10.0
-"""A rank that left with an error of its own has printed it; the others give it this long to end the job itself."""
+"""How long the others wait for a rank that exits with its own error, which it has printed, to end the job itself."""
 NETWORK_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 WAITING_IN = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
-"""A main thread whose stack goes through these waits for other ranks."""
+"""Paths of collectives: a main thread with one of these in its stack is waiting for other ranks."""
 
 
 @dataclass(kw_only=True)
 class Peer:
-    """What is known of a rank."""
+    """The last report of a rank."""
 
     rank: int
     process: Process | None = None
     step: int = 0
-    """Steps it has finished."""
+    """Number of steps that it has finished."""
     doing: str = "starting"
     num_phases: int = 0
     """Phases reported in this step; the rank with fewer is behind."""
@@ -60,7 +61,7 @@ class Peer:
     """Seconds since its last message."""
     connected: bool = True
     left: str | None = None
-    """Set when it leaves by itself: empty when it is done, else why."""
+    """Set when it exits by itself: empty if it is done, else its error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class Verdict:
     hint: str
     culprits: list[int]
     kill: list[int] = field(default_factory=list)
-    """Culprits that cannot end by themselves."""
+    """Culprits that cannot exit by themselves."""
     stacks: bool = False
     """Whether the stacks of the main threads help to find the cause."""
 
@@ -80,7 +81,7 @@ class Heartbeat:
     """This rank's heartbeat, and its watch over the others. Use as a context manager, on all ranks (a collective).
 
     Args:
-        hang_s: how long a rank may stand still or be silent, seconds; 0 watches for deaths only.
+        hang_s: seconds that a rank may make no progress or send no report; 0 checks only for ranks that died.
     """
 
     def __init__(self, world: World, hang_s: float) -> None:
@@ -93,11 +94,11 @@ class Heartbeat:
         self._seen = (-1, -1)
         self._error = ""
         self._failed = False
-        """Set when a collective of this rank has failed: the job is over, and what remains is to find out why."""
+        """Set when a collective of this rank has failed: the job is over, and only the cause is still unknown."""
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def phase(self, doing: str, *, step: int | None = None) -> None:
-        """Report what this rank begins to do and, where given, how many steps it has finished."""
+        """Report the phase that this rank enters and, if given, the number of steps that it has finished."""
         own = self._own
         own.doing, own.num_phases = doing, own.num_phases + 1
         if step is not None and step != own.step:
@@ -126,7 +127,7 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if error is not None and not isinstance(error, UserError) and self._peers and of_the_network(error):
-            # A collective failed, most likely because a rank is gone. The watch finds out which, and leaves.
+            # A collective failed, most likely because a rank died. The watcher finds out which, and exits.
             self._failed = True
             self._thread.join(FAREWELL_S)
         self._error = "" if error is None else f"{type(error).__name__}: {error}".splitlines()[0]
@@ -187,8 +188,8 @@ class Heartbeat:
                 setattr(peer, name, beat[name])
 
     def _judge(self) -> Verdict | None:
-        """Which rank, if any, keeps the job from continuing."""
-        # No rank finishes a step without the others: what one has finished, those whose reports lag have as well.
+        """The verdict on a rank that keeps the job from continuing, if there is one."""
+        # No rank finishes a step without the others: ranks whose reports are late have finished the same steps.
         finished = max(peer.step for peer in (self._own, *self._peers.values()))
         for peer in self._peers.values():
             if not peer.connected and peer.left is None:
@@ -198,16 +199,16 @@ class Heartbeat:
             if self.hang_s and peer.left is None and peer.connected and peer.silent_s > self.hang_s:
                 return _silent(peer, finished)
         if not self.hang_s or 0 in self._peers:
-            return None  # rank 0 judges: if it is stuck, its thread is not; if it is silent, that was found above
+            return None  # rank 0 judges: its thread runs even if it is stuck, and its silence was checked above
         everyone = [self._own, *(peer for peer in self._peers.values() if peer.left is None)]
         if max(peer.stuck_s for peer in everyone) <= self.hang_s + CERTAIN_BEATS * BEAT_S:
             return None
         return _stuck([peer for peer in everyone if peer.stuck_s > self.hang_s / 2], self.hang_s)
 
     def _leave(self, verdict: Verdict) -> NoReturn:
-        """Send the verdict to all, log it, and end this process, in whatever call its main thread is."""
-        launcher.leave_if_lost()  # then the others leave for that reason, and are not to blame
-        # A main thread that is stuck may hold what is needed below: a lock of the log, whose disk does not answer.
+        """Send the verdict to all ranks, log it, and end this process, even if its main thread is blocked in a call."""
+        launcher.leave_if_lost()  # the others then exit for that reason, and no rank is to blame
+        # A stuck main thread may hold a lock that is needed below, such as that of a log whose disk does not respond.
         last_resort = threading.Timer(FAREWELL_S, os._exit, (LOST,))
         last_resort.daemon = True
         last_resort.start()
@@ -225,7 +226,7 @@ class Heartbeat:
             if process is not None and process.is_here():
                 os.kill(process.pid, signal.SIGKILL)
                 log.info("killed rank %d, process %d", number, process.pid)
-        if isinstance(self._transport, Server):  # the others first, so that their messages are not cut short
+        if isinstance(self._transport, Server):  # let the others exit first, so that they receive all messages
             deadline = time.monotonic() + 3 * BEAT_S
             while (
                 any(connection.open for connection in self._transport.connections.values())
@@ -260,7 +261,7 @@ def _gone(peer: Peer, finished: int) -> Verdict:
 def _left(peer: Peer, finished: int) -> Verdict:
     return Verdict(
         message=f"rank {peer.rank}{_host(peer)} has left ({_where(peer, finished)}): {peer.left}",
-        hint=f"its log says more; {HINT_RESUME}",
+        hint=f"see its log; {HINT_RESUME}",
         culprits=[peer.rank],
     )
 
@@ -275,7 +276,7 @@ def _silent(peer: Peer, finished: int) -> Verdict:
 
 
 def _stuck(stuck: list[Peer], hang_s: float) -> Verdict:
-    """Of the ranks that stand still: those that do not wait for others, and of those the ones furthest behind."""
+    """The verdict on stuck ranks: those that do not wait for others, and of these the ones furthest behind."""
     candidates = [peer for peer in stuck if not peer.waiting] or stuck
     behind = min((peer.step, peer.num_phases) for peer in candidates)
     culprits = [peer for peer in candidates if (peer.step, peer.num_phases) == behind]
@@ -291,7 +292,7 @@ def _stuck(stuck: list[Peer], hang_s: float) -> Verdict:
 
 
 def of_the_network(error: BaseException) -> bool:
-    """Whether an exception is a collective's, which failed because of another rank."""
+    """Whether an exception comes from a collective that failed because of another rank."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in NETWORK_WORDS)

@@ -1,7 +1,7 @@
-"""How heartbeats travel: every rank keeps a connection to rank 0 and sends JSON, one object a connection.
+"""The connections that carry heartbeats: every rank keeps one to rank 0; both send JSON, one object per line.
 
-A connection tells at once that a process has ended, however it ended, and needs neither a shared file system nor the
-store of the process group, which dies with its host.
+A connection breaks at once when its process ends in any way, and needs neither a shared file system nor the store of
+the process group, which ends with its host.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pathlib import Path
 from typing import Any
 
 MAX_UNSENT = 1 << 16
-"""Bytes kept for a peer that does not read; beats beyond are dropped."""
+"""Bytes kept for a peer that does not read; further messages are dropped."""
 CONNECT_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where rank 0 listens; broadcast to the others once."""
+    """Host and port at which rank 0 listens; broadcast to the others once."""
 
     hosts: tuple[str, ...]
     port: int
     token: str
-    """Shows that a client is of this run."""
+    """Proves that a client belongs to this run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """A process of the job, so that it is found again, and only it."""
+    """Identifies a process of the job, also if its number is used again."""
 
     host: str
     pid: int
     started: str
-    """When, in the kernel's ticks: a number that was given to another process meanwhile differs."""
+    """Its start time in the kernel's ticks, which differs for a later process with the same number."""
 
     @classmethod
     def own(cls) -> Process:
@@ -48,7 +48,7 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """A process of this machine; one that has ended already is never `is_here`."""
+        """A process of this machine; for one that has ended already, `is_here` is never True."""
         return cls(host=socket.gethostname(), pid=pid, started=_start_of(pid))
 
     def is_here(self) -> bool:
@@ -57,7 +57,7 @@ class Process:
 
 
 class Connection:
-    """One connection, never waited for."""
+    """One connection; its methods never block."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -66,7 +66,7 @@ class Connection:
         self._in = self._out = b""
 
     def send(self, message: dict[str, Any]) -> None:
-        """Queue a message and send what the peer takes; what it never reads is dropped."""
+        """Queue a message and send as much as the peer accepts. Messages beyond MAX_UNSENT are dropped."""
         if len(self._out) < MAX_UNSENT:
             self._out += json.dumps(message).encode() + b"\n"
         try:
@@ -77,7 +77,7 @@ class Connection:
             self.open = False
 
     def receive(self) -> list[dict[str, Any]]:
-        """What has come; `open` turns False at the end of the connection, and when what comes is no message of ours."""
+        """The messages received. `open` becomes False when the connection ends, or the data is not ours."""
         try:
             while data := self.socket.recv(1 << 16):
                 self._in += data
@@ -92,7 +92,7 @@ class Connection:
         except ValueError:
             messages = [None]
         if len(self._in) > MAX_UNSENT or not all(isinstance(message, dict) for message in messages):
-            self.open, messages = False, []  # a port scanner; the thread that reads this must not fail
+            self.open, messages = False, []  # a port scanner; the thread that reads this must not raise
         return messages
 
 
@@ -104,8 +104,8 @@ class Transport:
         self._wake, self._woken = socket.socketpair()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until something comes, or `wake`, or the timeout."""
-        poll = select.poll()  # select() knows no descriptor beyond 1023, and a trainer may have more
+        """Wait until data arrives, `wake` is called, or the timeout passes."""
+        poll = select.poll()  # select() handles no descriptor beyond 1023, and a trainer may have more
         for each in (
             self._woken,
             *self._listened_to(),
@@ -119,7 +119,7 @@ class Transport:
         self._wake.send(b".")
 
     def receive(self) -> dict[int, list[dict[str, Any]]]:
-        """What has come, by rank."""
+        """The messages received, by rank."""
         return {rank: connection.receive() for rank, connection in self.connections.items() if connection.open}
 
     def _listened_to(self) -> list[socket.socket]:
@@ -127,10 +127,10 @@ class Transport:
 
 
 class Server(Transport):
-    """Rank 0's side: listens, and holds the connections of the ranks that have named themselves.
+    """Rank 0's side: listens, and keeps the connections of the ranks that have sent their number.
 
     Args:
-        host: the name by which the others reach this machine.
+        host: the name under which the others reach this machine.
     """
 
     def __init__(self, host: str) -> None:
@@ -145,7 +145,7 @@ class Server(Transport):
         )
 
     def receive(self) -> dict[int, list[dict[str, Any]]]:
-        """What has come, by rank."""
+        """The messages received, by rank."""
         received = super().receive()
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -187,9 +187,9 @@ def _connect(address: Address) -> socket.socket:
 
 
 def _start_of(pid: int) -> str:
-    """The start time of a process in /proc; empty where there is none, and for a dead one its parent has not reaped."""
+    """The start time of a process in /proc; empty if there is none, or if it has ended and is not reaped yet."""
     try:
-        # bytes: the name in it, cut to 15 of them, need not be text
+        # read as bytes: the process name in it, cut to 15 bytes, may not be valid text
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
     except OSError:
         return ""

@@ -1,7 +1,7 @@
-"""The processes that started this rank, and its end when one of them is gone.
+"""The processes that started this rank; the rank ends when one of them is killed.
 
-A launcher that is killed with -9 cannot stop its ranks. They would train on with nobody to watch them, beside those of
-the next start. A thread of every rank looks once a second whether its launchers live. A rank that a person started by
+A launcher that is killed with -9 cannot stop its ranks. They would continue to train unwatched, beside those of the
+next start. A thread of every rank checks once a second whether its launchers are alive. A rank that a person started by
 hand has none: the shell may exit, and the run continues.
 """
 
@@ -21,13 +21,13 @@ from pipeline.watch.heartbeat_wire import Process
 log = logging.getLogger(__name__)
 
 VARIABLE = "ALBEF_LAUNCHERS"
-"""Set by slurm/lib.sh: the namespace of process numbers, then the numbers of the script (where it runs on this
-machine), of torchrun or Slurm's step, and of the shell around the rank."""
+"""Set by slurm/lib.sh: the namespace of process ids, then the ids of the script (if it runs on this machine), of
+torchrun or Slurm's step, and of the shell around the rank."""
 POLL_S = 1.0
 FIRST_S = 1.5
-"""A machine's other ranks leave later than its first one, which prints why: torchrun then ends them."""
+"""The other ranks of a machine wait this long, so that its first one prints the reason; torchrun then ends them."""
 LAST_RESORT_S = 5.0
-"""The message may find a log whose disk does not answer, or a lock that a stuck main thread holds."""
+"""Time limit for the message: the log's disk may not respond, or a stuck main thread may hold its lock."""
 
 _launchers: list[Process] = []
 
@@ -42,9 +42,9 @@ def watch() -> None:
 
 
 def launchers(environment: Mapping[str, str]) -> list[Process]:
-    """The processes without which this one is an orphan: those slurm/lib.sh names, torchrun's, Slurm's step."""
+    """The processes that must be alive: those named by slurm/lib.sh, torchrun's agent, Slurm's step."""
     namespace, *numbers = environment.get(VARIABLE, "").split() or [""]
-    # In a container the script's numbers are those of other processes, or of none.
+    # In a container the script's ids belong to other processes, or to none.
     pids = [int(number) for number in numbers] if namespace and namespace == _pid_namespace() else []
     if "TORCHELASTIC_RUN_ID" in environment:
         pids.append(_ancestor(lambda pid: not _started_with(pid, b"TORCHELASTIC_RUN_ID=")))
@@ -54,7 +54,7 @@ def launchers(environment: Mapping[str, str]) -> list[Process]:
 
 
 def leave_if_lost() -> None:
-    """End this process if a launcher is gone: called before another rank is blamed, which has seen the same first."""
+    """End this process if a launcher was killed. Called before a rank is blamed, which may have noticed it first."""
     lost = next((process for process in _launchers if not process.is_here()), None)
     if lost is None:
         return
@@ -69,7 +69,7 @@ def leave_if_lost() -> None:
         else:
             logs.print_error(message, "the same command resumes from the last checkpoint")
         logging.shutdown()
-    finally:  # the terminal or the pipe may be gone with the launcher
+    finally:  # the terminal or the pipe may have closed with the launcher
         os._exit(LOST)
 
 
@@ -80,7 +80,7 @@ def _watch() -> None:
 
 
 def _ancestor(wanted: Callable[[int], bool]) -> int:
-    """The nearest ancestor of this process that is `wanted`; 0 when there is none, or it cannot be read."""
+    """The nearest ancestor of this process that is `wanted`; 0 if there is none, or it cannot be read."""
     pid = os.getppid()
     try:
         while pid > 1 and not wanted(pid):
@@ -91,7 +91,7 @@ def _ancestor(wanted: Callable[[int], bool]) -> int:
 
 
 def _started_with(pid: int, variable: bytes) -> bool:
-    """Whether a process was started with a variable that begins so, as all that torchrun starts are."""
+    """Whether a process was started with a variable that starts with these bytes, as torchrun's ranks are."""
     return any(entry.startswith(variable) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
 
 

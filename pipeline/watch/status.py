@@ -1,8 +1,8 @@
 """`pipeline status RUN`: how far a run is, from the files of its folder alone.
 
-Asks no scheduler and no process, and imports neither torch nor DeepSpeed: quick on a login node, also for a run of
-another machine, also while it writes. What a folder cannot tell (is the job still alive?) is not guessed: the time
-since the last sign of life is told.
+Queries no scheduler and no process, and imports neither torch nor DeepSpeed: quick on a login node, also for a run on
+another machine, and while the run writes. The folder does not show whether the job still runs, so `status` does not
+guess; it prints the time since the run last wrote something.
 """
 
 from __future__ import annotations
@@ -30,81 +30,81 @@ from samples.plain_file import read_plain
 from samples.quote import quote
 
 QUIET_FOR_S = 600.0
-"""Shorter silences are never remarked on: saving, validation and start-up take minutes."""
+"""Shorter silences never print a note: saving, validation and start-up take minutes."""
 QUIET_FOR_LINES = 20
-"""Nor are those of fewer times the pause between two lines."""
+"""Nor do silences shorter than this multiple of the time between two lines."""
 CLOCK_S = 60.0
-"""Clocks of machines differ by seconds; by more, and times say nothing."""
+"""Clocks of machines may differ by this much; beyond it, times cannot be compared."""
 LONGEST_PAUSE_S = 21_600.0
-"""Between two lines, beside their steps: validation, saving, a restart."""
+"""Longest time between two lines beside their steps: validation, saving, a restart."""
 MAX_BYTES = 1 << 22
-"""Of the small files of a run folder; starts.log gets a line a start."""
+"""Largest size of the small files of a run folder; starts.log gets a line per start."""
 TOO_MUCH = 1e15
-"""No count, rate or time is as large, in seconds or steps."""
+"""Above any real count, rate or time, in steps or seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointStatus:
-    """The checkpoint that resuming takes, if checksums agree as well; if none is whole, the first that it looks at."""
+    """The checkpoint that a resumed run loads if checksums match; if none is whole, the first that it tries."""
 
     name: str
     step: int | None
     whole: bool
-    """Its meta.json is there, and every file that it lists with its size. Checksums are for resuming to check."""
+    """Whether meta.json exists, and every file that it lists has its size. Only a resumed run checks the checksums."""
     problem: str | None
     saved: str | None
     """UTC, ISO 8601."""
     passed_over: dict[str, str]
-    """Others that are looked at before it, and `latest` itself, if they cannot be used: name -> why."""
+    """Checkpoints that would be tried before it, and `latest` itself, if they cannot be used: name -> reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """What the run folder tells. None: it does not tell."""
+    """The state of a run, from its folder; None where the folder does not show it."""
 
     run_dir: str
     name: str
     stage: str
-    """starting, training, stopped (told to, and saved), finished or failed. A run without a line of how it ended
-    (killed, or not begun by slurm/pretrain.sh) keeps its last stage: see `silent_s`."""
+    """starting, training, stopped (by request, and saved), finished or failed. A run that left no line about its end
+    (killed, or not started by slurm/pretrain.sh) keeps its last stage: see `silent_s`."""
     exit_code: int | None
-    """Of the last start, when it has ended."""
+    """Exit code of the last start, if it has ended."""
     step: int
     total_steps: int | None
     epoch: int | None
-    """The current one, from 1."""
+    """The current epoch, from 1."""
     epochs: int | None
     """None when the run's length is given in steps."""
     samples_per_s: float | None
     step_s: float | None
     left_s: float | None
-    """Time that the steps left will take."""
+    """Estimated time of the remaining steps."""
     losses: dict[str, float | None]
-    """The last line's: name -> nats."""
+    """Losses of the last line: name -> nats."""
     checkpoint: CheckpointStatus | None
     starts: int
     requeues: int
-    """Starts in which a Slurm job began again."""
+    """Number of starts that were requeued Slurm jobs."""
     job: str | None
-    """Slurm's job of the last start."""
+    """Slurm job id of the last start."""
     started: str | None
-    """The last start, UTC, ISO 8601."""
+    """Time of the last start, UTC, ISO 8601."""
     silent_s: float | None
-    """Since the run last wrote something; None when it has ended, or the clocks do not fit together."""
+    """Seconds since the run last wrote something; None if it has ended, or the clocks cannot be compared."""
     clock_ahead_s: float | None
-    """By how much what the run wrote last is dated later than now; None where it is not."""
+    """By how much the run's last entry is dated later than now; None if it is not."""
     overdue: bool
-    """The silence is longer than this run's pauses."""
+    """Whether the silence is longer than this run's usual pauses."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `status`."""
     parser.add_argument("run_dir", type=Path, metavar="RUN", help="the run folder, such as runs/NAME")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines for people")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """`status`; returns 0 whatever the stage."""
+    """`status`; returns 0 in every stage."""
     status = read_status(args.run_dir)
     print_answer(json.dumps(dataclasses.asdict(status), indent=2) if args.json else describe(status))
     return 0
@@ -114,9 +114,9 @@ def read_status(run_dir: Path, *, now: float | None = None) -> RunStatus:
     """Read a run folder.
 
     Args:
-        now: seconds since the epoch, for `silent_s`; the clock's by default.
+        now: seconds since the epoch, for `silent_s`; by default the clock's.
 
-    Raises: ConfigError when it is not one, or its config.yaml cannot be read.
+    Raises: ConfigError when it is not a run folder, or its config.yaml cannot be read.
     """
     config = _config(run_dir)
     starts = [_fields(line) for line in _lines(run_dir / "starts.log")]
@@ -143,7 +143,7 @@ def read_status(run_dir: Path, *, now: float | None = None) -> RunStatus:
     by_steps = _count(config.get("max_steps")) is not None
     return RunStatus(
         run_dir=str(run_dir),
-        name=str(config.get("name") or run_dir.name),  # a Plain is shown as it is written
+        name=str(config.get("name") or run_dir.name),  # a Plain is shown as written
         stage=stage,
         exit_code=ended,
         step=step,
@@ -166,7 +166,7 @@ def read_status(run_dir: Path, *, now: float | None = None) -> RunStatus:
 
 
 def describe(status: RunStatus) -> str:
-    """The lines for people."""
+    """The status as text."""
     of = f" of {status.total_steps:,} ({100 * status.step / status.total_steps:.1f}%)" if status.total_steps else ""
     epoch = f", epoch {status.epoch}" if status.epoch else ""
     epoch += f" of {status.epochs}" if epoch and status.epochs else ""
@@ -209,7 +209,7 @@ def _stage_note(status: RunStatus) -> str:
     if status.stage == "failed":
         return f" ({job}exit code {status.exit_code})"
     if status.stage == "stopped":
-        return f" ({job}saved; the same command goes on, or Slurm does if the job was requeued)"
+        return f" ({job}saved; the same command resumes, or Slurm does if the job was requeued)"
     return f" ({job}since {status.started})" if status.stage != "finished" and status.started else ""
 
 
@@ -221,7 +221,7 @@ def _stage(
     started: float | None,
     last: dict[str, Any],
 ) -> str:
-    """The furthest the files prove."""
+    """The latest stage that the files prove."""
     saved = (checkpoint.step or 0) if checkpoint is not None else 0
     if ended == 0 or (ended is None and total is not None and saved >= total):
         return "finished"
@@ -231,7 +231,7 @@ def _stage(
 
 
 def _config(run_dir: Path) -> dict[str, Any]:
-    """config.yaml; empty when the run has only just begun and has none yet."""
+    """config.yaml; empty if the run has just started and has none yet."""
     known = ("config.yaml", "starts.log", "env.json", "metrics.jsonl", "checkpoints")
     if not any((run_dir / name).exists() for name in known):
         runs = sorted(path.parent.name for path in run_dir.glob("*/config.yaml"))
@@ -254,7 +254,7 @@ def _config(run_dir: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Whole lines of a small text file; none when it is not there."""
+    """The complete lines of a small text file; none if it does not exist."""
     try:
         text = read_plain(path, MAX_BYTES).decode("utf-8", errors="replace")
     except OSError:
@@ -287,22 +287,22 @@ def _last_training_line(path: Path) -> tuple[dict[str, Any], float]:
     last, before = newest
     steps_s = max(0, last["step"] - before["step"]) * (_amount(last.get("speed/step_s")) or 0.0)
     pause_s = (_amount(last.get("time")) or 0.0) - (_amount(before.get("time")) or 0.0)
-    return last, pause_s if 0 <= pause_s <= steps_s + LONGEST_PAUSE_S else steps_s  # else a clock was set
+    return last, pause_s if 0 <= pause_s <= steps_s + LONGEST_PAUSE_S else steps_s  # otherwise a clock was set
 
 
 def _count(value: object) -> int | None:
-    """A number of steps, of epochs; None for anything else."""
+    """A number of steps or epochs; None for anything else."""
     value = value.value if isinstance(value, Plain) else value
     return value if type(value) is int and 0 <= value < TOO_MUCH else None
 
 
 def _amount(value: object) -> float | None:
-    """A time, a rate; None for anything else."""
+    """A time or a rate; None for anything else."""
     return value if isinstance(value, int | float) and 0 <= value < TOO_MUCH else None
 
 
 def _checkpoint(folder: Path) -> CheckpointStatus | None:
-    """The checkpoint that pretrain, export and replay would take; None when none was ever finished."""
+    """The checkpoint that pretrain, export and replay would load; None if none was ever finished."""
     try:
         survey = survey_checkpoints(folder, checksums=False)
     except CheckpointError as error:

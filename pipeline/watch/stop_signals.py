@@ -1,4 +1,4 @@
-"""Stopping a run from outside: signals and the stop file set a flag, the ranks agree on it at the end of a step."""
+"""Stopping a run from outside: signals and the stop file set a flag, and the ranks agree on it after each step."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 class StopSignals:
-    """Hears SIGTERM, SIGUSR1, SIGINT and the stop file; a second SIGINT leaves at once.
+    """Handles SIGTERM, SIGUSR1, SIGINT and the stop file; a second SIGINT ends the process at once.
 
     A signal only sets a flag: the step is finished, the ranks agree (one rank's flag stops all, so that none waits in
-    a collective for a rank that left), and the caller saves. Use as a context manager; the handlers are restored.
+    a collective for a rank that has left), and the caller saves. Use as a context manager, which restores the handlers.
 
-    Python runs a handler between two of its own instructions, so not while the main thread waits in a collective or
-    writes a large file. The second SIGINT must not wait for that: a thread counts them, woken by the pipe into which
-    Python's part of the real signal handler writes every signal's number.
+    Python runs a handler between two bytecode instructions, so not while the main thread waits in a collective or
+    writes a large file. The second SIGINT must not wait for that, so a thread counts them: it reads the pipe into which
+    Python's C-level signal handler writes the number of every signal.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -38,7 +38,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         self._pipe = os.pipe()
-        os.set_blocking(self._pipe[1], False)  # set_wakeup_fd insists
+        os.set_blocking(self._pipe[1], False)  # set_wakeup_fd requires it
         self._previous_fd = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         threading.Thread(target=_leave_on_second_sigint, args=(self._pipe[0],), name="sigint", daemon=True).start()
         for number in self.SIGNALS:
@@ -52,7 +52,7 @@ class StopSignals:
         os.close(self._pipe[1])  # which ends the thread
 
     def agreed(self) -> bool:
-        """True on every rank as soon as one rank was told to stop. Collective: call on all ranks, once a step."""
+        """True on every rank once a stop was requested on any. A collective: call it on all ranks, once per step."""
         if self.reason is None and self.world.is_main and os.path.exists(self.stop_file):
             self.reason = f"the stop file {self.stop_file}"
         stop = self.world.agree(self.reason is not None)

@@ -106,7 +106,7 @@ def test_who_dies_falls_silent_or_is_stuck_is_named_and_all_leave(tmp_path: Path
         front = "" if teller == 0 else r"\[rank 1\] "
         pattern = rf"^{front}error: rank {culprit} on \S+ {words[kind]}"
         assert len(re.findall(pattern, said[teller], re.MULTILINE)) == 1, f"{where}{said[teller]}"
-        assert re.search(rf"^{front}hint: .*the same command goes on", said[teller], re.MULTILINE), said[teller]
+        assert re.search(rf"^{front}hint: .*the same command resumes", said[teller], re.MULTILINE), said[teller]
         assert "Traceback" not in said[other], f"{where}{said[other]}"
         log = (tmp_path / f"{kind}_{culprit}" / "run" / "logs" / "local" / f"rank_{culprit}.log").read_text()
         assert ("time.sleep(1000)" in log) == (kind == "stuck"), f"{where}{log}"

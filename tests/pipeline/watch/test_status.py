@@ -272,7 +272,7 @@ def test_the_page_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(["status", str(run_dir)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"run        made in {run_dir}",
-        "stage      stopped (job 12, saved; the same command goes on, or Slurm does if the job was requeued)",
+        "stage      stopped (job 12, saved; the same command resumes, or Slurm does if the job was requeued)",
         "step       40 of 100 (40.0%), epoch 2 of 3",
         "rate       16.0 samples/s, 0.5 s a step",
         "left       30s",
