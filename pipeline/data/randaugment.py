@@ -1,12 +1,12 @@
 """The original's RandomAugment: ten operations on 8-bit RGB, two drawn per image, each applied half of the time.
 
-The original ran OpenCV; these run Pillow, with the same formulas, the same coordinates (pixel centres at whole numbers,
+The original ran OpenCV; these use Pillow, with the same formulas, the same coordinates (pixel centres at whole numbers,
 edges blended into the gray fill) and the same truncation, so that results differ by interpolation's last bits only:
-`tests/parity/test_randaugment.py` says how far, per operation.
+`tests/parity/test_randaugment.py` has the bound for each operation.
 
 Two of the original's operations overflow their 8 bits. AutoContrast negates the darkest value as an unsigned byte, so a
-channel whose darkest value is not 0 turns white altogether; Sharpness lets too
-bright pixels wrap to black and too dark ones to white. Repaired by default; `overflow=True` does as the original.
+channel whose darkest value is not 0 turns entirely white. Sharpness lets pixels that are too bright wrap to black, and
+pixels that are too dark to white. Both are repaired by default; `overflow=True` computes them as the original.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pipeline.data.seeds import Draws
 
 MAX_LEVEL = 10
 FILL = (128, 128, 128)
-"""What shows where an image was moved away from, as in the original."""
+"""The colour that fills pixels outside the moved image, as in the original."""
 APPLY_PROBABILITY = 0.5
-"""Each drawn operation is applied with this probability, so a quarter of the images stays as it is."""
+"""Each drawn operation is applied with this probability, so a quarter of the images stays unchanged."""
 
 
 def rand_augment(
     image: Image.Image, draws: Draws, *, num_ops: int = 2, level: float = 7, overflow: bool = False
 ) -> Image.Image:
-    """Apply what `choose_ops` draws. Takes and gives RGB."""
+    """Apply the operations that `choose_ops` draws. RGB in, RGB out."""
     return apply_ops(image, choose_ops(draws, num_ops=num_ops, level=level), overflow=overflow)
 
 
@@ -37,7 +37,7 @@ def choose_ops(draws: Draws, *, num_ops: int, level: float) -> list[tuple[str, f
     """Draw operations with replacement, uniformly; keep each with probability one half; draw a sign where it has one.
 
     Args:
-        draws: three draws are taken for each operation, used or not, so that what comes after never shifts.
+        draws: three draws are taken for each operation, used or not, so that later draws never shift.
         num_ops: operations drawn.
         level: strength, 0..MAX_LEVEL; pretraining uses 7.
 
@@ -56,7 +56,7 @@ def magnitude(name: str, level: float) -> float:
     """How strong operation `name` is at `level`, without its sign; 0 for operations that have no strength.
 
     Factor of enhancement 0.1 .. 1.9 (so 1.36 at level 7: never a reduction there), shear 0 .. 0.3, shift 0 .. 10 pixels
-    whatever the image's size, angle 0 .. 30 degrees.
+    at any image size, angle 0 .. 30 degrees.
     """
     _, at_zero, at_max = _TABLE[name]
     return at_zero + level / MAX_LEVEL * (at_max - at_zero)

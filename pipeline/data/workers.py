@@ -1,8 +1,8 @@
-"""The worker processes of a training loader: how they start, how they end, and what it means when they die.
+"""The worker processes of a training loader: how they start, how they end, and the error when one dies.
 
-Workers are started by a fork server. Forking the trainer itself is not safe: it runs threads (CUDA, gloo or NCCL,
-TensorBoard) whose locks a fork copies in whatever state they are. Spawning is, but imports torch once per worker. The
-server imports it once, and its children share the memory. They are started with the signals of a scheduler blocked (see
+A fork server starts the workers. Forking the trainer itself is not safe: it runs threads (CUDA, gloo or NCCL,
+TensorBoard), and a fork copies their locks in any state. Spawning is safe, but imports torch once per worker. The
+server imports it once, and its children share the memory. They start with the signals of a scheduler blocked (see
 `prepare_worker`).
 """
 
@@ -28,10 +28,10 @@ from pipeline.data.lane_task import STOP_SIGNALS, LaneBuilder, LaneResult, prepa
 from pipeline.data.sampling.lanes import LaneTask
 
 POLL_S = 2
-"""How often a waiting trainer looks whether its workers live. The fork server's children do not announce their end to
-it by a signal, so torch by itself would notice only at the end of its time-out."""
+"""How often a waiting trainer checks that its workers are alive. It gets no signal when a child of the fork server
+ends, so torch by itself would notice only at the end of its time-out."""
 FORK_SERVER_LOST = 255
-"""What multiprocessing calls the exit code of a worker whose fork server no longer answers."""
+"""The exit code that multiprocessing reports for a worker whose fork server no longer responds."""
 HINT_KILLED = (
     "most often for memory (dmesg, sacct): use fewer data.num_workers or a smaller data.prefetch if it happens again; "
     "the same command resumes from the last checkpoint"
@@ -47,7 +47,7 @@ class Workers:
     def start(
         self, builder: LaneBuilder, tasks: Iterator[LaneTask], *, num_workers: int, prefetch: int, pin_memory: bool
     ) -> None:
-        """Start `num_workers` processes on the tasks; 0 does them in this process, when `next` asks.
+        """Start `num_workers` processes on the tasks; with 0, `next` does them in this process.
 
         Raises: ProcessKilledError when the fork server was killed, DataError when there is no room for workers.
         """
@@ -55,7 +55,7 @@ class Workers:
         loader: DataLoader = DataLoader(
             builder,
             batch_size=None,
-            sampler=tasks,  # any iterable of indices will do, also an endless one
+            sampler=tasks,  # any iterable of indices is accepted, also an endless one
             num_workers=num_workers,
             prefetch_factor=prefetch if several else None,
             timeout=POLL_S if several else 0,
@@ -63,24 +63,24 @@ class Workers:
             collate_fn=_as_it_is,
             worker_init_fn=prepare_worker,
             multiprocessing_context=start_fork_server() if several else None,
-            generator=torch.Generator(),  # or it would draw from the trainer's own generator
+            generator=torch.Generator(),  # otherwise it would draw from the trainer's own generator
         )
         with _blocked_signals():
             try:
                 self._iterator = iter(loader)
             except (ConnectionError, EOFError) as error:
                 raise worker_error(FORK_SERVER_LOST) from error
-            except OSError as error:  # of the semaphores, which lie in shared memory
+            except OSError as error:  # from the semaphores, which are in shared memory
                 full = error.errno == errno.EMFILE
                 raise shared_memory.too_many_files() if full else shared_memory.no_room(str(error)) from error
-        # Registered last, so run first: before multiprocessing joins workers that are deaf to its SIGTERM.
+        # Registered last, so it runs first: before multiprocessing joins workers, which block its SIGTERM.
         atexit.register(self.stop)
 
     def next(self, timeout_s: float) -> LaneResult:
         """The result of the next task, in the tasks' order.
 
-        Raises: those of `worker_error` when a worker died; DataError when one finds no shared memory, or nothing came
-            in timeout_s (0: for ever).
+        Raises: as `worker_error` when a worker died; DataError when a worker finds no shared memory, or no result
+            arrives in timeout_s (0: no limit).
         """
         deadline = time.monotonic() + (timeout_s or math.inf)
         while True:
@@ -95,11 +95,11 @@ class Workers:
                 if time.monotonic() > deadline:
                     raise DataError(
                         f"no micro-batch arrived in {timeout_s:g} s",
-                        "a mount hangs, or reading is far too slow: look at the disk, or raise data.timeout_s",
+                        "a mount hangs, or reading is far too slow: check the disk, or raise data.timeout_s",
                     ) from error
 
     def _raise_if_a_worker_died(self, error: Exception) -> None:
-        if not isinstance(error, RuntimeError):  # the connection broke: the end of its worker may take a moment
+        if not isinstance(error, RuntimeError):  # the connection broke: its worker may take a moment to end
             connection.wait([process.sentinel for process in self._processes()], timeout=5.0)
         exit_codes = [process.exitcode for process in self._processes() if process.exitcode is not None]
         if exit_codes:
@@ -112,7 +112,7 @@ class Workers:
             self._iterator._shutdown_workers()
         self._iterator = None
         for process in processes:
-            if process.is_alive():  # stuck in a read that does not return
+            if process.is_alive():  # blocked in a read that does not return
                 process.kill()
             process.join()
 
@@ -124,9 +124,9 @@ def worker_error(exit_code: int) -> UserError:
     """The error for a data worker that ended by itself.
 
     Args:
-        exit_code: as multiprocessing has it: -N after signal N.
+        exit_code: as multiprocessing reports it: -N after signal N.
 
-    Returns: ProcessKilledError where another try may succeed, DataError where it would end the same way.
+    Returns: ProcessKilledError if another try may succeed, DataError if it would end the same way.
     """
     if exit_code in (FORK_SERVER_LOST, -signal.SIGKILL):
         lost = "a data worker" if exit_code < 0 else "the server that data workers are forked from"
@@ -139,12 +139,12 @@ def worker_error(exit_code: int) -> UserError:
             "a crash in native code: with data.num_workers 0 it happens in the trainer, which shows where",
         )
     return DataError(
-        f"a data worker ended with exit code {exit_code}", "what it wrote to the log or the terminal before shows why"
+        f"a data worker ended with exit code {exit_code}", "its last lines in the log or on the terminal show why"
     )
 
 
 def start_fork_server() -> Any:
-    """The fork server's context; the server is started, without waiting for it, unless it runs already.
+    """The fork server's context. Starts the server, without waiting for it, unless it already runs.
 
     Raises: ConfigError when no folder can hold its socket.
     """
@@ -158,7 +158,7 @@ def start_fork_server() -> Any:
 
 @contextlib.contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Start processes deaf to the signals of a scheduler; for this process they wait until the end of the block."""
+    """Block the signals of a scheduler in processes started here; for this process they are pending until the end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         resource_tracker.ensure_running()

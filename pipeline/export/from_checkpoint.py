@@ -1,4 +1,4 @@
-"""`pipeline export`: a checkpoint into a folder that people load, or into the official layout."""
+"""`pipeline export`: a checkpoint to a model folder that `Albef.from_pretrained` loads, or to the official layout."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=["student", "teacher"],
         default="student",
-        help="teacher: the momentum average instead of what the optimizer trained (default: student)",
+        help="teacher: the momentum average instead of the weights that the optimizer trained (default: student)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an exported model that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing exported model")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,11 +58,11 @@ def export_checkpoint(
 
     Args:
         checkpoint: a step_* folder, or a run or checkpoints folder.
-        out: made whole or not at all.
-        kind: `teacher` puts the momentum average in the place of the student's weights; the matching head and the
-            temperature, which have no average, stay the student's.
+        out: written whole or not at all.
+        kind: `teacher` takes the momentum average instead of the student's weights. The matching head and the
+            temperature have no average and are always the student's.
 
-    Raises: CheckpointError when the checkpoint is missing, damaged or does not fit, or `out` may not be written.
+    Raises: CheckpointError when the checkpoint is missing, damaged or does not fit, or `out` must not be overwritten.
     """
     check_free(out, overwrite=overwrite)
     # imported where they are used, so that `export --help` need not wait for torch

@@ -1,4 +1,4 @@
-"""`pipeline import`: an official checkpoint into a folder that `albef.Albef.from_pretrained` and `evaluate` load."""
+"""`pipeline import`: an official checkpoint to a folder that `albef.Albef.from_pretrained` and `evaluate` load."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cut texts to N tokens, [CLS] included (default: 30, as the original evaluates)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an exported model that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing exported model")
     heads = "attention heads (default: one per 64 of width, as all released checkpoints have)"
     parser.add_argument("--vision-heads", type=int, metavar="N", help=f"the image encoder's {heads}")
     parser.add_argument("--text-heads", type=int, metavar="N", help=f"the text encoder's {heads}")
@@ -66,18 +66,19 @@ def import_official(
 ) -> None:
     """Translate an official checkpoint, strictly, and write it as a model folder.
 
-    The folder holds the student. Teacher and queues, which only a continued pretraining would use, are checked like the
+    The folder holds the student. Teacher and queues, which only further pretraining would use, are checked like the
     rest and left out; a checkpoint of retrieval or grounding has no MLM head and gets an untrained one. The model card
-    says both.
+    lists both.
 
     Args:
         file: the checkpoint, wrapped or bare, with or without `_m` keys and queues.
-        out: made whole or not at all.
+        out: written whole or not at all.
         image_size: side in pixels to resize the position embeddings to; None keeps the checkpoint's.
-        max_text_tokens: texts are cut to this many tokens, [CLS] included.
-        vision_heads, text_heads: attention heads, where they are not one per 64 of width.
+        max_text_tokens: cut texts to this many tokens, [CLS] included.
+        vision_heads, text_heads: attention heads, if they are not one per 64 of width.
 
-    Raises: CheckpointError when the file is missing, damaged or no official checkpoint, or `out` may not be written;
+    Raises: CheckpointError when the file is missing, damaged or no official checkpoint, or `out` must not be
+        overwritten;
         ConfigError when the patches do not divide image_size.
     """
     check_free(out, overwrite=overwrite)
@@ -92,7 +93,7 @@ def import_official(
 
     found = read_official(file, vision_heads=vision_heads, text_heads=text_heads, image_size=image_size)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # what the checkpoint does not hold is at least the same every time
+        torch.manual_seed(0)  # weights that the checkpoint lacks are the same every time
         model = AlbefForPretraining(found.config)
     has_head = any(name.startswith("mlm_head.") for name in found.student)
     load_strictly(model, found.student, source=str(file), but=() if has_head else ("mlm_head.",))

@@ -1,4 +1,4 @@
-"""README.md of an exported model: what it is and where it comes from, from the facts of its run and nothing else."""
+"""README.md of an exported model: what it is and where it comes from, with no facts but those of its run."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ probability = model.match([Image.open("photo.jpg")], ["a dog on a beach"])  # th
 LIMITS = """\
 ## Limits
 
-No evaluation beyond what is stated above was made for this card. A model trained on pairs from the web repeats what the
-web says, wrong and harmful associations included; measure it on your own task and people before relying on it.
+No evaluation beyond what is stated above was made for this card. A model trained on pairs from the web repeats the
+web's associations, wrong and harmful ones included; measure it on your own task and people before relying on it.
 """
 
 
@@ -38,15 +38,15 @@ def card_of_checkpoint(weights: CheckpointWeights, kind: str) -> str:
     """The card of a model taken from a run's checkpoint; `kind` is student or teacher."""
     meta, objective = weights.meta, weights.objective
     losses = [name for name in ("itc", "itm", "mlm") if getattr(objective, name)]
-    told = [name for name in losses if name != "itm" and getattr(objective, f"distill_{name}")]
+    distilled = [name for name in losses if name != "itm" and getattr(objective, f"distill_{name}")]
     rows = {
         "run": as_text(meta.run_name),
         "weights": "momentum teacher (matching head and temperature are the student's)" if kind == "teacher" else kind,
         "optimizer steps": f"{meta.step:,}",
         "pairs seen": f"{meta.samples_seen:,} (with repetition), in epoch {meta.epoch}",
         "losses": ", ".join(losses),
-        "momentum distillation": f"{', '.join(told)}, alpha {objective.alpha:g}" if told else "none",
-        "queue": f"{objective.queue_size:,} features a modality",
+        "momentum distillation": f"{', '.join(distilled)}, alpha {objective.alpha:g}" if distilled else "none",
+        "queue": f"{objective.queue_size:,} features per modality",
         "text": f"at most {objective.max_text_tokens} tokens, [CLS] included",
         "trained in": f"{as_text(meta.precision)}, ZeRO stage {meta.zero_stage}, {_count(meta.world_size, 'rank')}",
         "checkpoint": f"{as_text(weights.path.name)}, saved {as_text(meta.created)}",
@@ -56,7 +56,7 @@ def card_of_checkpoint(weights: CheckpointWeights, kind: str) -> str:
 
 
 def card_of_official(name: str, config: AlbefConfig, sha256: str, notes: list[str]) -> str:
-    """The card of a model translated from an official checkpoint; `notes` say what was changed or left out."""
+    """The card of a model translated from an official checkpoint; `notes` name what was changed or left out."""
     rows = {
         "translated from": f"{as_code(name)}, a checkpoint in the layout of salesforce/ALBEF",
         "its SHA-256": as_code(sha256),
@@ -95,7 +95,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _validation(weights: CheckpointWeights) -> str:
-    """The validation recalls that the run's metrics.jsonl has for this very step, if it lies where a run puts it."""
+    """The validation recalls that the run's metrics.jsonl has for this step, if the checkpoint is in its run folder."""
     values: dict[str, float] = {}
     metrics = weights.path.parent.parent / "metrics.jsonl"
     try:
@@ -108,5 +108,5 @@ def _validation(weights: CheckpointWeights) -> str:
     rows = {as_text(name.removeprefix("val/")): f"{value:.2f}" for name, value in values.items()}
     if not rows:
         return ""
-    told = "Zero-shot retrieval of the student on the run's validation pairs at this step, percent"
-    return f"## Validation\n\n{told} (`itc_`: before re-ranking).\n\n{_table(rows)}"
+    what = "Zero-shot retrieval of the student on the run's validation pairs at this step, percent"
+    return f"## Validation\n\n{what} (`itc_`: before re-ranking).\n\n{_table(rows)}"

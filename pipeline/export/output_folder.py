@@ -1,4 +1,4 @@
-"""Writing a folder that appears whole or not at all, and never by accident in the place of something else."""
+"""Write a folder whole or not at all, and never replace anything by accident."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from samples.quote import quote
 
 OFFICIAL_NAME = "albef.pth"
 MADE_BY = "made_by_pipeline"
-"""The record beside an exported albef.pth; alone, that may as well be somebody's download."""
+"""The record beside an exported albef.pth; a file without it may be a download."""
 
 
 @contextmanager
 def atomic_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside `out`, which takes its place when the block ends well and is removed when it does not.
+    """A temporary folder beside `out`: renamed to `out` when the block ends, or removed if it raises.
 
-    Raises: CheckpointError when `out` is a file, or holds something that may not be overwritten, or cannot be written.
+    Raises: CheckpointError when `out` is a file, holds something that must not be overwritten, or cannot be written.
     """
     check_free(out, overwrite=overwrite)
     try:
@@ -31,9 +31,9 @@ def atomic_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{out} cannot be written: {error.strerror}", "choose another folder (--out)") from error
     try:
-        temporary.chmod(0o755 & ~_umask())  # mkdtemp makes it private
+        temporary.chmod(0o755 & ~_umask())  # mkdtemp creates it private
         yield temporary
-        check_free(out, overwrite=overwrite)  # again: somebody may have put something there meanwhile
+        check_free(out, overwrite=overwrite)  # again: something may have been put there since
         if out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
             os.replace(out, old)  # onto an empty folder: allowed, and atomic
@@ -54,23 +54,23 @@ def atomic_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
-    """Raise a CheckpointError unless `out` may be written; worth calling before long work."""
+    """Raise a CheckpointError unless `out` may be written. Call it before long work, too."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise CheckpointError(f"{out} is not a folder", "choose another place (--out)")
+        raise CheckpointError(f"{out} is not a folder", "choose another folder (--out)")
     names = set(os.listdir(out)) if out.is_dir() else set()
     if not names:
         return
     if not overwrite:
-        raise CheckpointError(f"{out} is not empty", "choose another folder (--out), or say --overwrite")
+        raise CheckpointError(f"{out} is not empty", "choose another folder (--out), or give --overwrite")
     if foreign := _foreign(out, names):
         raise CheckpointError(
-            f"{out} holds something else than an exported model, {quote(foreign)} for one",
+            f"{out} holds something other than an exported model, such as {quote(foreign)}",
             "--overwrite replaces exported models only; choose another folder (--out), or move that elsewhere",
         )
 
 
 def _foreign(out: Path, names: set[str]) -> str:
-    """The first thing in a folder that export and import did not write; empty if they wrote all of it."""
+    """The first entry of a folder that export and import did not write; empty if they wrote all of it."""
     ours = {OFFICIAL_NAME, MADE_BY} if MADE_BY in names else set(MODEL_FILES) if is_model_folder(out) else set()
     files = {entry.name for entry in os.scandir(out) if entry.is_file(follow_symlinks=False)}
     return min(names - (ours & files), default="")

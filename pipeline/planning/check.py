@@ -1,4 +1,4 @@
-"""`pipeline check RECIPE`: what a recipe means, before anything is paid for it. No GPU, no process group."""
+"""`pipeline check RECIPE`: what a recipe resolves to, before it takes any GPU time. No GPU, no process group."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `check`, beside every key of the recipe."""
     add_recipe_argument(parser)
     parser.add_argument(
-        "--world-size", type=int, metavar="N", help="ranks to check for (default: one a lane, the most there can be)"
+        "--world-size",
+        type=int,
+        metavar="N",
+        help="number of ranks to check (default: one per lane, the most)",
     )
     add_run_arguments(parser)
-    parser.add_argument(
-        "--without-data", action="store_true", help="the shards are yet to be made: do not look for them"
-    )
+    parser.add_argument("--without-data", action="store_true", help="do not check the shards, which do not exist yet")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the resolved recipe, the DeepSpeed JSON, batch arithmetic, memory and data, and what training would refuse.
+    """Print the resolved recipe, DeepSpeed JSON, batch arithmetic, memory and data, and the errors of a start.
 
-    Returns: 0, or 2 when there is something.
+    Returns: 0, or 2 if there are errors.
     """
     config = load_config(args.recipe, args.overrides, other_flags=args.flags)
     world_size = config.batch.num_lanes if args.world_size is None else args.world_size
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def batch_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[str]:
-    """The batch identity for this world size, and which others the recipe runs on."""
+    """The batch identity for this world size, and the other world sizes that the recipe runs on."""
     batch = run.batch
     return [
         f"global_batch_size {batch.global_batch_size} = micro_batch_size {batch.micro_batch_size} x "
@@ -77,7 +78,7 @@ def batch_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[
 
 
 def memory_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[str]:
-    """A rank's memory, part by part."""
+    """The memory of a rank, by part."""
     memory = estimate_memory(run, ds, world_size)
     parts = {
         "weights": memory.weights,
@@ -97,7 +98,7 @@ def memory_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list
 
 
 def data_lines(run: RunConfig, world_size: int) -> list[str]:
-    """Shards, samples and steps, where the manifests are there; a line that says so where they are not."""
+    """Shards, samples and steps if the manifests exist; otherwise a line with the reason."""
     if not run.data.manifests:
         return ["data.manifests is empty: training will refuse; set it to what `data_prep verify` wrote"]
     try:
@@ -131,7 +132,7 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
 
 
 def source_lines(manifest: Manifest, order: LaneOrder) -> list[str]:
-    """Each source's samples, its share, what an epoch takes of it, and how soon all of it has been seen."""
+    """Each source's samples and share, its samples in an epoch, and after how many epochs all are seen."""
     sizes = manifest.source_sizes.tolist()
     if order.mixture is None:
         if len(sizes) == 1:

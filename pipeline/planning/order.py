@@ -1,4 +1,4 @@
-"""`pipeline order MANIFEST ...`: which samples each global step sees, from the loader's own tasks. No GPU, no torch."""
+"""`pipeline order MANIFEST ...`: the samples of each global step, from the loader's own tasks. No GPU, no torch."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pipeline.run.logs import print_answer
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedLane:
-    """One lane's micro-batch of one step, and who makes it."""
+    """One lane's micro-batch of one step, and the rank and worker that build it."""
 
     rank: int
     worker: int | None
-    """Of that rank; None without workers. Counted for a run that was started at the first step asked for."""
+    """Worker of that rank; None without workers. Valid for a run that starts at the first requested step."""
     task: LaneTask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `order`."""
     parser.description = (
-        f"{parser.description}. One line a global step, lanes in order. The answer is what the training loader would "
-        "hand to its workers. With --epoch, --steps counts from the beginning of that epoch; without, over all epochs, "
-        "as the step of a run does."
+        f"{parser.description}. One line per global step, lanes in order: the tasks that the training loader would "
+        "send to its workers. With --epoch, --steps counts from the start of that epoch; without, over all epochs, "
+        "like the step of a run."
     )
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="data.manifests of the recipe, in its order")
     parser.add_argument("--seed", type=int, required=True, metavar="S", help="the recipe's seed")
@@ -42,17 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world-size", type=int, default=1, metavar="W", help="ranks (default: 1)")
     parser.add_argument("--num-workers", type=int, default=0, metavar="K", help="workers of each rank (default: 0)")
     parser.add_argument(
-        "--steps", required=True, metavar="A:B", help="from step A to the one before B, from 0; or one: A"
+        "--steps", required=True, metavar="A:B", help="steps A to B - 1, counted from 0; or A for one step"
     )
     parser.add_argument(
         "--shuffle-window-shards",
         type=int,
         default=DEFAULT_WINDOW_SHARDS,
         metavar="N",
-        help=f"data.shuffle_window_shards of the recipe (default: {DEFAULT_WINDOW_SHARDS}, as a recipe's)",
+        help=f"data.shuffle_window_shards of the recipe (default: {DEFAULT_WINDOW_SHARDS})",
     )
     parser.add_argument("--weights", metavar="W,W", help="data.weights of the recipe (default: none, by size)")
-    parser.add_argument("--json", action="store_true", help="one object a line, with rank and worker of each lane")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object per line, with rank and worker of each lane"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     num_lanes = args.global_batch_size // args.micro_batch_size
     lanes_of_rank(0, args.world_size, num_lanes)
     weights = _weights(args.weights, len(args.manifests))
-    manifest = read_manifest(args.manifests, check_shards=False)  # names are wanted, not pictures
+    manifest = read_manifest(args.manifests, check_shards=False)  # names are printed, so the shards need not exist
     order = lane_order(
         manifest,
         seed=args.seed,
@@ -88,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
 def plan(
     manifest: Manifest, order: LaneOrder, world_size: int, num_workers: int, start_step: int
 ) -> Iterator[list[PlannedLane]]:
-    """The lanes of each global step from `start_step` on, for ever, as the loaders of `world_size` ranks share them.
+    """The lanes of each global step from `start_step` on, without end, divided among `world_size` ranks' loaders.
 
-    Each rank's tasks are the very ones its loader would hand out to `num_workers`.
+    Each rank's tasks are those that its loader would assign to `num_workers`.
     """
     shares = [lanes_of_rank(rank, world_size, order.num_lanes) for rank in range(world_size)]
     tasks = [lane_tasks(manifest, order, lanes, start_step) for lanes in shares]
@@ -128,7 +130,7 @@ def _json(lanes: list[PlannedLane], order: LaneOrder) -> str:
 
 
 def _steps(text: str, epoch: int | None, order: LaneOrder) -> range:
-    """The global steps asked for, counted over all epochs."""
+    """The requested global steps, counted over all epochs."""
     first, colon, last = text.partition(":")
     if not first.isdecimal() or (colon and not last.isdecimal()):
         raise ConfigError(f"--steps {text} is no range of steps", "write --steps 100:110, or --steps 100 for one step")

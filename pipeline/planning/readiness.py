@@ -1,4 +1,4 @@
-"""What `pretrain` would refuse before its first step, all at once: needs no GPU, and reads no weights."""
+"""All errors with which `pretrain` would end before its first step: needs no GPU, and reads no weights."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from pipeline.tasks.retrieval.validation import Validator
 
 
 def refusals(run: RunConfig, run_dir: Path, *, resume: str, without_data: bool) -> list[UserError]:
-    """The errors with which training would end, in the order of its start.
+    """The errors with which training would end, in the order in which it would meet them.
 
     Args:
-        without_data: the shards are yet to be made.
+        without_data: skip the checks of the shards, which do not exist yet.
     """
     folder = RunFolder(path=run_dir)
-    looks: list[Callable[[], object]] = [
+    checks: list[Callable[[], object]] = [
         lambda: _run_folder(folder, run, resume),
         *([] if without_data else [lambda: _data(folder, run)]),
         *([socket_folder.settle] if run.data.num_workers else []),
@@ -45,23 +45,23 @@ def refusals(run: RunConfig, run_dir: Path, *, resume: str, without_data: bool) 
         ),
     ]
     found = []
-    for look in looks:
+    for check in checks:
         try:
-            look()
+            check()
         except UserError as error:
             found.append(error)
     return found
 
 
 def read_data(run: RunConfig) -> Manifest:
-    """The corpus, each sample's row looked at. Raises: DataError."""
+    """The corpus, with every sample's row checked. Raises: DataError."""
     manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
     manifest.check()
     return manifest
 
 
 def shared_memory_warning(run: RunConfig, world_size: int) -> str | None:
-    """A line when one rank's workers may find too little of this machine's /dev/shm."""
+    """A line if this machine's /dev/shm may be too small for one rank's workers."""
     needed = shared_memory.needed_bytes(
         num_workers=run.data.num_workers,
         prefetch=run.data.prefetch,

@@ -14,7 +14,7 @@ from pipeline.run.logs import print_answer
 from samples.json_text import parse_json
 from samples.plain_file import read_plain
 
-if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` need not wait for it
+if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` does not wait for it
     from pipeline.engine.distributed import World
     from pipeline.tasks.retrieval.annotations import EvaluationPairs
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='JSON list of {"image": path, "caption": text or list of texts}',
     )
     parser.add_argument(
-        "--images", type=Path, metavar="ROOT", help="folder, or zip as it is, that the annotations' paths start from"
+        "--images", type=Path, metavar="ROOT", help="folder, or packed zip, that the annotations' paths start from"
     )
     parser.add_argument("--data", metavar="SHARDS", help="instead: a manifest.parquet, or the folder that holds one")
     parser.add_argument(
@@ -56,11 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of weights and arithmetic (default: float32)"
     )
-    parser.add_argument("--num-workers", type=int, metavar="N", help="threads a rank that load images (default: cores)")
+    parser.add_argument(
+        "--num-workers", type=int, metavar="N", help="threads per rank that load images (default: cores)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """`evaluate`; several ranks (torchrun, srun) share the work, rank 0 writes."""
+    """`evaluate`; several ranks (torchrun, srun) divide the work, and rank 0 writes the result."""
     check_flags(args)
     from pipeline.engine import distributed
 
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]:
-    """The content of metrics.json, on every rank."""
+    """The metrics that --out gets, on every rank."""
     import torch
 
     from albef.pretrained import Albef
@@ -113,7 +115,7 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Refuse, before anything is loaded, what cannot end well."""
+    """Raise a ConfigError or CheckpointError for flags that cannot work, before anything is loaded."""
     if (args.data is None) == (args.annotations is None):
         raise ConfigError(
             "there must be either --annotations or --data", "--annotations FILE.json --images ROOT, or --data SHARDS"
@@ -158,7 +160,7 @@ def _is_evaluation(file: Path) -> bool:
 
 
 def load_pairs(args: argparse.Namespace) -> EvaluationPairs:
-    """The images and captions the flags name."""
+    """The images and captions that the flags name."""
     from pipeline.data.corpus.manifest import read_manifest
     from pipeline.tasks.retrieval.annotations import EvaluationPairs
 
@@ -168,7 +170,7 @@ def load_pairs(args: argparse.Namespace) -> EvaluationPairs:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON file that is whole or not there.
+    """Write a JSON file whole or not at all.
 
     Raises: ConfigError when it cannot be written.
     """
@@ -179,7 +181,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """The recalls for people."""
+    """The recalls as a table."""
     head = f"{'recall, %':24}" + "".join(f"{f'{way} @{at}':>9}" for way in ("i2t", "t2i") for at in (1, 5, 10))
     lines = [f"{metrics['num_images']} images, {metrics['num_texts']} texts, k_test {metrics['k_test']}", head]
     for label, prefix in (("re-ranked", ""), ("contrastive only", "itc_"), ("chance", "chance_")):

@@ -1,7 +1,7 @@
-"""Image-text retrieval: evaluation, and validation while training.
+"""Image-text retrieval: evaluation, and validation during training.
 
-annotations    pairs to evaluate on
+annotations    the pairs to evaluate on
 evaluation     zero-shot retrieval: similarity, then re-ranking
-retrieval_set  pairs on the disk to what retrieval takes
+retrieval_set  from pairs on the disk to the tensors that retrieval takes
 validation     retrieval during training
 """

@@ -1,4 +1,4 @@
-"""Image-text pairs in a fixed order, to evaluate on: from an annotation file or from shards."""
+"""The image-text pairs of an evaluation, in a fixed order: from an annotation file or from shards."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from samples.text_files import HEAD_BYTES, conversion_hint, wide_encoding
 log = logging.getLogger(__name__)
 
 _READING = Lock()
-"""A ShardReader serves one thread at a time; decoding, which takes longer, runs outside."""
+"""A ShardReader serves one thread at a time; decoding, which takes longer, runs without this lock."""
 
 MAX_IMAGE_BYTES = 1 << 30
-"""Of a picture to evaluate on: a larger file is none."""
+"""Largest size of an image; a larger file is an error."""
 
 MAX_ANNOTATION_BYTES = 1 << 30
-"""Of an annotation file: a larger one is none."""
+"""Largest size of an annotation file; a larger one is an error."""
 
 Captions = Literal["all", "first"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPairs:
-    """Images, each with one or more texts. Images are decoded when asked for, so ranks may share them out by index."""
+    """Images, each with one or more texts. Images are decoded on demand, so ranks may divide them by index."""
 
     names: list[str]
-    """One name an image: its path in the annotation file, or its key."""
+    """A name per image: its path in the annotation file, or its key."""
     texts: list[str]
     """Cleaned captions, image by image."""
     text_to_image: list[int]
@@ -63,7 +63,7 @@ class EvaluationPairs:
         return len(self.texts)
 
     def image(self, index: int) -> Image.Image:
-        """Image `index` as it was stored, RGB; may be called from threads. Raises: DataError when it cannot be read."""
+        """Image `index` as stored, in RGB; may be called from threads. Raises: DataError when it cannot be read."""
         return self.load(index)
 
     @classmethod
@@ -78,15 +78,15 @@ class EvaluationPairs:
     ) -> EvaluationPairs:
         """The official annotation lists: `[{"image": path below root, "caption": text or list of texts}, ...]`.
 
-        Rows with the same image are one image with all their captions (a row a caption is how the official training
-        lists are written), so that no correct text counts as wrong.
+        Rows with the same image are merged into one image with all their captions (the official training lists have a
+        row per caption), so that no correct text counts as wrong.
 
         Args:
             file: the JSON file.
-            root: the folder, or the zip as it is, that `image` is relative to.
-            captions: every caption of an image, or its first one only.
-            max_words: captions are cut there, as in the original.
-            limit: only the first so many images.
+            root: the folder, or the packed zip, that `image` is relative to.
+            captions: every caption of an image, or only its first.
+            max_words: captions are cut to this many words, as in the original.
+            limit: only the first N images.
 
         Raises: DataError when the file or an image is missing, or an entry is not as above.
         """
@@ -94,7 +94,7 @@ class EvaluationPairs:
         try:
             images = open_image_roots([Path(root)])
         except RootError as error:
-            raise DataError(str(error), "--images ROOT is the folder, or zip, that paths begin in") from error
+            raise DataError(str(error), "--images ROOT is the folder, or zip, that paths start from") from error
         captions_of: dict[str, list[str]] = {}
         for name, texts in _read_annotations(file):
             captions_of.setdefault(name, []).extend(texts)
@@ -115,7 +115,7 @@ class EvaluationPairs:
     ) -> EvaluationPairs:
         """Every sample of a manifest, in manifest order. Arguments as above.
 
-        Raises: DataError when a sample cannot be read: an evaluation on part of its data would be another number.
+        Raises: DataError when a sample cannot be read: an evaluation on part of its data would give another number.
         """
         reader = ShardReader()
         kept = _Collected(", ".join(manifest.paths), captions, max_words)
@@ -132,11 +132,11 @@ class EvaluationPairs:
 
 
 class _Collected:
-    """Gathers images and their cleaned texts, leaving out what has no text."""
+    """Collects images and their cleaned texts, leaving out images without text."""
 
     def __init__(self, what: str, captions: Captions, max_words: int) -> None:
         if captions not in ("all", "first"):
-            raise DataError(f"captions is {captions!r}", "say all or first")
+            raise DataError(f"captions is {captions!r}", "use all or first")
         self.what, self.captions, self.max_words = what, captions, max_words
         self.names: list[str] = []
         self.texts: list[str] = []
@@ -223,5 +223,5 @@ def _decode(data: bytes, name: str) -> Image.Image:
 def _unreadable(name: str, bad: Exception) -> DataError:
     return DataError(
         f"evaluation sample {quote(name)} cannot be used: {quote(bad, 200)}",
-        "an evaluation needs all of its data: mend it, or take it out of the annotations or shards",
+        "an evaluation needs all of its data: fix the sample, or remove it from the annotations or shards",
     )

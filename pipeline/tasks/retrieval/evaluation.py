@@ -1,9 +1,9 @@
 """Zero-shot retrieval both ways: contrastive similarity first, the matching head on the best k of it (paper, 3.1).
 
-The ranks share the images: a rank encodes its images, and scores with the matching head every pair its images are in,
-whichever direction asked for it. So image embeddings, by far the largest thing here, never travel, and a pair that both
-directions want is computed once. Images and texts are cut into blocks of at most `batch_size`; block b belongs to
-rank b % size, and nothing is computed across blocks, so that one rank or many do the same arithmetic.
+The ranks divide the images: a rank encodes its images, and scores every pair of them with the matching head, for both
+directions. So image embeddings, by far the largest tensors here, are never sent, and a pair that both directions need
+is scored once. Images and texts are cut into blocks of at most `batch_size`; block b belongs to rank b % size, and
+nothing is computed across blocks, so that any number of ranks does the same arithmetic.
 """
 
 # I images, T texts, k candidates, E embedding, P patches, D image width, L text tokens, H text width
@@ -16,37 +16,34 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import comb
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from albef.errors import CheckpointError
+from albef.model import AlbefForPretraining
 from pipeline.engine.distributed import World
-
-if TYPE_CHECKING:  # the configuration imports this file, and must not wait for timm
-    from albef.model import AlbefForPretraining
 
 RECALL_AT = (1, 5, 10)
 MIN_BLOCKS = 8
-"""Small sets are cut at least so often, whatever the batch size: as many ranks then have something to do."""
+"""Smallest number of blocks, at any batch size, so that up to this many ranks share a small set."""
 PAIRS_AT_ONCE = 512
-"""Texts matched against an image in one pass; bounds the memory of the multimodal encoder."""
+"""Texts matched with an image in one pass; bounds the memory of the multimodal encoder."""
 SHARED_AT_ONCE = 64 * 2**20
 """Elements all-reduced at once; bounds the memory of passing through the device."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done, and of how many; the counts are this rank's."""
+"""Called with the name of the work, the number done and the total; both are this rank's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSet:
-    """The images and texts to be matched up."""
+    """The images and texts to match."""
 
     num_images: int
     load_image: Callable[[int], Tensor]
-    """Image i as the model takes it, (3, H, W). Called from threads."""
+    """Image i as the model's input, (3, H, W). Called from threads."""
     input_ids: Tensor
     """(T, L) int64, [CLS] first, padded."""
     attention_mask: Tensor
@@ -64,8 +61,8 @@ class RetrievalResult:
     """Candidates, matching scores and ranks, equal on every rank, on the CPU.
 
     Ties: of two equal similarities the lower index comes first, of two equal matching scores the one with the higher
-    similarity. What is not among the k candidates follows them in order of similarity, so that recall beyond k is
-    defined; the original gives it a score of -100 and whatever order its sort leaves.
+    similarity. Keys that are not among the k candidates follow them in order of similarity, so that recall beyond k
+    is defined; the original gives them a score of -100, and their order depends on its sort.
     """
 
     text_to_image: Tensor
@@ -79,9 +76,9 @@ class RetrievalResult:
     t2i_scores: Tensor
     """(T, min(k, I))"""
     i2t_itc_ranks: Tensor
-    """(I,) place, from 0, of the best placed of the image's own texts by similarity."""
+    """(I,) rank by similarity, from 0, of the best ranked of the image's own texts."""
     t2i_itc_ranks: Tensor
-    """(T,) place of the text's image by similarity."""
+    """(T,) rank by similarity of the text's image."""
 
     @property
     def i2t_ranks(self) -> Tensor:
@@ -120,12 +117,12 @@ def recall(ranks: Tensor, at: int) -> float:
 
 
 def ranks_after(scores: Tensor, own: Tensor, itc_ranks: Tensor) -> Tensor:
-    """(N,) ranks of the best placed right answer once the first k are sorted by matching score.
+    """(N,) ranks of the best ranked right answer once the first k are sorted by matching score.
 
     Args:
         scores: (N, k) of the candidates, the most similar first.
-        own: (N, k) which of them are right answers.
-        itc_ranks: (N,) rank by similarity, which stays where no right answer is among the candidates.
+        own: (N, k) True for candidates that are right answers.
+        itc_ranks: (N,) rank by similarity, which is kept where no right answer is among the candidates.
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
     own = own.gather(1, order)
@@ -147,20 +144,20 @@ def retrieve(
 
     Args:
         model: on `world.device`, in eval mode (dropout would be drawn otherwise).
-        k_test: candidates per query that the matching head re-ranks; the original's configurations say 128 for
+        k_test: candidates per query that the matching head re-ranks; the original's configurations have 128 for
             Flickr30k and 256 for COCO.
-        batch_size: images, and texts, encoded at once, at most.
+        batch_size: largest number of images, or texts, encoded at once.
         num_workers: threads that load images; by default one per core, at most 8.
-        progress: told how far it is.
+        progress: called after each block.
 
     Raises: CheckpointError when the model's features are not finite; DataError when an image cannot be read.
     """
-    tell = progress or (lambda what, done, total: None)
+    report = progress or (lambda what, done, total: None)
     image_blocks, text_blocks = _blocks(data.num_images, batch_size), _blocks(data.num_texts, batch_size)
     own_images, own_texts = image_blocks[world.rank :: world.size], text_blocks[world.rank :: world.size]
 
-    text_embeds, text_feats = _encode_texts(model, data, own_texts, world, tell)
-    image_embeds, image_feats = _encode_images(model, data, own_images, world, num_workers, tell)
+    text_embeds, text_feats = _encode_texts(model, data, own_texts, world, report)
+    image_embeds, image_feats = _encode_images(model, data, own_images, world, num_workers, report)
     for name, feats in (("image", image_feats), ("text", text_feats)):
         if not bool(feats.isfinite().all()):
             raise CheckpointError(
@@ -176,7 +173,7 @@ def retrieve(
     )
     mine = [image for block in own_images for image in block]
     i2t_scores, t2i_scores = _match(
-        model, data, mine, image_embeds, text_embeds, i2t_candidates.cpu(), t2i_candidates.cpu(), world, tell
+        model, data, mine, image_embeds, text_embeds, i2t_candidates.cpu(), t2i_candidates.cpu(), world, report
     )
     return RetrievalResult(
         text_to_image=data.text_to_image,
@@ -195,9 +192,9 @@ def _blocks(total: int, size: int) -> list[range]:
 
 
 def _encode_texts(
-    model: AlbefForPretraining, data: RetrievalSet, blocks: list[range], world: World, tell: Progress
+    model: AlbefForPretraining, data: RetrievalSet, blocks: list[range], world: World, report: Progress
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings (T, L, H) where there is room for them, and features (T, E) on the device, of all ranks' texts."""
+    """Embeddings (T, L, H) on the device or the CPU, and features (T, E) on the device, of all ranks' texts."""
     config, dtype = model.config, model.text_proj.weight.dtype
     shape = (*data.input_ids.shape, config.text_width)
     embeds = torch.zeros(shape, dtype=dtype, device=_room_for(shape, dtype, world.device))
@@ -208,7 +205,7 @@ def _encode_texts(
         ids, mask = (tensor[rows, :length].to(world.device) for tensor in (data.input_ids, data.attention_mask))
         block_embeds, feats[rows] = model.encode_text(ids, mask)
         embeds[rows, :length] = block_embeds.to(embeds.device)
-        tell("encode texts", number + 1, len(blocks))
+        report("encode texts", number + 1, len(blocks))
     return _share(embeds, world), _share(feats, world)
 
 
@@ -218,7 +215,7 @@ def _encode_images(
     blocks: list[range],
     world: World,
     num_workers: int | None,
-    tell: Progress,
+    report: Progress,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (own images, 1+P, D) in the order of `blocks`, and features (I, E) of all ranks' images."""
     config, dtype = model.config, model.image_proj.weight.dtype
@@ -230,14 +227,14 @@ def _encode_images(
         block_embeds, feats[block.start : block.stop] = model.encode_image(images.to(world.device))
         embeds[done : done + len(block)] = block_embeds.to(embeds.device)
         done += len(block)
-        tell("encode images", number + 1, len(blocks))
+        report("encode images", number + 1, len(blocks))
     return embeds, _share(feats, world)
 
 
 def _loaded(
     load: Callable[[int], Tensor], blocks: list[range], num_workers: int | None
 ) -> Iterator[tuple[range, Tensor]]:
-    """Each block with its images stacked, the next one already being loaded."""
+    """Each block with its images stacked, while the next one is being loaded."""
     pool = ThreadPoolExecutor(num_workers or min(8, os.cpu_count() or 1), thread_name_prefix="images")
     waiting: deque[tuple[range, list[Future[Tensor]]]] = deque()
     try:
@@ -261,7 +258,7 @@ def _candidates(
     world: World,
     is_right: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar keys (N, min(k, K)) of each query, and the rank (N,) of its best placed right answer.
+    """The k most similar keys (N, min(k, K)) of each query, and the rank (N,) of its best ranked right answer.
 
     Args:
         queries: (N, E), keys: (K, E); `blocks` are this rank's rows of queries.
@@ -286,18 +283,18 @@ def _match(
     i2t_candidates: Tensor,
     t2i_candidates: Tensor,
     world: World,
-    tell: Progress,
+    report: Progress,
 ) -> tuple[Tensor, Tensor]:
-    """Matching scores of both tables of candidates, on the CPU; this rank computes the pairs its images are in."""
+    """Matching scores of both tables of candidates, on the CPU; this rank scores the pairs of its own images."""
     dtype = _feature_dtype(model.itm_head.weight.dtype)
     i2t_scores = torch.zeros(i2t_candidates.shape, dtype=dtype)
     t2i_scores = torch.zeros(t2i_candidates.shape, dtype=dtype)
-    # for each image the places of the (T, k) table that name it: one sort instead of a search per image
-    places = t2i_candidates.flatten().argsort(stable=True)
+    # for each image, the entries of the (T, k) table that name it: one sort instead of a search per image
+    entries = t2i_candidates.flatten().argsort(stable=True)
     ends = torch.bincount(t2i_candidates.flatten(), minlength=data.num_images).cumsum(0)
     for number, image in enumerate(images):
-        own_places = places[int(ends[image - 1]) if image else 0 : int(ends[image])]
-        asked = torch.cat([i2t_candidates[image], own_places // t2i_candidates.shape[1]])
+        own_entries = entries[int(ends[image - 1]) if image else 0 : int(ends[image])]
+        asked = torch.cat([i2t_candidates[image], own_entries // t2i_candidates.shape[1]])
         texts, where = asked.unique(return_inverse=True)
         embeds = image_embeds[number : number + 1].to(world.device)
         scores = torch.cat(
@@ -305,8 +302,8 @@ def _match(
         )
         found = scores.cpu()[where]
         i2t_scores[image] = found[: i2t_candidates.shape[1]]
-        t2i_scores.view(-1)[own_places] = found[i2t_candidates.shape[1] :]
-        tell("match", number + 1, len(images))
+        t2i_scores.view(-1)[own_entries] = found[i2t_candidates.shape[1] :]
+        report("match", number + 1, len(images))
     return _share(i2t_scores, world), _share(t2i_scores, world)
 
 
@@ -321,7 +318,7 @@ def _match_one(
 
 
 def _share(rows: Tensor, world: World) -> Tensor:
-    """Each rank has filled its own rows of a tensor of zeros; after this every rank has all rows. Exact: x + 0 = x."""
+    """Give every rank all rows of a tensor of zeros in which each rank has filled its own. Exact: x + 0 = x."""
     if world.size > 1:
         for chunk in rows.flatten().split(SHARED_AT_ONCE):
             on_device = chunk.to(world.device)
@@ -331,7 +328,7 @@ def _share(rows: Tensor, world: World) -> Tensor:
 
 
 def _room_for(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.device:
-    """The device when the tensor takes at most a third of its free memory, else the CPU."""
+    """The device if the tensor takes at most a third of its free memory, else the CPU."""
     if device.type != "cuda":
         return device
     num_bytes = torch.Size(shape).numel() * dtype.itemsize
@@ -339,5 +336,5 @@ def _room_for(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) 
 
 
 def _feature_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What the model's features and scores come in: fp32 at least."""
+    """The type of the model's features and scores: at least fp32."""
     return torch.promote_types(dtype, torch.float32)

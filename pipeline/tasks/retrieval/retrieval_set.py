@@ -1,4 +1,4 @@
-"""From pairs on the disk to what `retrieve` takes: images as tensors, texts as tokens."""
+"""From pairs on the disk to the input of `retrieve`: images as tensors, texts as tokens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.tasks.retrieval.evaluation import RetrievalSet
 def retrieval_set(
     pairs: EvaluationPairs, model: AlbefConfig, tokenizer: AlbefTokenizer, *, max_text_tokens: int = 30
 ) -> RetrievalSet:
-    """Images squash-resized to the model's size, texts cut to `max_text_tokens` ([CLS] included) or what it can take.
+    """Images squash-resized to the model's size; texts cut to `max_text_tokens` ([CLS] included) or the model's limit.
 
-    Images are decoded when they are asked for, texts are tokenized here: a million of them take a minute.
+    Images are decoded on demand; texts are tokenized here, a million of them in a minute.
     """
     input_ids, attention_mask = tokenizer(pairs.texts, max_length=min(max_text_tokens, model.max_text_positions))
 

@@ -330,7 +330,7 @@ def test_the_output_folder_is_replaced_only_when_asked_and_only_if_it_was_export
     assert main(command) == 0
     (out / "notes.txt").write_text("a person's")
     assert "--overwrite" in refusal(capsys, command)
-    assert "something else than an exported model, notes.txt" in refusal(capsys, [*command, "--overwrite"])
+    assert "something other than an exported model, such as notes.txt" in refusal(capsys, [*command, "--overwrite"])
     assert (out / "notes.txt").read_text() == "a person's"
     (out / "notes.txt").unlink()
     (out / "README.md").write_text("of the earlier export")
@@ -357,7 +357,7 @@ def test_only_what_export_and_import_wrote_is_overwritten(tmp_path):
     (official / "made_by_pipeline").write_text("")
     check_free(official, overwrite=True)
     for folder in (model, download, folders):
-        with pytest.raises(CheckpointError, match="holds something else than an exported model"):
+        with pytest.raises(CheckpointError, match="holds something other than an exported model"):
             check_free(folder, overwrite=True)
 
 

@@ -139,11 +139,11 @@ def test_sources_are_reckoned(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "data.weights has 1 numbers for 2 sources" in capsys.readouterr().err
 
 
-def test_the_cost_of_streaming_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cost_of_streaming_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """For stores without ranges: what an epoch moves and what the first batch waits for; and what is missing for it."""
     streaming = ["check", str(tiny_recipe(tmp_path)), "--data.shard_opener", "pipe:cat {path}"]
     assert cli.main([*streaming, "--data.cache_dir", str(tmp_path)]) == 0
-    assert "once, for all of it fits; the first batch waits for up to 8 shards" in capsys.readouterr().out
+    assert "once, because all of it fits; the first batch waits for up to 8 shards" in capsys.readouterr().out
     assert cli.main(streaming) == 2
     assert "data.shard_opener needs data.cache_dir" in capsys.readouterr().err
 
