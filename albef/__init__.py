@@ -1,41 +1,41 @@
 """The ALBEF model: encoders, losses, momentum teacher, feature queue, weight converters.
 
-May import torch, timm and transformers (the tokenizer), and what those bring (numpy, Pillow, safetensors).
-Knows nothing of DeepSpeed, tar files, Slurm or command lines: `pipeline` trains it, `data_prep` feeds it.
+May import torch, timm and transformers (the tokenizer), and their dependencies numpy, Pillow and safetensors.
+Has no code for DeepSpeed, tar files, Slurm or command lines: `pipeline` trains the model on the data of `data_prep`.
 
-batch               what a micro-batch brings to the step, and what the teacher adds
-beside_weights      what scripts pickle beside the weights, discarded without running it
-captions            cleaning captions and questions, for users of the model
+batch               the tensors of a micro-batch, and the teacher's targets for it
+beside_weights      discards objects that scripts pickle beside the weights, without running them
+captions            cleans captions and questions, for users of the model
 config              widths and depths; the sizes base and tiny
-encoders            what student and teacher share: encoders, projections, MLM head
-errors              errors a user can mend: message and hint
+encoders            the parts of student and teacher: encoders, projections, MLM head
+errors              errors that a user can fix: message and hint
 fusion              multimodal encoder: BERT's second half with cross-attention
-gradcam             where in the image a word looks
+gradcam             which parts of the image a word attends to
 heads               masked language modelling head, tied to the word embeddings
 init_config         which files the starting weights come from
 initialise          starting weights from DeiT and BERT files
-inputs              pictures and texts as users pass them: one or a list, all else an error
-json_file           a JSON object out of a folder that a stranger may have written
+inputs              images and texts that users pass: one or a list, anything else is an error
+json_file           reads a JSON object from an untrusted folder
 layers              the two halves of a BERT layer
 losses              ITC, ITM and MLM as pure functions, in nats
-masking             masking tokens, 80/10/10
+masking             masks tokens, 80/10/10
 model               the pretraining model and its forward: reads like the paper's section 3.2
-model_folder        what a model folder consists of; may it be written again
+model_folder        the files of a model folder, and whether it may be overwritten
 momentum            the teacher: fp32 weights, soft targets, moving average
-negatives           drawing hard negatives for ITM
+negatives           draws hard negatives for ITM
 objective           the losses, the teacher and the queue, and every part the paper ablates
 official            to and from the official checkpoint layout, bit for bit
-position_embedding  position embeddings for another number of patches
-precision           what is computed in fp32 whatever the weights are in
+position_embedding  resizes position embeddings to another number of patches
+precision           the rule for what is computed in fp32 with any weights
 preprocess          images for evaluation and use
 pretrained          `Albef`: encode_image, encode_text, match, from and to a folder
 queue               the ring of features and its all-gather
-regular_file        opening files that a user names, or an error that says what is there instead
-tensor_file         reading and writing .safetensors files
+regular_file        opens files that a user names, or raises an error that names what is there instead
+tensor_file         reads and writes .safetensors files
 text                text encoder: BERT's embeddings and first half
 tokenizer           text to word pieces, as ALBEF was trained
 vision              image encoder: timm's vision transformer
-weight_files        reading weight files and loading them with nothing left over
+weight_files        reads weight files, and loads them with nothing missing or left over
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = ["Albef"]
 
 
 def __getattr__(name: str) -> Any:
-    """`albef.Albef`, imported when it is asked for: `import albef.errors` must not wait for torch and transformers."""
+    """`albef.Albef`, imported on first use, so that `import albef.errors` does not import torch and transformers."""
     if name == "Albef":
         from albef.pretrained import Albef
 

@@ -1,4 +1,4 @@
-"""What one micro-batch (a lane) brings to the training step, and what the teacher adds to it."""
+"""The tensors of one micro-batch (a lane) for the training step, and the teacher's targets for it."""
 
 # B batch, L text tokens, E embedding, Q queue, N masked tokens in the batch, V vocabulary
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(kw_only=True)
 class PretrainBatch:
-    """One micro-batch. Everything random in the step is drawn beforehand, so the step never waits for the host."""
+    """One micro-batch. All random numbers of the step are drawn beforehand, so the step never waits for the host."""
 
     image: Tensor
     """(B, 3, H, W) normalised pixels, float."""
@@ -33,9 +33,9 @@ class PretrainBatch:
     """(2, B) uniforms in [0, 1), float64: row 0 draws a negative image for each text, row 1 a negative text for each
     image. Kept as draws rather than indices because the weights are known only in the forward."""
     keys: list[str] = dataclasses.field(default_factory=list)
-    """The B sample keys, for the record."""
+    """The B sample keys, for logs and dumps."""
     captions: list[str] = dataclasses.field(default_factory=list)
-    """The B captions as drawn and cleaned, for the record."""
+    """The B captions as drawn and cleaned, for logs and dumps."""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PretrainBatch:
         """The same batch with its tensors on `device`."""
@@ -53,7 +53,7 @@ class PretrainBatch:
 
 @dataclass(kw_only=True)
 class TeacherTargets:
-    """What the momentum teacher says of one micro-batch; no gradient flows into any of it."""
+    """The momentum teacher's features and soft targets of one micro-batch; none has a gradient."""
 
     image_feat: Tensor
     """(B, E) L2-normalised teacher image features, at least fp32: candidates of this batch, then of the queue."""

@@ -1,4 +1,4 @@
-"""What training scripts pickle beside the weights, as objects that hold nothing: none of it is imported or run.
+"""Empty stand-ins for objects that training scripts pickle beside the weights: none of those is imported or run.
 
 An `argparse.Namespace` of settings would otherwise keep torch's restricted loader from reading the weights next to it.
 """
@@ -10,20 +10,20 @@ from typing import Any
 
 
 class Discarded:
-    """In the place of an object whose content is of no use here."""
+    """Replaces an object whose content is not needed here."""
 
     def __new__(cls, *_args: Any, **_fields: Any) -> Discarded:
         return object.__new__(cls)
 
     def __init__(self, *_args: Any, **_fields: Any) -> None:
-        """Takes anything."""
+        """Accepts anything."""
 
     def __setstate__(self, _state: Any) -> None:
-        """Takes anything."""
+        """Accepts anything."""
 
 
 class DiscardedMapping:
-    """In the place of a class derived from dict: torch's loader sets items on its own kinds of dict only."""
+    """Replaces a class derived from dict: torch's loader sets items only on the kinds of dict that it knows."""
 
     def __new__(cls, *_args: Any, **_fields: Any) -> Any:
         return OrderedDict()
@@ -54,4 +54,4 @@ MAPPINGS = (
     "ruamel.yaml.compat.ordereddict",
 )
 STAND_INS: list[Any] = [(Discarded, name) for name in OBJECTS] + [(DiscardedMapping, name) for name in MAPPINGS]
-"""As `torch.serialization.safe_globals` takes them: the names are those in the file, the classes ours."""
+"""In the form that `torch.serialization.safe_globals` takes: names as in the file, with our classes."""

@@ -1,4 +1,4 @@
-"""Cleaning of captions and questions, for users of the model; `samples.captions` says what it does."""
+"""Cleaning of captions and questions, for users of the model; see `samples.captions` for the rules."""
 
 from samples.captions import clean_caption, clean_question
 

@@ -1,4 +1,4 @@
-"""What student and momentum teacher share: the three encoders, the projections and the MLM head."""
+"""The parts of student and momentum teacher: the three encoders, the projections and the MLM head."""
 
 # B batch, P image patches, L text tokens, D image width, H text width, E embedding, N masked tokens, V vocabulary
 
@@ -49,9 +49,9 @@ class AlbefEncoders(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """text_embeds (B, L, H) of the clean and of the masked ids, as one batch through the text encoder.
 
-        What is not asked for is None and costs nothing.
+        A version that is not requested is None and costs nothing.
         """
-        versions = [ids for ids, asked in ((batch.input_ids, clean), (batch.mlm_input_ids, masked)) if asked]
+        versions = [ids for ids, wanted in ((batch.input_ids, clean), (batch.mlm_input_ids, masked)) if wanted]
         if not versions:
             return None, None
         embeds = self.text_encoder(torch.cat(versions), batch.attention_mask.repeat(len(versions), 1))
@@ -59,5 +59,5 @@ class AlbefEncoders(nn.Module):
         return chunks.pop(0) if clean else None, chunks.pop(0) if masked else None
 
     def predict_masked(self, fused: Tensor, positions: Tensor) -> Tensor:
-        """Logits (N, V) at flat positions (N,) of multimodal states (B, L, H): only those meet the vocabulary."""
+        """Logits (N, V) at flat positions (N,) of multimodal states (B, L, H); only these reach the head."""
         return self.mlm_head(fused.flatten(0, 1).index_select(0, positions), self.text_encoder.embeddings.word.weight)

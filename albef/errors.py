@@ -1,10 +1,10 @@
-"""Errors that a user can cause and mend. Raised where the fault is known, printed in one place (`pipeline.cli`)."""
+"""Errors that a user can cause and fix. Raised where the fault is known; `pipeline.cli` prints all of them."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """What is wrong, with the numbers in it, and the way out.
+    """What is wrong, with the numbers in it, and how to fix it.
 
     Args:
         message: one sentence naming the thing that is wrong; printed after `error:`.
@@ -12,7 +12,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message, hint)  # both: pickle, by which errors travel between ranks, rebuilds from these
+        super().__init__(message, hint)  # both: pickle, which ranks use to send errors, rebuilds them from these
         self.message = message
         self.hint = hint
 
@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A recipe, flag or DeepSpeed setting that cannot be run as it is."""
+    """A recipe, flag or DeepSpeed setting that cannot be used as it is."""
 
 
 class DataError(UserError):
@@ -33,8 +33,8 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-    """A run that trains into nothing: its numbers are not finite, step after step."""
+    """A run whose numbers are not finite, step after step."""
 
 
 class ProcessKilledError(UserError):
-    """A process of a run was killed from outside: nothing is wrong with what was asked, and it may be run again."""
+    """A process of a run was killed from outside: the command is not at fault and can be run again."""

@@ -12,19 +12,19 @@ from albef.layers import Attention, FeedForward, initialise_bert, token_mask
 
 
 class CrossAttention(Attention):
-    """Texts look at images; an image's keys and values are projected once, however many texts look at it."""
+    """Texts attend to images; an image's keys and values are projected once for all texts that attend to it."""
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config, context_width=config.vision_width)
 
     def forward(self, hidden: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None) -> Tensor:
-        """See `MultimodalEncoder.forward` for which row looks at which image. Images have no padding, hence no mask."""
+        """See `MultimodalEncoder.forward` for which row attends to which image. Images have no padding or mask."""
         num_images = image_embeds.shape[0]
         num_extra = 0 if extra_image is None else extra_image.shape[0]
         num_own = hidden.shape[0] - num_extra  # g * B
         key, value = self.project_keys_values(image_embeds)  # (B, h, 1+P, d)
         query = self.query(hidden)  # (R, L, H)
-        # the g texts of an image side by side in the query length: a view, and no copy of keys and values
+        # the g texts of an image are joined along the query length: a view, without a copy of keys and values
         own_query = query[:num_own].reshape(num_images, -1, query.shape[-1])  # (B, g*L, H)
         attended = self.attend(own_query, key, value).reshape(num_own, *query.shape[1:])
         if extra_image is not None:
@@ -67,7 +67,7 @@ class MultimodalEncoder(nn.Module):
                 so on; then X extra rows.
             attention_mask: (R, L) 1 / 0.
             image_embeds: (B, 1+P, D).
-            extra_image: (X,) int64, the image each extra row looks at; None when there are no extra rows.
+            extra_image: (X,) int64, the image that each extra row attends to; None when there are no extra rows.
 
         Returns: (R, L, H).
         """

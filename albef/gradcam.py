@@ -1,4 +1,4 @@
-"""Where in the image a word looks: Grad-CAM on a cross-attention layer, from the matching logit (paper, figure 4)."""
+"""Which parts of the image a word attends to: Grad-CAM on a cross-attention layer (paper, figure 4)."""
 
 # B pairs, L text tokens, h heads, P patches = G x G grid, W words
 
@@ -23,12 +23,12 @@ from samples.captions import clean_caption
 from samples.image import upright_rgb
 
 COLOURS = np.array([(0, 0, 128), (0, 0, 255), (0, 255, 255), (255, 255, 0), (255, 0, 0), (128, 0, 0)], dtype=np.float64)
-"""Dark blue to dark red, evenly spaced: the field's usual heat colours."""
+"""Dark blue to dark red, evenly spaced: the usual colours of a heat map."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedAttention:
-    """One cross-attention layer at work on B pairs."""
+    """Attention and gradient of one cross-attention layer for B pairs."""
 
     weights: Tensor
     """(B, h, L, 1+P) attention of each token over class token and patches."""
@@ -40,10 +40,10 @@ class RecordedAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class WordMaps:
-    """Where each word of a caption looks."""
+    """A map over the image for each word of a caption."""
 
     words: list[str]
-    """W words of the cleaned caption, as the tokenizer split and this rejoined them."""
+    """W words of the cleaned caption, rejoined from the tokenizer's pieces."""
     maps: Tensor
     """(W, G, G) float32, >= 0; a word of several pieces has their mean."""
     caption_map: Tensor
@@ -61,14 +61,14 @@ def word_maps(
     layer: int | None = None,
     max_text_tokens: int = 30,
 ) -> WordMaps:
-    """Grad-CAM of one picture and one text, a map for each word.
+    """Grad-CAM of one image and one text, with a map for each word.
 
     Args:
-        model: its weights, gradients and mode are left as they were.
-        image: any picture, turned as its EXIF orientation says; squashed to the model's square, so a map covers it all.
-        text: raw; cleaned as captions are.
-        layer: multimodal layer, as `token_maps`.
-        max_text_tokens: the text is cut there.
+        model: its weights, gradients and mode do not change.
+        image: any image; turned by its EXIF orientation, then squashed to the model's square, so a map covers it all.
+        text: raw; it is cleaned as captions are.
+        layer: number of the multimodal layer, as in `cross_attention`.
+        max_text_tokens: the text is cut to this many tokens.
 
     Raises: TypeError when it is not one PIL.Image and one string.
     """
@@ -116,7 +116,7 @@ def cross_attention(
     Works under `torch.no_grad` and `torch.inference_mode` too, and with a model that was made or loaded there.
 
     Args:
-        model: its weights, gradients and mode are left as they were.
+        model: its weights, gradients and mode do not change.
         image: (B, 3, H, W) normalised pixels.
         input_ids, attention_mask: (B, L).
         layer: 0-based multimodal layer; None takes the third of six, as the original's grounding does, or the like.
@@ -128,9 +128,9 @@ def cross_attention(
         with torch.no_grad():
             image_embeds, _ = model.encode_image(image)
             text_embeds, _ = model.encode_text(input_ids, attention_mask)
-        # what was made under inference mode cannot take part in a backward, its copy can
+        # tensors made under inference mode cannot take part in a backward; their copies can
         mask, weights = attention_mask.clone(), _copies_of_inference_weights(model)
-        # the gradient starts here, so frozen weights work too and none of them collects any
+        # the gradient starts here, so frozen weights work too, and no weight gets a gradient
         logits = functional_call(_Matching(model), weights, (text_embeds.requires_grad_(), mask, image_embeds))
         assert attention.weights is not None
         (gradient,) = torch.autograd.grad(logits[:, 1].sum(), attention.weights)
@@ -138,10 +138,10 @@ def cross_attention(
 
 
 def overlay(image: Image.Image, heat: Tensor, *, opacity: float = 0.5) -> Image.Image:
-    """A map drawn over its picture in colours, at the picture's size, upright.
+    """A map drawn over its image in colours, at the image's size, upright.
 
     Args:
-        image: the picture.
+        image: any PIL image.
         heat: (G, G); scaled so that its largest value is dark red. All zero stays dark blue.
         opacity: of the colours, 0 to 1.
     """
@@ -157,7 +157,7 @@ def overlay(image: Image.Image, heat: Tensor, *, opacity: float = 0.5) -> Image.
 
 
 def _words(pieces: Sequence[str]) -> tuple[list[str], list[list[int]]]:
-    """Words, and which pieces each is made of: skate, ##board -> skateboard, [0, 1]."""
+    """The words, and the pieces that each consists of: skate, ##board -> skateboard, [0, 1]."""
     words: list[str] = []
     groups: list[list[int]] = []
     for i, piece in enumerate(pieces):
@@ -171,7 +171,7 @@ def _words(pieces: Sequence[str]) -> tuple[list[str], list[list[int]]]:
 
 
 class _Matching(nn.Module):
-    """`AlbefForPretraining.match` as a forward, which is what `functional_call` calls."""
+    """`AlbefForPretraining.match` as a forward, because `functional_call` calls forward."""
 
     def __init__(self, model: AlbefForPretraining) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class _Matching(nn.Module):
 
 
 def _copies_of_inference_weights(model: AlbefForPretraining) -> dict[str, Tensor]:
-    """By `_Matching`'s names; none unless the model was made or loaded under `torch.inference_mode`."""
+    """Copies by `_Matching`'s names; empty unless the model was made or loaded under `torch.inference_mode`."""
     return {
         f"model.{name}": weight.clone()
         for name, weight in model.named_parameters()

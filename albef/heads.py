@@ -13,7 +13,7 @@ from albef.layers import BERT_NORM_EPS, initialise_bert
 
 
 class MlmHead(nn.Module):
-    """BERT's prediction head; its decoder is the word embedding, handed in, so that there is one such parameter."""
+    """BERT's prediction head; its decoder is the word embedding, an argument, so that there is one such parameter."""
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Starting weights: the image encoder from DeiT or another timm ViT, the text and multimodal layers from BERT.
 
-Everything that should load is checked to have loaded. The original loads with `strict=False`, and a run whose image
-encoder silently stayed random lost 12 points of retrieval recall (salesforce/ALBEF#71).
+Missing and left-over tensors are errors. The original loads with `strict=False`, and a run whose image encoder silently
+stayed random lost 12 points of retrieval recall (salesforce/ALBEF#71).
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ HUB = "hub:"
 BERT_FILES = ("model.safetensors", "pytorch_model.bin")
 EMBEDDINGS = ("word", "position", "token_type")
 BERT_UNUSED = re.compile(r"pooler\.|cls\.seq_relationship\.|embeddings\.position_ids$|cls\.predictions\.decoder\.")
-"""What ALBEF has no place for; the decoder is tied to the word embeddings, its bias is `cls.predictions.bias`."""
+"""Tensors that ALBEF does not use; the decoder is tied to the word embeddings, its bias is `cls.predictions.bias`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitReport:
-    """What one source gave."""
+    """What was loaded from one source."""
 
     part: str
     """`image` or `text`."""
     source: str
     tensors: int
-    """Tensors loaded."""
+    """Number of tensors loaded."""
     parameters: int
-    """Numbers in them."""
+    """Number of elements in them."""
     fresh: tuple[str, ...]
-    """Modules of this part that the source has nothing for; they keep their random start."""
+    """Modules of this part that the source lacks; they keep their random weights."""
     notes: tuple[str, ...] = ()
-    """What was resized or left out."""
+    """Tensors that were resized or left out."""
 
     def __str__(self) -> str:
         line = f"{self.part}: {self.tensors} tensors, {self.parameters:,} parameters, from {self.source}"
@@ -53,10 +53,10 @@ class InitReport:
 
 
 def initialise(model: AlbefForPretraining, init: InitConfig) -> list[InitReport]:
-    """Load what `init` names into `model`, in place; one report per source, for the log.
+    """Load the weights that `init` names into `model`, in place; returns one report per source, for the log.
 
-    A model on the meta device takes no numbers: then this is the look whether the files are there and fit, by their
-    headers, and what `hub:` names is not fetched.
+    A model on the meta device holds no numbers. Then this only checks, by the files' headers, that they exist and fit,
+    and fetches no `hub:` weights.
     """
     reports = []
     if init.image is not None:
@@ -74,7 +74,8 @@ def load_vision_weights(model: AlbefForPretraining, source: str) -> InitReport:
         source: as `InitConfig.image`.
 
     Raises:
-        CheckpointError: unreadable, or anything but the classifier `head.*` is missing, left over or misshapen.
+        CheckpointError: the file is unreadable, or a tensor other than the classifier `head.*` is missing, left over or
+            misshapen.
     """
     device = next(model.parameters()).device
     from_hub = source.startswith(HUB)
@@ -98,8 +99,8 @@ def load_vision_weights(model: AlbefForPretraining, source: str) -> InitReport:
 def load_bert_weights(model: AlbefForPretraining, source: str) -> InitReport:
     """Load a BERT: the first `text_depth` layers into the text encoder, the next `fusion_depth` into the multimodal.
 
-    Cross-attention, which BERT does not have, stays random (paper, section 3.1); so does the MLM head when the file has
-    none. Names may begin with `bert.`, and norms may be `gamma` and `beta`, as in old files. Further layers and further
+    Cross-attention, which BERT does not have, stays random (paper, section 3.1); so does the MLM head if the file has
+    none. Names may start with `bert.`, and norms may be `gamma` and `beta`, as in old files. Further layers and further
     rows of the position embeddings are left out.
 
     Args:
@@ -107,7 +108,7 @@ def load_bert_weights(model: AlbefForPretraining, source: str) -> InitReport:
         source: as `InitConfig.text`.
 
     Raises:
-        CheckpointError: unreadable, too few layers, another number of heads, or names or shapes that do not fit.
+        CheckpointError: the file is unreadable, or its layers are too few, or its heads, names or shapes do not fit.
     """
     path = _bert_file(Path(source))
     _check_heads(path, model.config)
@@ -144,7 +145,7 @@ def load_bert_weights(model: AlbefForPretraining, source: str) -> InitReport:
 
 
 def _pairs(config: AlbefConfig, has_head: bool) -> dict[str, str]:
-    """Our name -> BERT's name (without `bert.`) of everything that BERT gives."""
+    """Our name -> BERT's name (without `bert.`) of every tensor that is taken from BERT."""
     pairs = {f"text_encoder.embeddings.{kind}.weight": f"embeddings.{kind}_embeddings.weight" for kind in EMBEDDINGS}
     modules = {"text_encoder.embeddings.norm": "embeddings.LayerNorm"}
     for i in range(config.text_depth + config.fusion_depth):
@@ -163,7 +164,7 @@ def _pairs(config: AlbefConfig, has_head: bool) -> dict[str, str]:
 def _load(
     module: nn.Module, state: dict[str, Tensor], *, part: str, source: str, fresh: list[str], notes: list[str]
 ) -> InitReport:
-    """Copy `state` in, and look that it arrived: a name the module does not have would be a bug here."""
+    """Copy `state` into the module; a name that the module does not have would be a bug here."""
     wanted = module.state_dict()
     check_shapes(state, {name: wanted[name].shape for name in state}, source=source)
     unexpected = module.load_state_dict(state, strict=False).unexpected_keys
@@ -179,7 +180,7 @@ def _load(
 
 
 def _from_hub(name: str, device: torch.device) -> dict[str, Tensor]:
-    """The state dict of a pretrained timm model, fetched or from timm's cache; on the meta device names and shapes."""
+    """The state dict of a pretrained timm model, fetched or from timm's cache; on the meta device only shapes."""
     try:
         with device:
             return dict(timm.create_model(name, pretrained=device.type != "meta").state_dict())
@@ -203,7 +204,7 @@ def _bert_file(path: Path) -> Path:
 
 
 def _check_heads(path: Path, config: AlbefConfig) -> None:
-    """Shapes do not tell heads; a config.json beside the weights does, and a wrong number would go unnoticed."""
+    """Check the number of heads, which shapes do not show, against a config.json beside the weights."""
     beside = path.parent / "config.json"
     if not beside.exists():
         return
@@ -216,7 +217,7 @@ def _check_heads(path: Path, config: AlbefConfig) -> None:
 
 
 def _layer(name: str) -> int:
-    """The layer a BERT name belongs to, -1 for those outside the layers."""
+    """The layer that a BERT name belongs to; -1 for names outside the layers."""
     found = re.match(r"encoder\.layer\.(\d+)\.", name)
     return int(found[1]) if found else -1
 

@@ -1,6 +1,6 @@
-"""What a user passes as pictures and texts: one or a list of them, and an error for all else that would pass for one.
+"""Images and texts that a user passes: one or a list of them; anything else is an error.
 
-A string is a sequence of strings to Python, so `encode_text("a dog")` would be five texts of a letter each.
+A string is a sequence of strings to Python, so without this `encode_text("a dog")` would encode five texts of a letter.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ WAYS = {
     (Image.Image, "ndarray"): "convert it: PIL.Image.fromarray(array), of (H, W, 3) uint8 RGB",
     (Image.Image, "Tensor"): "preprocessed pictures are one tensor (B, 3, H, W): torch.stack(tensors)",
 }
-"""What to do about what is often passed instead."""
+"""How to convert what is often passed instead."""
 
 
 def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """A list of texts; a string is one text.
+    """A list of texts; a string becomes a list of one.
 
-    Raises: TypeError for anything but strings, naming the position of the first one that is none.
+    Raises: TypeError for anything but strings, naming the position of the first value that is none.
     """
     return _as_list(texts, str, TEXTS)
 
 
 def as_images(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
-    """A list of pictures; a picture is one.
+    """A list of images; a single image becomes a list of one.
 
-    Raises: TypeError for anything but pictures, naming the position of the first one that is none.
+    Raises: TypeError for anything but images, naming the position of the first value that is none.
     """
     return _as_list(images, Image.Image, IMAGES)
 
 
 def check_one(value: object, kind: type[Kind], what: str) -> None:
-    """Raise a TypeError unless `value` is a single text (`str`) or picture (`PIL.Image.Image`)."""
+    """Raise a TypeError unless `value` is a single text (`str`) or image (`PIL.Image.Image`)."""
     if not isinstance(value, kind):
         raise TypeError(f"{what} expected, not {_described(value, kind)}")
 

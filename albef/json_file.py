@@ -1,4 +1,4 @@
-"""A JSON object out of a folder that someone else may have written: small, shallow, UTF-8, or an error by name."""
+"""Read a JSON object from an untrusted folder: it must be small, shallow and UTF-8."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read_object(path: Path, *, hint: str) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
-        hint: the way out where the file is missing or holds something else.
+        hint: how to fix it if the file is missing or holds something else.
 
     Raises: CheckpointError when it cannot be read, or is too large, nested too deeply, or no JSON object.
     """

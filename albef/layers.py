@@ -16,11 +16,11 @@ BERT_NORM_EPS = 1e-12
 
 
 BERT_INIT_STD = 0.02
-"""Spread of BERT's fresh weights."""
+"""Standard deviation of BERT's random initial weights."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention with BERT's residual and norm after it (Devlin et al. 2019; post-norm).
+    """Multi-head attention, followed by BERT's residual and norm (Devlin et al. 2019; post-norm).
 
     Projection and attention are separate methods, because the multimodal encoder projects the keys and values of an
     image once and lets several texts attend to them.
@@ -38,7 +38,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.attention_dropout = config.attention_dropout
         self.keep_weights = False
-        """Grad-CAM sets this: attention is then computed in the open and left, with its gradient, in `weights`."""
+        """Grad-CAM sets this: attention is then computed unfused, and kept in `weights` with its gradient."""
         self.weights: Tensor | None = None
 
     def split_heads(self, tensor: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Attention(nn.Module):
         """Attention of projected queries (R, L, H) over (R, h, T, d) keys and values.
 
         Args:
-            mask: boolean, broadcast to (R, h, L, T), True where a token may be looked at; None lets all be seen.
+            mask: boolean, broadcast to (R, h, L, T), True where a token may be attended to; None allows all.
 
         Returns: (R, L, H), before the output projection.
         """
@@ -97,9 +97,9 @@ class FeedForward(nn.Module):
 
 
 def token_mask(attention_mask: Tensor) -> Tensor:
-    """Boolean (R, 1, 1, L), True at tokens, from 1 / 0 (R, L): every query may look at every token, never at padding.
+    """Boolean (R, 1, 1, L), True at tokens, from 1 / 0 (R, L): every query may attend to every token, never to padding.
 
-    Queries at padding look at the tokens too, so their (unused) states stay finite.
+    Queries at padding attend to the tokens too, so their (unused) states stay finite.
     """
     return attention_mask.bool()[:, None, None, :]
 

@@ -1,4 +1,4 @@
-"""The losses of pretraining as pure functions, in nats. All compute in fp32 at least, whatever comes in."""
+"""The losses of pretraining as pure functions, in nats. All compute in fp32 or float64, with inputs of any type."""
 
 # B batch, E embedding, Q queue, N masked tokens, V vocabulary
 
@@ -16,7 +16,7 @@ def contrastive_logits(feat: Tensor, keys: Tensor, queue: Tensor | None, tempera
     """Similarities with the candidates: this batch's, then the queue's.
 
     Args:
-        feat: (B, E) L2-normalised features that ask.
+        feat: (B, E) L2-normalised features of the queries.
         keys: (B, E) L2-normalised teacher features of the other modality; row b is the partner of feat's row b.
         queue: (Q, E) earlier ones, or None.
         temperature: (1,), within its bounds.
@@ -39,7 +39,7 @@ def itc_targets(teacher: Tensor, alpha: float) -> Tensor:
     Returns: (B, B+Q), rows sum to 1.
     """
     targets = alpha * teacher
-    # the original's one-hot is fp32 whatever the model computes in, so its weight is the fp32 number next to 1 - alpha
+    # the original's one-hot is always fp32, so its weight is the fp32 number nearest to 1 - alpha
     targets.diagonal().add_(float(numpy.float32(1 - alpha)))
     return targets
 
@@ -66,9 +66,9 @@ def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Ten
     Args:
         logits: (R, 2).
         labels: (R,) int64, 0 or 1.
-        valid: (R,) bool, rows to leave out are False; None counts all.
+        valid: (R,) bool, False for rows to leave out; None counts all.
 
-    Returns: scalar, mean over the valid rows; 0 when there is none.
+    Returns: scalar, mean over the valid rows; 0 if there are none.
     """
     losses = F.cross_entropy(at_least_fp32(logits), labels, reduction="none")  # (R,)
     if valid is None:

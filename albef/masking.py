@@ -1,4 +1,4 @@
-"""Masking tokens for masked language modelling, as BERT and the original do it."""
+"""Mask tokens for masked language modelling, as BERT and the original do."""
 
 # B batch, L text tokens, N masked tokens
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from albef.config import AlbefConfig
 
 SHARE_MASKED, SHARE_RANDOM = 0.8, 0.1
-"""Of the chosen tokens; the remaining tenth keeps its word."""
+"""Shares of the chosen tokens; the remaining tenth keeps its word."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedTokens:
-    """What masking yields: three fields of `PretrainBatch`."""
+    """The result of masking: three fields of `PretrainBatch`."""
 
     mlm_input_ids: Tensor
     """(B, L) int64."""
@@ -40,19 +40,19 @@ def mask_tokens(
     """Choose tokens and hide them: 80% become [MASK], 10% a random word, 10% stay.
 
     [PAD] and [CLS] are never chosen, [SEP] may be; a random word is uniform over the whole vocabulary, special tokens
-    included (the original's semantics). Call it on the host, where N is known without waiting for a device.
+    included (the original's semantics). Call it on the CPU, where N is known without waiting for a device.
 
     Args:
         input_ids: (B, L) int64, on the CPU.
         config: gives the special tokens and the size of the vocabulary.
-        probability: chance of each token to be chosen.
-        generator: source of every draw; None takes torch's default one. How much is drawn depends on the shape only.
-        draws: (B, L, 3) uniforms in [0, 1), float64, in place of the generator's: each token's own choice, kind and
-            word, so that a text's mask need not depend on its batch.
-        chosen: (B, L) bool, in place of the choice.
-        replacements: (B, L) ids written at the chosen positions, in place of the 80 / 10 / 10 draw.
+        probability: probability that a token is chosen.
+        generator: source of every draw; None takes torch's default one. The number of draws depends only on the shape.
+        draws: (B, L, 3) uniforms in [0, 1), float64, instead of the generator's: each token's own choice, kind and
+            word, so that a text's mask does not depend on its batch.
+        chosen: (B, L) bool, instead of the drawn choice.
+        replacements: (B, L) ids written at the chosen positions, instead of the 80 / 10 / 10 draw.
 
-    Returns: ids after masking, and where and what to predict.
+    Returns: ids after masking, and the positions and ids to predict.
     """
     if draws is None:
         draws = torch.rand(*input_ids.shape, 3, generator=generator, dtype=torch.float64)

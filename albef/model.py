@@ -22,10 +22,10 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 
 
 class PretrainOutput(NamedTuple):
-    """Losses of one micro-batch, in nats and fp32 at least, and what they were made of (without gradient).
+    """Losses of one micro-batch, in nats and fp32 at least, and the tensors behind them (without gradient).
 
-    A tuple, because DeepSpeed hooks the start of its backward onto the tensors of a tuple, list or dict, and onto
-    nothing at all in a dataclass: gradients would then be accumulated twice at stage 0 in bf16.
+    A tuple, because DeepSpeed registers the hook that starts its backward on the tensors of a tuple, list or dict, but
+    not of a dataclass: gradients would then be accumulated twice at stage 0 in bf16.
     """
 
     total: Tensor
@@ -62,8 +62,8 @@ class PretrainOutput(NamedTuple):
 class AlbefForPretraining(AlbefEncoders):
     """The student: what the optimizer trains.
 
-    A loss that is switched off is exactly zero and its work is skipped, so the parameters only it uses get no gradient
-    (`grad is None`): DeepSpeed's ZeRO stages 0 to 2 take that as it is, plain DDP wants `find_unused_parameters=True`.
+    A loss that is switched off is exactly zero and its work is skipped, so parameters that only it uses get no gradient
+    (`grad is None`). DeepSpeed's ZeRO stages 0 to 2 accept that; plain DDP needs `find_unused_parameters=True`.
     """
 
     def __init__(self, config: AlbefConfig, objective: ObjectiveConfig | None = None) -> None:
@@ -76,7 +76,7 @@ class AlbefForPretraining(AlbefEncoders):
         """(1,) temperature within [0.001, 0.5], >= fp32.
 
         The gradient passes the clamp unchanged, as in the original, which clamps the parameter in place: with an
-        ordinary clamp, a temperature that stepped outside would never get the gradient to come back.
+        ordinary clamp, a temperature outside the bounds would never get a gradient that brings it back.
         """
         temperature = at_least_fp32(self.temperature)
         return temperature + (temperature.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE) - temperature).detach()
@@ -108,11 +108,11 @@ class AlbefForPretraining(AlbefEncoders):
         Args:
             batch: the micro-batch, on the model's device.
             targets: `MomentumTeacher.targets` of the same batch.
-            queue: read only; as it was at the start of the step.
+            queue: its state at the start of the step; not changed.
             alpha: weight of the teacher's soft targets, in [0, 1].
-            negative_indices: (B,) image for each text and (B,) text for each image, in place of the draw.
+            negative_indices: (B,) image for each text and (B,) text for each image, instead of the draw.
 
-        Returns: the losses, and what they were made of.
+        Returns: the losses, and the tensors that they were computed from.
         """
         objective = self.objective
         image_embeds, image_feat = self.encode_image(batch.image)
@@ -207,7 +207,7 @@ class AlbefForPretraining(AlbefEncoders):
         without `negatives`), and the states (B, L, H) of the masked texts (None without them).
         """
         size, mask = image_embeds.shape[0], batch.attention_mask
-        texts, masks = [], []  # what image b sees: (B, L, H) and (B, L) each
+        texts, masks = [], []  # the texts fused with image b: (B, L, H) and (B, L) each
         if negatives is not None:
             assert text_embeds is not None
             texts += [text_embeds, text_embeds.index_select(0, negatives.text)]

@@ -1,4 +1,4 @@
-"""Which files a model folder consists of, and whether a folder is one that may be written again."""
+"""The files of a model folder, and whether a folder is one that may be overwritten."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MODEL_FILES = (
     "vocab.txt",
     "README.md",
 )
-"""What `Albef.save_pretrained` writes."""
+"""The files that `Albef.save_pretrained` writes."""
 MODEL_TYPE = "albef"
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether `Albef.save_pretrained` wrote the folder's config.json, or was killed after it had begun to."""
+    """Whether `Albef.save_pretrained` wrote the folder, or was killed while writing it."""
     try:
         return read_object(folder / "config.json", hint="").get("model_type") == MODEL_TYPE
     except CheckpointError:
@@ -30,7 +30,7 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise a CheckpointError if writing a model would replace files that are not of an ALBEF's folder."""
+    """Raise a CheckpointError if writing a model would replace files that do not belong to an ALBEF."""
     there = [name for name in MODEL_FILES if os.path.lexists(folder / name)]
     if there and not is_model_folder(folder):
         raise CheckpointError(

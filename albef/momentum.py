@@ -1,4 +1,4 @@
-"""The momentum teacher: an exponential moving average of the student, and the soft targets it gives."""
+"""The momentum teacher: an exponential moving average of the student, and its soft targets."""
 
 # B batch, L text tokens, E embedding, Q queue, N masked tokens, V vocabulary
 
@@ -18,19 +18,19 @@ from albef.precision import at_least_fp32
 from albef.queue import FeatureQueue
 
 CHUNK_ELEMENTS = 1 << 25
-"""Student weights widened at a time in an update: 128 MiB of fp32, instead of a whole second copy."""
+"""Elements of the student converted to fp32 at a time in an update: 128 MiB, instead of a whole second copy."""
 
 
 class MomentumTeacher:
-    """Weights averaged in fp32, and a copy in the compute precision when that is another (paper, section 3.3).
+    """Weights averaged in fp32, and a copy in the compute precision if that differs (paper, section 3.3).
 
-    No `nn.Module`, and no part of the student: DeepSpeed would cast it, would not broadcast it, and would export it at
-    some stages only. Make it before the engine casts the student.
+    Neither an `nn.Module` nor part of the student: DeepSpeed would cast it, would not broadcast it, and would export it
+    at some stages only. Create it before the engine casts the student.
 
     Args:
-        student: gives shape, switches, momentum and the first weights; on one rank or every rank the same.
-        device: where the teacher lives.
-        compute_dtype: of its forward; None takes that of its weights (fp32, or float64 when the student is float64).
+        student: source of shape, switches, momentum and initial weights; the same on every rank.
+        device: the device of the teacher.
+        compute_dtype: type of its forward; None takes its weights' (fp32, or float64 if the student is float64).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class MomentumTeacher:
     ) -> None:
         self.objective = student.objective
         self.momentum = student.objective.momentum
-        # fp32: 0.005 x (p - p_m) is below half a bf16 step of p_m for most weights, so a bf16 teacher would stand still
+        # fp32: 0.005 x (p - p_m) is below half a bf16 step of p_m for most weights, so a bf16 teacher would not move
         dtype = at_least_fp32(torch.empty(0, dtype=next(student.parameters()).dtype)).dtype
         self.weights = _empty_like(student, device, dtype)
         self.model = self.weights if compute_dtype in (None, dtype) else _empty_like(student, device, compute_dtype)
@@ -57,12 +57,12 @@ class MomentumTeacher:
         """The teacher's features and soft targets of one micro-batch; no gradient.
 
         Args:
-            batch: the same micro-batch the student sees, masked alike.
-            queue: read only; as it was at the start of the step.
+            batch: the micro-batch of the student, with the same masks.
+            queue: its state at the start of the step; not changed.
             temperature: (1,) the student's, clamped.
 
-        Returns: features always, because they are candidates and fill the queue; the softmaxes that a switched-off loss
-        or distillation would not read are None, and their work is skipped.
+        Returns: always the features, because they are candidates and fill the queue. A softmax that no loss reads,
+        because the loss or its distillation is switched off, is None, and its work is skipped.
         """
         switches, model = self.objective, self.model
         targets_itc, targets_mlm = switches.itc and switches.distill_itc, switches.mlm and switches.distill_mlm
@@ -96,7 +96,7 @@ class MomentumTeacher:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """What `state_dict` gave, all of it and nothing else.
+        """Load the result of `state_dict`, with nothing missing and nothing left over.
 
         Raises:
             CheckpointError: names or shapes are not this teacher's.
@@ -114,7 +114,7 @@ class MomentumTeacher:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Bring the compute copy up to date."""
+        """Update the copy in the compute precision."""
         if self.model is not self.weights:
             torch._foreach_copy_(list(self.model.parameters()), list(self.weights.parameters()))
 
@@ -135,7 +135,7 @@ class MomentumTeacher:
 
 
 def _empty_like(student: AlbefForPretraining, device: torch.device | str, dtype: torch.dtype) -> AlbefEncoders:
-    """Encoders of the student's shape, without gradients; dropout as the objective says."""
+    """Encoders of the student's shape, without gradients; dropout as the objective sets it."""
     with torch.device("meta"):
         model = AlbefEncoders(student.config)
     model = model.to(dtype).to_empty(device=device).requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Drawing the matching loss's negatives from the micro-batch, harder ones more often (paper, section 3.2)."""
+"""Draw the matching loss's negatives from the micro-batch, harder ones more often (paper, section 3.2)."""
 
 # B batch
 
@@ -22,7 +22,7 @@ class Negatives:
     text: Tensor
     """(B,) int64, the text paired with image b."""
     image_valid: Tensor | None = None
-    """(B,) bool, False where `image` is only a stand-in, because there was nothing to draw; None: all are real."""
+    """(B,) bool, False where `image` is a placeholder, because there was nothing to draw; None: all are drawn."""
     text_valid: Tensor | None = None
     """(B,) bool, the same for `text`."""
 
@@ -43,10 +43,10 @@ class Negatives:
 
 
 def negative_weights(similarity: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The distribution a negative is drawn from: softmax of the similarities without the row's own partner.
+    """The distribution of a row's negative: the softmax of the similarities without the row's own partner.
 
-    The partner is taken out before the softmax. The original zeroes it afterwards, which is the same distribution until
-    the partner takes all of the mass and the rest underflows to zero: then `torch.multinomial` raises.
+    The partner is removed before the softmax. The original zeroes it afterwards, which is the same distribution until
+    the partner has all of the mass and the rest underflows to zero: then `torch.multinomial` raises.
 
     Args:
         similarity: (B, B) logits, row b's partner in column b.
@@ -68,23 +68,23 @@ def negative_weights(similarity: Tensor, allowed: Tensor | None = None) -> tuple
 def draw_negatives(similarity: Tensor, draws: Tensor, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One negative per row, by inverting the cumulative distribution of `negative_weights` at a given uniform.
 
-    Nothing is read back to the host, and nothing raises: a batch of one, a row without candidates or with entries that
-    are not finite yields the next row of the batch as a stand-in, marked invalid.
+    Nothing is read back to the host, and nothing raises: a batch of one, or a row without finite candidates, yields the
+    next row of the batch as a placeholder, marked invalid.
 
     Args:
         similarity: (B, B) logits, row b's partner in column b.
         draws: (B,) uniforms in [0, 1).
         allowed: see `negative_weights`.
 
-    Returns: (B,) int64 columns and (B,) bool, False for stand-ins.
+    Returns: (B,) int64 columns and (B,) bool, False for placeholders.
     """
     weights, valid = negative_weights(similarity, allowed)
-    # float64, not for precision but so that a uniform near 1 does not round up to the total and fall off the end
+    # float64, so that a uniform near 1 does not round up to the total, beyond the last candidate
     cumulative = weights.double().cumsum(dim=1)  # (B, B)
     size = weights.shape[0]
     uniform = draws.double() * cumulative[:, -1]
     drawn = torch.searchsorted(cumulative, uniform[:, None], right=True).squeeze(1).clamp(max=size - 1)
-    # rounding may still land beside the last candidate, on a column of weight zero: take the likeliest instead
+    # rounding may still select a column of weight zero after the last candidate: take the likeliest instead
     drawn = drawn.where(weights.gather(1, drawn[:, None]).squeeze(1) > 0, weights.argmax(dim=1))
-    stand_in = (torch.arange(size, device=weights.device) + 1) % size
-    return drawn.where(valid, stand_in), valid
+    placeholder = (torch.arange(size, device=weights.device) + 1) % size
+    return drawn.where(valid, placeholder), valid

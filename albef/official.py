@@ -1,7 +1,8 @@
-"""Weights to and from the layout of the official checkpoints (salesforce/ALBEF), key for key and bit for bit.
+"""Convert weights to and from the layout of the official checkpoints (salesforce/ALBEF), key for key and bit for bit.
 
-The official names, its undivided BERT, its column-wise queues and its zero-dimensional temperature live here only.
-Two layouts are known: `pretrain` (BERT under `bert.`, with the MLM head) and `retrieval` (also grounding's; neither).
+Only this file knows the official names, the undivided BERT, the column-wise queues and the zero-dimensional
+temperature. There are two layouts: `pretrain` (BERT under `bert.`, and an MLM head) and `retrieval` (without both; also
+grounding's).
 """
 
 # D vision width, H text width, E embedding, Q queue, V vocabulary
@@ -25,7 +26,7 @@ from albef.weight_files import check_names, check_shapes, first_line, read_weigh
 
 QUEUE_NAMES = {"image_queue": "image", "text_queue": "text", "idx_queue": "ids", "queue_ptr": "pointer"}
 STUDENT_ONLY = ("temperature", "itm_head.")
-"""What the momentum teacher has no copy of."""
+"""Weights that the momentum teacher does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class OfficialWeights:
     """An official checkpoint in this project's names."""
 
     config: AlbefConfig
-    """Read off the shapes; head counts as given."""
+    """Inferred from the shapes; numbers of heads as given."""
     student: dict[str, Tensor]
     """For `AlbefForPretraining.load_state_dict`; without `mlm_head.*` in the retrieval layout."""
     teacher: dict[str, Tensor] | None
@@ -57,22 +58,22 @@ def from_official(
     source: str = "official checkpoint",
     **changes: Any,
 ) -> OfficialWeights:
-    """Translate an official state dict, strictly: every key it should have, and no other.
+    """Translate an official state dict, strictly: every expected key must be there, and no other.
 
-    Keys that repeat others (positions 0, 1, 2, ..., the decoder tied to the word embeddings) may be absent, as newer
-    versions of transformers and safetensors leave them out; of two tied names either may be.
+    Keys that repeat others (positions 0, 1, 2, ..., the decoder tied to the word embeddings) may be absent, because
+    newer versions of transformers and safetensors leave them out; of two tied names either may be absent.
 
     Args:
         state: the state dict, or what the official script saved (`{"model": ...}`). `_m` keys and queues may be absent.
-        vision_heads, text_heads: attention heads, which shapes do not tell; by default one per 64 of width.
+        vision_heads, text_heads: attention heads, which shapes do not show; by default one per 64 of width.
         image_size: resize the image position embeddings to this image side in pixels; by default keep the checkpoint's.
-        source: what to call it in errors.
-        changes: other fields of AlbefConfig that shapes do not tell (token ids, dropout).
+        source: its name in errors.
+        changes: other fields of AlbefConfig that shapes do not show (token ids, dropout).
 
     Returns: the translated weights; tensors that need no change share memory with `state`.
 
     Raises:
-        CheckpointError: not an ALBEF checkpoint, or keys missing, unknown, misshapen or not tied as they should be.
+        CheckpointError: not an ALBEF checkpoint, or keys are missing, unknown, misshapen, or not tied.
     """
     state = unwrap(state, source=source)
     layout = _Layout.of_official(state, source)
@@ -165,7 +166,7 @@ def official_names(student: Iterable[str], *, teacher: bool = False) -> dict[str
     """Our name -> official name of every weight, in the official order (the decoder's tied copies left out).
 
     Args:
-        student: names of the student's weights; they tell the depths.
+        student: names of the student's weights, which give the depths.
         teacher: give the teacher's pairs (the official names that carry `_m`).
     """
     return _Layout.of_ours(student).pairs(teacher=teacher)
@@ -173,7 +174,7 @@ def official_names(student: Iterable[str], *, teacher: bool = False) -> dict[str
 
 @dataclass(frozen=True)
 class _Layout:
-    """How many layers of each kind there are, and whether BERT sits under `bert.` with an MLM head beside it."""
+    """The number of layers of each kind, and whether BERT is under `bert.` with an MLM head beside it."""
 
     vision_depth: int
     text_depth: int
@@ -224,7 +225,7 @@ class _Layout:
         if not teacher:
             return student
         pairs = {ours: _momentum(name) for ours, name in student.items() if not ours.startswith(STUDENT_ONLY)}
-        # the official model registers: visual_encoder_m, vision_proj_m, text_encoder_m, text_proj_m
+        # the order in which the official model registers them
         order = ("visual_encoder_m", "vision_proj_m", "text_encoder_m", "text_proj_m")
         return dict(sorted(pairs.items(), key=lambda pair: order.index(pair[1].split(".", 1)[0])))
 
@@ -239,7 +240,7 @@ class _Layout:
         return [bert + "embeddings.position_ids", *decoder]
 
     def with_copies(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights with the repeated keys put where the official state dict has them."""
+        """The weights with the repeated keys inserted where the official state dict has them."""
         positions, *decoder = self.copies(weights)
         result: dict[str, Tensor] = {}
         for name, tensor in weights.items():
@@ -320,7 +321,7 @@ def _positions(position_embeddings: Tensor) -> Tensor:
 
 
 def _check_copy(name: str, state: Mapping[str, Tensor], source: str) -> None:
-    """A repeated key must repeat: otherwise it is a second tensor that this model has no place for."""
+    """Check that a repeated key has the same tensor: a different one could not be loaded."""
     if name.endswith("position_ids"):
         other = name.replace("position_ids", "position_embeddings.weight")
         wanted, origin = _positions(state[other]), f"0, 1, 2, ... for the rows of {other}"
@@ -335,7 +336,7 @@ def _check_copy(name: str, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def _turn_queue(name: str, tensor: Tensor) -> Tensor:
-    """Features are columns officially and rows here; ids and the pointer (1,) are the same in both."""
+    """Transpose features, which are columns officially and rows here; ids and the pointer (1,) are the same in both."""
     if name in ("image_queue", "text_queue"):
         return tensor.t().contiguous()
     return tensor.reshape(1) if name == "queue_ptr" else tensor
@@ -349,7 +350,7 @@ def _infer_config(
     text_heads: int | None,
     changes: Mapping[str, Any],
 ) -> AlbefConfig:
-    """The config that has these shapes."""
+    """The config with these shapes."""
     vision_width, _, _, patch_size = state["visual_encoder.patch_embed.proj.weight"].shape
     patches = state["visual_encoder.pos_embed"].shape[1] - 1
     embed_dim, text_width = state["text_proj.weight"].shape
@@ -379,10 +380,10 @@ def _shapes(config: AlbefConfig) -> dict[str, torch.Size]:
 
 
 def _heads(encoder: str, width: int) -> int:
-    """Attention heads by the rule of every released checkpoint, one per 64 of width; shapes do not tell them."""
+    """Attention heads by the rule of every released checkpoint, one per 64 of width; shapes do not show them."""
     if width % 64:
         raise CheckpointError(
             f"the number of {encoder} attention heads of a width of {width} cannot be read off a checkpoint",
-            f"say it: {encoder}_heads",
+            f"give it: {encoder}_heads",
         )
     return width // 64

@@ -15,18 +15,18 @@ from albef.inputs import as_images, check_one
 from samples.image import upright_rgb
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""CLIP's mean of red, green, blue in [0, 1]; the original normalises by it in training and evaluation."""
+"""CLIP's mean of red, green, blue in [0, 1]; the original uses it in training and evaluation."""
 STD = (0.26862954, 0.26130258, 0.27577711)
 """CLIP's standard deviation."""
 
 
 def preprocess_image(image: Image.Image, image_size: int) -> Tensor:
-    """A picture as the model's input: squashed to a square, antialiased bicubic, normalised.
+    """An image as the model's input: squashed to a square, antialiased bicubic, normalised.
 
     The original's test transform (Resize of both sides, ToTensor, Normalize), without torchvision.
 
     Args:
-        image: of any mode, turned as its EXIF orientation says; see `samples.image`.
+        image: of any mode; it is turned by its EXIF orientation (`samples.image`).
         image_size: side of the result, pixels.
 
     Returns: (3, image_size, image_size) float32.
@@ -40,9 +40,9 @@ def preprocess_image(image: Image.Image, image_size: int) -> Tensor:
 
 
 def preprocess_images(images: Image.Image | Sequence[Image.Image], image_size: int) -> Tensor:
-    """(B, 3, image_size, image_size) float32 of B pictures, or of one.
+    """(B, 3, image_size, image_size) float32 of B images, or of one.
 
-    Raises: TypeError for anything else, naming the position of the first one that is no PIL.Image.
+    Raises: TypeError for anything else, naming the position of the first value that is no PIL.Image.
     """
     images = as_images(images)
     if not images:
@@ -56,6 +56,6 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def normalise_(pixels: Tensor) -> Tensor:
-    """`normalise` in place, for loaders: a new buffer for each image is paid for in page faults."""
+    """`normalise` in place, for loaders: a new buffer for each image costs page faults."""
     mean, std = (pixels.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return pixels.sub_(mean).div_(std)

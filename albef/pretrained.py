@@ -1,4 +1,4 @@
-"""A trained ALBEF to use: pictures and texts in, features and matching probabilities out, from and to a folder."""
+"""A trained ALBEF: images and texts in, features and matching probabilities out; loaded from and saved to a folder."""
 
 # B images or texts, P patches, L text tokens, D image width, H text width, E embedding
 
@@ -36,9 +36,9 @@ class Albef(nn.Module):
 
     Args:
         model: the trained model; kept, not copied, and put in evaluation mode.
-        tokenizer: of the same vocabulary; None takes the packaged one.
-        max_text_tokens: texts are cut to this many tokens, [CLS] included. Positions beyond what training saw are
-            untrained unless they came from BERT, so an export writes the training's number.
+        tokenizer: with the model's vocabulary; None takes the packaged one.
+        max_text_tokens: texts are cut to this many tokens, [CLS] included. Positions beyond those of training are
+            untrained unless they came from BERT, so an export writes the number used in training.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Albef(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Albef:
-        """Load what `save_pretrained` wrote.
+        """Load a folder that `save_pretrained` wrote.
 
         Args:
             folder: holds model.safetensors, config.json, preprocessor_config.json and the tokenizer.
             device: None takes the first CUDA device if there is one, else the CPU.
 
         Raises:
-            CheckpointError: a file is missing, damaged, of a newer format, or does not fit the others.
+            CheckpointError: a file is missing, damaged, in a newer format, or does not fit the others.
         """
         folder = Path(folder)
         check_folder(folder, hint=HINT)
@@ -79,7 +79,7 @@ class Albef(nn.Module):
         """Write model.safetensors, the tokenizer, preprocessor_config.json and, last, config.json.
 
         Args:
-            folder: made if it is missing. If it holds an ALBEF, its files are replaced; other files stay.
+            folder: created if it is missing. If it holds an ALBEF, its files are replaced; other files stay.
             model_card: text of README.md.
 
         Raises: CheckpointError when the folder holds files of the same names that are not an ALBEF's.
@@ -87,7 +87,7 @@ class Albef(nn.Module):
         folder = Path(folder)
         check_replaceable(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "config.json", {"model_type": MODEL_TYPE})  # no half-written folder passes for a model
+        _write_json(folder / "config.json", {"model_type": MODEL_TYPE})  # half-written, it is no model yet
         state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         write_tensors(folder / "model.safetensors", state, metadata={"format": "pt"})
         self.tokenizer.save(folder)
@@ -104,7 +104,7 @@ class Albef(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.temperature.device
 
     @torch.no_grad()
@@ -112,12 +112,12 @@ class Albef(nn.Module):
         """Image tokens and features.
 
         Args:
-            images: B pictures of any size and mode, one of them, or (B, 3, H, W) already preprocessed
+            images: B images of any size and mode, a single image, or a preprocessed tensor (B, 3, H, W)
                 (`albef.preprocess`).
 
-        Returns: image_embeds (B, 1+P, D), and image_feat (B, E) of length 1, comparable with text_feat by dot product.
+        Returns: image_embeds (B, 1+P, D), and image_feat (B, E) of norm 1, comparable with text_feat by dot product.
 
-        Raises: TypeError for anything else, a tensor of raw bytes (uint8) among it; ValueError for a tensor of another
+        Raises: TypeError for anything else, such as a tensor of raw bytes (uint8); ValueError for a tensor of another
             shape.
         """
         images = self._checked(images)
@@ -126,14 +126,14 @@ class Albef(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts: str | Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Text tokens and features of B raw texts, or of one; they are cleaned as the training's captions were.
+        """Text tokens and features of B raw texts, or of one; they are cleaned like the captions of training.
 
-        Returns: text_embeds (B, L, H), text_feat (B, E) of length 1, attention_mask (B, L), 1 where there is a token.
+        Returns: text_embeds (B, L, H), text_feat (B, E) of norm 1, attention_mask (B, L), 1 where there is a token.
 
         Raises: TypeError for anything else.
         """
         cleaned = [clean_caption(text) for text in as_texts(texts)]
-        pad: Literal["longest"] | int = "longest" if cleaned else 1  # the encoder wants a place for [CLS], also of none
+        pad: Literal["longest"] | int = "longest" if cleaned else 1  # the encoder needs one position, also for no text
         tokens = self.tokenizer(cleaned, self.max_text_tokens, pad=pad)
         input_ids, attention_mask = (x.to(self.device) for x in tokens)
         text_embeds, text_feat = self.model.encode_text(input_ids, attention_mask)
@@ -143,7 +143,7 @@ class Albef(nn.Module):
     def match(self, images: Image.Image | Sequence[Image.Image] | Tensor, texts: str | Sequence[str]) -> Tensor:
         """Probability (B,) that image b and text b belong together, by the multimodal encoder.
 
-        Raises: ValueError when there are not as many texts as images; TypeError as `encode_image`, `encode_text`.
+        Raises: ValueError when the numbers of texts and images differ; TypeError as `encode_image`, `encode_text`.
         """
         images, texts = self._checked(images), as_texts(texts)
         if len(images) != len(texts):
@@ -155,7 +155,7 @@ class Albef(nn.Module):
         return self.model.match(text_embeds, attention_mask, image_embeds).softmax(dim=1)[:, 1]
 
     def _checked(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> list[Image.Image] | Tensor:
-        """What `encode_image` takes: a list of pictures, or a tensor that is preprocessed by its type and shape."""
+        """The checked input of `encode_image`: a list of images, or a tensor of the type and shape it needs."""
         side = self.config.image_size
         if not isinstance(images, Tensor):
             return as_images(images)
@@ -188,7 +188,7 @@ def _read_config(path: Path) -> tuple[AlbefConfig, int]:
 
 
 def _read_model(path: Path, config: AlbefConfig) -> AlbefForPretraining:
-    """The model of this shape with the weights of a file; it gets memory when the file is found to fit."""
+    """The model of this shape with the weights of a file. Memory is allocated only after the file is found to fit."""
     state = read_weights(path)
     with torch.device("meta"):
         model = AlbefForPretraining(config)
@@ -199,7 +199,7 @@ def _read_model(path: Path, config: AlbefConfig) -> AlbefForPretraining:
 
 
 def _preprocessing(config: AlbefConfig) -> dict[str, Any]:
-    """`albef.preprocess` in the words of a Hugging Face image processor."""
+    """`albef.preprocess` as the config of a Hugging Face image processor."""
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": True,
@@ -215,7 +215,7 @@ def _preprocessing(config: AlbefConfig) -> dict[str, Any]:
 
 
 def _check_preprocessing(path: Path, config: AlbefConfig) -> None:
-    """There is one preprocessing; a folder that asks for another would silently be answered wrongly."""
+    """Check that the folder has this preprocessing: with another, results would silently be wrong."""
     values = read_object(path, hint=HINT)
     different = [name for name, value in _preprocessing(config).items() if values.get(name) != value]
     if different:

@@ -17,17 +17,17 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class FeatureQueue:
-    """The newest `size` teacher features of each modality: further candidates of the contrastive loss.
+    """The newest `size` teacher features of each modality: extra candidates of the contrastive loss.
 
     Kept outside the engine, because DeepSpeed neither broadcasts buffers nor keeps them in fp32. Every rank holds the
     same rows: they start from one seed and receive the same gathered features.
 
     Args:
-        size: rows per modality, Q. Any number: the queue is a ring, and takes batches of any size.
+        size: rows per modality, Q, any number: the queue is a ring and accepts batches of any size.
         embed_dim: E.
-        seed: of the first, random rows; the same on every rank.
-        device: where the rows live; the first are drawn on the CPU, so they do not depend on it.
-        dtype: of the rows; fp32, float64 for parity.
+        seed: seed of the initial, random rows; the same on every rank.
+        device: device of the rows; the initial ones are drawn on the CPU, so they do not depend on it.
+        dtype: type of the rows: fp32, or float64 for parity.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class FeatureQueue:
         self.image, self.text = rows.to(device=device, dtype=dtype, copy=True).unbind()
         """(Q, E) each, L2-normalised rows; row i of both came from one pair."""
         self.pointer = 0
-        """The row that is overwritten next, the oldest."""
+        """Index of the oldest row, which is overwritten next."""
         self._lanes: list[Tensor] = []
         self._gathered: Tensor | None = None
         self._work: dist.Work | None = None
@@ -55,10 +55,10 @@ class FeatureQueue:
         return self.image.shape[0]
 
     def gather(self, image_feat: Tensor, text_feat: Tensor, *, num_lanes: int = 1) -> None:
-        """Hand in the teacher features of one lane, (B, E) each; call it once per lane of this rank.
+        """Add the teacher features of one lane, (B, E) each; call it once per lane of this rank.
 
-        With the last of `num_lanes` one asynchronous all-gather of all lanes and both modalities starts; it runs under
-        whatever is computed until `enqueue`. Without a process group nothing is sent.
+        The last of `num_lanes` starts one asynchronous all-gather of all lanes and both modalities, which overlaps with
+        the computation until `enqueue`. Without a process group nothing is sent.
         """
         assert self._gathered is None, "gather() of a new step before enqueue() or discard() of the last"
         self._lanes.append(torch.cat([image_feat.detach(), text_feat.detach()], dim=1).to(self.image))  # (B, 2E)
@@ -75,7 +75,7 @@ class FeatureQueue:
     def enqueue(self) -> None:
         """Wait for the gathered features and write them over the oldest rows: rank-major, then the rank's lanes.
 
-        Of more rows than the queue holds, the newest stay.
+        If there are more rows than the queue holds, the newest are kept.
         """
         assert self._gathered is not None, "enqueue() before the last lane was gathered"
         rows = self._finish()
@@ -91,7 +91,7 @@ class FeatureQueue:
         self.pointer = end % self.size if self.size else 0
 
     def discard(self) -> None:
-        """Wait for what was gathered and drop it: the step was skipped."""
+        """Wait for the gathered features and drop them: the step was skipped."""
         self._lanes = []
         self._finish()
 
@@ -103,19 +103,19 @@ class FeatureQueue:
         return rows
 
     def checksum(self) -> Tensor:
-        """(3,) int64 of images, texts and pointer: equal for queues equal to the bit, and hardly ever for others."""
-        places = torch.arange(1, self.size + 1, device=self.image.device)
+        """(3,) int64 of images, texts and pointer: equal for queues equal to the bit, and almost never for others."""
+        positions = torch.arange(1, self.size + 1, device=self.image.device)
         sums = [
-            (rows.view(BITS[rows.element_size()]).sum(dim=1, dtype=torch.int64) * places).sum()
+            (rows.view(BITS[rows.element_size()]).sum(dim=1, dtype=torch.int64) * positions).sum()
             for rows in (self.image, self.text)
         ]
         return torch.stack([*sums, torch.tensor(self.pointer, device=self.image.device)])
 
     def assert_equal_across_ranks(self) -> None:
-        """Compare checksums. Every rank must call it; a read-back to the host, so not for every step.
+        """Compare checksums. Every rank must call it. It reads back to the host, so do not call it in every step.
 
         Raises:
-            RuntimeError: on every rank, naming those whose queue is not like most others'.
+            RuntimeError: on every rank, naming the ranks whose queue differs from most others'.
         """
         if _world_size() == 1:
             return
@@ -129,11 +129,11 @@ class FeatureQueue:
             raise RuntimeError(f"feature queues differ: ranks {different} of {len(sums)} are not like the others")
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """Copies of the rows, and the pointer. Take it between steps: what is being gathered is not in it."""
+        """Copies of the rows, and the pointer. Call it between steps: features being gathered are not included."""
         return {"image": self.image.clone(), "text": self.text.clone(), "pointer": self.pointer}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
-        """What `state_dict` gave, onto this queue's device and dtype.
+        """Load the result of `state_dict` to this queue's device and dtype.
 
         Raises:
             CheckpointError: the state is of another queue size or embedding width.

@@ -1,4 +1,4 @@
-"""Opening files that a user names: a regular file that may be read, or an error that says what is there instead."""
+"""Open files that a user names: a regular file that may be read, or an error that names what is there instead."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from samples.json_text import decode_text
 from samples.plain_file import read_plain
 
 MAX_TEXT_BYTES = 64 << 20
-"""The largest text file of a model folder, a tokenizer.json of a large vocabulary, has a few megabytes."""
+"""Limit on a text file of a model folder; the largest, a tokenizer.json of a large vocabulary, has a few megabytes."""
 
 
 def check_readable(path: Path, *, hint: str) -> None:
     """Raise a CheckpointError unless `path` is a regular file that this user may read.
 
-    A folder, or a named pipe whose writer never comes, is found without opening it.
+    A folder, or a named pipe without a writer, is detected without opening it.
 
     Args:
-        hint: the way out where there is no such file.
+        hint: how to fix it if there is no such file.
     """
     try:
         mode = path.stat().st_mode
@@ -34,7 +34,7 @@ def check_readable(path: Path, *, hint: str) -> None:
 
 
 def check_folder(path: Path, *, hint: str) -> None:
-    """Raise a CheckpointError unless `path` is a folder that this user may look into."""
+    """Raise a CheckpointError unless `path` is a folder that this user may list."""
     try:
         os.scandir(path).close()
     except OSError as error:
@@ -42,7 +42,7 @@ def check_folder(path: Path, *, hint: str) -> None:
 
 
 def unreadable(path: Path, error: OSError, *, hint: str) -> CheckpointError:
-    """What the operating system's refusal to open or read `path` means; a missing permission is no damage."""
+    """The error for an OSError on `path`; a missing permission is reported as such, not as damage."""
     if error.errno == errno.ENOENT or (error.errno == errno.ENOTDIR and not os.path.exists(path)):
         return CheckpointError(f"{path} does not exist", hint)
     if error.errno == errno.ENOTDIR:

@@ -1,7 +1,7 @@
-"""Reading and writing files of tensors: .safetensors, and the .pth of the official layout.
+"""Read and write files of tensors: .safetensors, and the .pth of the official layout.
 
-What the operating system refuses is an OSError here, whatever the library makes of it, so that callers can report a
-full disk as one.
+Errors of the operating system are raised as OSError, also where the library raises another type, so that callers can
+report a full disk as such.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
-"""In the message of a SafetensorError that the operating system caused."""
+"""Found in the message of a SafetensorError that the operating system caused."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors to `path`, which is replaced when all of them are written.
+    """Write named tensors to `path`, which is replaced once all of them are written.
 
-    safetensors writes a temporary file that only its owner may read (mode 0600) and renames it, whatever the umask and
-    the folder's access list say; nobody else could then read the file.
+    safetensors writes a temporary file that only its owner may read (mode 0600) and renames it, and ignores the umask
+    and the folder's access list; then no other user could read the file.
 
     Args:
         tensors: on the CPU; no two may share memory.
         metadata: texts for the file's header.
 
-    Raises: OSError when it cannot be written; `path` is then as it was.
+    Raises: OSError when it cannot be written; `path` is then unchanged.
     """
     unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -45,7 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
                 raise
             number = int(refused[1])
             raise OSError(number, os.strerror(number), str(path)) from error
-        if unpublished.stat().st_mode & 0o777 != mode:  # where all files have one mode, a mount may refuse to set it
+        if unpublished.stat().st_mode & 0o777 != mode:  # on a mount where all files have one mode, chmod may fail
             unpublished.chmod(mode)
         os.replace(unpublished, path)
     finally:
@@ -53,12 +53,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
 
 
 def write_pickle(path: Path, values: Any) -> None:
-    """`torch.save`, whose zip writer reports a full disk as "unexpected pos".
+    """`torch.save`, but a full disk, which its zip writer reports as "unexpected pos", raises OSError.
 
-    Raises: OSError when it cannot be written; half of the file may be left.
+    Raises: OSError when it cannot be written; a part of the file may remain.
     """
     with path.open("wb") as file:
-        watched: Any = _Watched(file)  # torch asks for no more than write and flush
+        watched: Any = _Watched(file)  # torch only needs write and flush
         try:
             torch.save(values, watched)
         except RuntimeError as error:
@@ -86,7 +86,7 @@ class _Watched:
 
 
 def read_tensors(path: Path, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """The tensors of a .safetensors file; on the "meta" device their names and shapes, read from its header alone.
+    """The tensors of a .safetensors file; on the "meta" device only their names and shapes, read from its header.
 
     Raises: OSError when the file cannot be opened, SafetensorError when it is damaged.
     """

@@ -12,11 +12,11 @@ from albef.layers import BERT_NORM_EPS, Attention, FeedForward, initialise_bert,
 
 
 class TextEmbeddings(nn.Module):
-    """Word, position and token-type embeddings, summed, normed, dropped out. All tokens are of type 0."""
+    """Word, position and token-type embeddings, summed, normalised, with dropout. All tokens are of type 0."""
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()
-        # padding_idx as in BERT: a lookup of [PAD] leaves no gradient, also where a random replacement drew it
+        # padding_idx as in BERT: [PAD] gets no gradient, also where a random replacement is [PAD]
         self.word = nn.Embedding(config.vocab_size, config.text_width, padding_idx=config.pad_token_id)
         self.position = nn.Embedding(config.max_text_positions, config.text_width)
         self.token_type = nn.Embedding(2, config.text_width)

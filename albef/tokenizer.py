@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# transformers 5 makes the first name at run time
+# transformers 5 creates the first name at run time
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
 
 from albef.errors import CheckpointError
@@ -29,14 +29,14 @@ SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]"
 class AlbefTokenizer:
     """Lower-casing BERT word pieces from a vocabulary folder.
 
-    The official tokenizer leaves out the final [SEP] on purpose (salesforce/ALBEF#75), so the stock one is not the same
-    model input. A special token written in the text (VQA answers end in "[SEP]") is one token.
+    The official tokenizer leaves out the final [SEP] on purpose (salesforce/ALBEF#75), so the stock tokenizer would
+    give the model another input. A special token written in the text (VQA answers end in "[SEP]") is one token.
 
     Args:
         vocab_dir: folder with a `vocab.txt`; by default the packaged bert-base-uncased vocabulary.
 
     Raises:
-        CheckpointError: no vocabulary there, one without BERT's five special tokens, or files that do not fit it.
+        CheckpointError: there is no vocabulary, it lacks a special token of BERT, or other files do not fit it.
     """
 
     def __init__(self, vocab_dir: str | Path | None = None) -> None:
@@ -73,17 +73,17 @@ class AlbefTokenizer:
         """Token ids of a batch of texts.
 
         Args:
-            texts: B texts, or one; cleaning them (`albef.captions`) is the caller's.
-            max_length: cut each to this many tokens, [CLS] included; None leaves them whole.
+            texts: B texts, or one, cleaned by the caller (`albef.captions`).
+            max_length: cut each to this many tokens, [CLS] included; None does not cut.
             pad: fill with [PAD] up to the longest of the batch, or to this many tokens.
 
         Returns: input_ids (B, L) and attention_mask (B, L), 1 where there is a token; both int64.
 
         Raises:
             ValueError: a text is longer than the number of tokens given as `pad`.
-            TypeError: it is neither a string nor a list of strings.
+            TypeError: the input is neither a string nor a list of strings.
         """
-        # one by one: the batch call starts a thread per core in every loader worker, for 30 microseconds a text
+        # one by one: the batch call starts a thread per core in every loader worker, for 30 microseconds of work
         rows = [
             [self.cls_token_id, *self._backend.encode(_encodable(text), add_special_tokens=False).ids][:max_length]
             for text in as_texts(texts)
@@ -112,7 +112,7 @@ class AlbefTokenizer:
         return str(self._backend.decode([int(i) for i in ids], skip_special_tokens=False))
 
     def save(self, folder: str | Path) -> None:
-        """Write the vocabulary, and files from which `transformers.AutoTokenizer` makes the same ids.
+        """Write the vocabulary, and files from which `transformers.AutoTokenizer` gets the same ids.
 
         The stock BERT class would append [SEP]; the folder therefore names the general class and carries the rule
         "[CLS] and the text" in its tokenizer.json.
@@ -141,7 +141,7 @@ class AlbefTokenizer:
 def _read_backend(folder: Path) -> Any:
     """The tokenizer of the tokenizers library that these files describe."""
     for path in [*folder.glob("*.json"), *folder.glob("*.jinja")]:
-        read_text(path, hint=WRITE_AGAIN)  # transformers would wait for the writer of a pipe
+        read_text(path, hint=WRITE_AGAIN)  # checks it first: transformers would block on a pipe
     # from the folder, not from the bare file: built from a bare file some versions split "[SEP]" into three
     kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else BertTokenizerFast
     try:
@@ -151,9 +151,9 @@ def _read_backend(folder: Path) -> Any:
 
 
 def _encodable(text: str) -> str:
-    r"""Halves of surrogate pairs, which JSON may hold (`"\ud83d"`) and no UTF-8, as the replacement character.
+    r"""The text with the replacement character, which BERT's cleaning drops, for halves of surrogate pairs.
 
-    BERT's cleaning drops that one.
+    JSON may hold such halves (`"\ud83d"`), UTF-8 may not.
     """
     try:
         text.encode()

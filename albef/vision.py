@@ -27,6 +27,6 @@ class ImageEncoder(VisionTransformer):
             global_pool="",
         )
 
-    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # timm's takes masks we have no use for
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # timm's takes masks that are not used here
         """(B, 3, H, W) normalised pixels of any float type to (B, 1+P, D); token 0 is the class token."""
         return self.forward_features(image.to(self.patch_embed.proj.weight.dtype))

@@ -1,4 +1,4 @@
-"""Reading weight files and loading them with nothing left over: .safetensors, and .pth through torch's safe loader."""
+"""Read weight files (.safetensors, and .pth through torch's safe loader) and load them with nothing left over."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from albef.tensor_file import read_tensors
 from samples.quote import quote
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
-"""Keys under which training scripts put the weights: official ALBEF and DeiT say `model`, older timm `state_dict`,
-DeepSpeed `module`."""
+"""Keys under which training scripts put the weights: official ALBEF and DeiT use `model`, older timm
+`state_dict`, DeepSpeed `module`."""
 WRAPPED_MODULES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
+"""Prefixes that DistributedDataParallel and torch.compile add to every name."""
 NOT_WEIGHTS = (
     *(SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError),
     *(ValueError, KeyError, TypeError, AttributeError, IndexError),
 )
-"""What safetensors, torch and the unpickler raise for files that are not what they should be."""
+"""Errors that safetensors, torch and the unpickler raise for files that hold no weights."""
 FOREIGN = {
     b"<": "it is a web page, not weights",
     b"version https://git-lfs": "it is a pointer of git-lfs, not the file (fetch that with `git lfs pull`)",
     b"{": "it is a JSON text, not weights",
     b"\x1f\x8b": "it is compressed by gzip",
 }
-"""What a download brings in the place of weights, by its first bytes."""
+"""Files that a download may give instead of weights, by their first bytes."""
 
 
 def read_weights(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a .pth/.bin file, wrapped (`{"model": ...}`) or bare.
 
-    A pickle is read with `weights_only=True`: a file from the web cannot run code here. Of settings beside the weights
-    nothing is kept (`albef.beside_weights`).
+    A pickle is read with `weights_only=True`: a file from the web cannot run code here. Settings beside the weights
+    are discarded (`albef.beside_weights`).
 
     Args:
-        device: where the tensors go; on "meta" names and shapes are read, and no number.
+        device: device of the tensors; on "meta" only names and shapes are read.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something other than named tensors.
@@ -81,12 +81,12 @@ def _why_unreadable(path: Path, error: Exception) -> CheckpointError:
 
 
 def unwrap(content: object, *, source: str) -> dict[str, Tensor]:
-    """The state dict inside what a training script saved, without the prefixes of wrapped modules.
+    """The state dict inside the object that a training script saved, without the prefixes of wrapped modules.
 
     Args:
-        source: what to call it in errors.
+        source: its name in errors.
     """
-    for _ in range(3):  # {"model": {"state_dict": ...}} is as deep as it gets
+    for _ in range(3):  # {"model": {"state_dict": ...}} is the deepest form in use
         if isinstance(content, Mapping):
             inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
             content = inner[0] if inner else content
@@ -102,10 +102,10 @@ def unwrap(content: object, *, source: str) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str, but: Iterable[str] = ()) -> None:
-    """Load `state` into `module`, every name and shape; only names that begin with one of `but` may be missing.
+    """Load `state` into `module`, with every name and shape; only names that start with one of `but` may be missing.
 
     Raises:
-        CheckpointError: as `check_fit`; the module is then as it was.
+        CheckpointError: as `check_fit`; the module is then unchanged.
     """
     check_fit(module, state, source=source, but=but)
     module.load_state_dict(state, strict=False)
@@ -116,7 +116,7 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, source: str, bu
 
     Args:
         module: may be on the meta device.
-        but: names that begin with one of these may be missing.
+        but: names that start with one of these may be missing.
     """
     wanted = module.state_dict()
     missing = [name for name in wanted if name not in state and not name.startswith(tuple(but))]
@@ -131,7 +131,7 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, source: str, bu
 
 
 def check_names(*, missing: Iterable[str], unknown: Iterable[str], source: str) -> None:
-    """Raise a CheckpointError that lists the names a state dict lacks and those nobody asked for, if there are any."""
+    """Raise a CheckpointError that lists the names that are missing or unknown, if there are any."""
     missing, unknown = list(missing), list(unknown)
     if missing or unknown:
         kinds = (("missing", missing), ("unknown", unknown))
@@ -157,11 +157,11 @@ def check_shapes(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], 
 
 
 def few(items: list[str], separator: str = ", ", limit: int = 6) -> str:
-    """The first few of a list for a message, and how many more there are."""
+    """The first few items of a list for a message, and the number of the others."""
     shown = quote(separator.join(items[:limit]), 160)
     return shown if len(items) <= limit else f"{shown}{separator}and {len(items) - limit} more"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, fit for a terminal; torch's have a page, and quote the file."""
+    """The first line of an exception's message, safe for a terminal; torch's are a page long, and quote the file."""
     return quote(str(error).strip().split("\n", 1)[0] or type(error).__name__, 160)

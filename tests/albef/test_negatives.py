@@ -53,7 +53,7 @@ def test_underflow_does_not_empty_a_row() -> None:
     assert weights[0, 2] / weights[0, 1] == pytest.approx(math.e, rel=1e-5)
 
 
-def test_batch_of_one_has_a_stand_in_marked_invalid() -> None:
+def test_batch_of_one_has_a_placeholder_marked_invalid() -> None:
     """There is no other pair: the index can be gathered, and the row does not count."""
     drawn, valid = draw_negatives(torch.tensor([[3.0]]), torch.tensor([0.3]))
     assert drawn.tolist() == [0] and valid.tolist() == [False]
