@@ -1,12 +1,12 @@
-"""Checkpoints: publish, find, verify, prune. `pipeline.saving` writes them, `pipeline.checkpoint_loading` loads them.
+"""Publish, find, verify and prune checkpoints. `pipeline.saving` writes them, `pipeline.checkpoint_loading` loads them.
 
 A checkpoint is DeepSpeed's own folder `checkpoints/step_00001000/` with our files beside its own: the teacher, the
 queue, each rank's random state, the model's shape, and `meta.json`, written last, with the size and SHA-256 of every
 file. A folder without a `meta.json` was never finished and is never read. `checkpoints/latest` names the newest one and
 is replaced by an atomic rename, so that at any instant there is a good checkpoint to resume from.
 
-Only folders whose name is exactly a step's are checkpoints. What is called otherwise, such as a person's copy
-`step_00001000_good`, is not looked at; what is removed is in `pipeline.checkpoint_removal`.
+Only folders whose name is exactly a step's are checkpoints. Folders with other names, such as a person's copy
+`step_00001000_good`, are ignored. `pipeline.checkpoint_removal` has the rules for what is removed.
 """
 
 from __future__ import annotations
@@ -64,23 +64,23 @@ WHERE = "give a run folder, its checkpoints folder, or one of the step_* folders
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """Which checkpoint of a folder is taken, and what was looked at before it."""
+    """The checkpoint of a folder that is taken, and those that were tried before it."""
 
     taken: tuple[Path, CheckpointMeta] | None
     passed_over: dict[str, str]
-    """Name (a checkpoint's, or `latest`) -> why it cannot be used."""
+    """Name of a checkpoint, or `latest` -> why it cannot be used."""
     num_published: int
-    """How many of those were finished once."""
+    """Number of those that were finished once."""
 
 
 def publish(target: Path, meta: CheckpointMeta) -> None:
-    """Make a fully written checkpoint one to resume from: `meta.json`, then `latest`, each by an atomic rename.
+    """Write `meta.json`, then `latest`, each by an atomic rename: from then on runs can resume from the checkpoint.
 
     Args:
-        target: the checkpoint's folder, every file of it on the disk.
+        target: the checkpoint's folder, with every file on the disk.
         meta: with the size and digest of every file.
 
-    Raises: OSError when they cannot be written; `latest` then names what it named.
+    Raises: OSError when they cannot be written; `latest` is then unchanged.
     """
     write_meta(target, meta)
     latest = target.parent / LATEST
@@ -96,7 +96,7 @@ def latest_name(folder: Path) -> str | None:
 
 
 def _step_of_latest(folder: Path) -> tuple[int | None, str]:
-    """The step that `latest` names, or None and why there is none; no reason when there is no such file."""
+    """The step that `latest` names, or None and the reason; the reason is empty if there is no such file."""
     try:
         text = read_plain(folder / LATEST, MAX_LATEST_BYTES)
         step = step_of(text.decode("ascii").strip())
@@ -112,7 +112,8 @@ def _step_of_latest(folder: Path) -> tuple[int | None, str]:
 
 
 def saved_steps(folder: Path) -> dict[int, Path]:
-    """Step -> its folder, finished or not, the newest first. A link to a folder counts: checkpoints may be moved.
+    """Step -> its folder, finished or not, the newest first. A link to a folder counts, because checkpoints may be
+    moved.
 
     Raises: CheckpointError when the folder cannot be read.
     """
@@ -135,21 +136,21 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 def find_checkpoint(folder: Path, steps: Iterable[int] | None = None) -> tuple[Path, CheckpointMeta] | None:
-    """The checkpoint to take, which every command that takes "the" checkpoint of a run asks for; None if none is there.
+    """The checkpoint that every command takes if it is given a run; None if there is none.
 
-    One that is incomplete or whose files do not match their checksums is passed over with a warning.
+    A checkpoint that is incomplete, or whose files do not match their checksums, is skipped with a warning.
 
     Args:
         steps: see `survey_checkpoints`.
 
-    Raises: CheckpointError when checkpoints were published but none is whole: starting again would bury them.
+    Raises: CheckpointError when checkpoints were published but none is whole: starting again would overwrite them.
     """
     survey = survey_checkpoints(folder, steps)
     for name, fault in survey.passed_over.items():
         log.warning("%s cannot be used: %s", folder / name, fault)
     if survey.taken is not None:
         if survey.passed_over:
-            log.warning("going on from %s, the newest whole checkpoint", survey.taken[0].name)
+            log.warning("resuming from %s, the newest whole checkpoint", survey.taken[0].name)
     elif survey.num_published:
         raise CheckpointError(
             f"none of the {survey.num_published} checkpoints in {folder} can be used: "
@@ -160,12 +161,12 @@ def find_checkpoint(folder: Path, steps: Iterable[int] | None = None) -> tuple[P
 
 
 def survey_checkpoints(folder: Path, steps: Iterable[int] | None = None, *, checksums: bool = True) -> Survey:
-    """Look at one checkpoint after another until one is whole.
+    """Check one checkpoint after another until one is whole.
 
     Args:
         folder: a run's `checkpoints` folder.
-        steps: those to look at, in this order; the one `latest` names, then from the newest, if not given.
-        checksums: False looks at sizes only, which takes no time.
+        steps: the steps to check, in this order; by default the one that `latest` names, then from the newest.
+        checksums: False checks only sizes, which is fast.
 
     Raises: CheckpointError when the folder cannot be read.
     """
@@ -190,9 +191,9 @@ def survey_checkpoints(folder: Path, steps: Iterable[int] | None = None, *, chec
 
 
 def resolve_checkpoint(path: Path) -> tuple[Path, CheckpointMeta]:
-    """The checkpoint that `path` means, verified: itself, or what `find_checkpoint` takes of a run or its checkpoints.
+    """The verified checkpoint at `path`: a checkpoint itself, or `find_checkpoint` of a run or its checkpoints folder.
 
-    Raises: CheckpointError when there is none, or the one that is named cannot be used.
+    Raises: CheckpointError when there is none, or the named one cannot be used.
     """
     if os.path.lexists(path / META) or step_of(path.name) is not None:
         if not path.is_dir():
@@ -210,10 +211,10 @@ def resolve_checkpoint(path: Path) -> tuple[Path, CheckpointMeta]:
 
 
 def verify_checkpoint(path: Path, *, checksums: bool = True) -> CheckpointMeta:
-    """Check `meta.json`, and size and SHA-256 of every file against it.
+    """Check `meta.json`, and the size and SHA-256 of every file against it.
 
     Args:
-        checksums: False checks sizes only.
+        checksums: False checks only sizes.
 
     Raises: CheckpointError naming the first file that is missing, truncated, changed or cannot be read.
     """
@@ -233,11 +234,13 @@ def verify_checkpoint(path: Path, *, checksums: bool = True) -> CheckpointMeta:
 
 
 def prune_checkpoints(folder: Path, config: CheckpointConfig) -> list[str]:
-    """Remove what retention does not keep; never the one `latest` names. Rank 0 only. Returns the removed names.
+    """Remove checkpoints that the recipe does not keep, but never the one that `latest` names. Rank 0 only.
 
-    Checkpoints of later steps than `latest` names were passed over as damaged when the run resumed from an older one.
-    They neither count nor go: the run replaces each when it comes to its step. Nor does one that is not whole, so that
-    a damaged one never pushes out a good one. What a killed save left behind goes.
+    Checkpoints of later steps than that of `latest` were skipped as damaged when the run resumed from an older one.
+    They neither count nor are removed: the run replaces each when it reaches its step. The same holds for one that is
+    not whole, so that a damaged one never displaces a good one. Remains of a killed save are removed.
+
+    Returns: the removed names.
 
     Raises: CheckpointError when the folder cannot be read.
     """

@@ -1,7 +1,7 @@
-"""`meta.json`: what a checkpoint is of and which files it consists of, with a checksum of its own.
+"""`meta.json`: the facts and the files of a checkpoint, with a checksum of its own.
 
-Format 2 carries the SHA-256 of its other values, so that no flipped bit in it is believed. Format 1, of earlier runs,
-has none; what can be compared is compared: every type, and the step with the folder's name.
+Format 2 has the SHA-256 of its other values, so that a flipped bit in it is detected. Format 1, of earlier runs, has
+none; there every type is checked, and the step against the folder's name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from samples.quote import quote
 FORMAT = 2
 META = "meta.json"
 MAX_META_BYTES = 64 << 20
-"""Some 150 bytes a file, two files a rank: no run has as many ranks as this holds."""
+"""Largest size of meta.json. At some 150 bytes per file and two files per rank, no run has as many ranks."""
 CHECKSUM = "checksum"
 USE_ANOTHER = "use another checkpoint of the run"
 
@@ -35,7 +35,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointMeta:
-    """What `meta.json` records of a checkpoint."""
+    """The content of a checkpoint's `meta.json`."""
 
     format: int
     run_name: str
@@ -65,7 +65,7 @@ def step_of(name: str) -> int | None:
 
 
 def new_meta(**facts: Any) -> CheckpointMeta:
-    """A CheckpointMeta of now, whose files are filled in when they are written."""
+    """A CheckpointMeta with the current time; its files are filled in once they are written."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return CheckpointMeta(format=FORMAT, created=created, files={}, **facts)
 
@@ -82,8 +82,8 @@ def write_meta(folder: Path, meta: CheckpointMeta) -> None:
 def read_meta(folder: Path) -> CheckpointMeta:
     """The `meta.json` of a checkpoint folder.
 
-    Raises: CheckpointError when it is missing (the save was never finished), cannot be read, is damaged, of another
-        step than the folder's name has, or of a format that this version does not know.
+    Raises: CheckpointError when it is missing (the save was never finished), cannot be read, is damaged, names another
+        step than the folder, or has a format that this version cannot read.
     """
     path = folder / META
     try:
@@ -116,7 +116,7 @@ def _checksum(values: dict[str, Any]) -> str:
 
 
 def _fault(values: Any) -> str:
-    """What is wrong with the content of a meta.json; empty if nothing is, or if it is of a later format."""
+    """What is wrong with the content of a meta.json; empty if nothing is, or if its format is a later one."""
     if not isinstance(values, dict) or not _is_count(values.get("format"), least=1):
         return "it names no format"
     if values["format"] > FORMAT:

@@ -1,8 +1,8 @@
-"""Removing checkpoints: only folders that this pipeline made, and in them only files that it writes.
+"""Remove checkpoints: only folders that this pipeline made, and in them only files that it writes.
 
 People keep copies and notes beside checkpoints, and inside them. A folder is ours if it is a real folder (no link) with
-the name of a step, and its record (`made_by_pipeline.step_00001000`, by name) or its `meta.json` is of that step too: a
-copy under another name is not. Other things that are in the way are renamed, never removed.
+the name of a step, and its record (`made_by_pipeline.step_00001000`) or its `meta.json` names the same step; a copy
+under another name is not ours. Other files and folders that are in the way are renamed, never removed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ _OUR_FILES = re.compile(
     r"[a-z0-9_]+_states\.pt|(teacher|queue|random_rank_[0-9]{5})\.safetensors|model_config\.json"
     r"|\.(meta\.json|[a-z0-9_]+\.safetensors)\.([0-9a-f]+\.)?tmp"
 )
-"""Files of a checkpoint beside those that its meta.json lists: DeepSpeed's, ours, and what a killed write left."""
+"""Files of a checkpoint that its meta.json may not list: DeepSpeed's, ours, and remains of a killed write."""
 
 
 def record_of(target: Path) -> Path:
-    """The file that a save makes first in a checkpoint's folder, so that what a kill leaves of it can be removed."""
+    """The file that a save creates first in a checkpoint's folder, so that the remains of a killed save can be
+    removed."""
     return target / f"made_by_pipeline.{target.name}"
 
 
 def claim(target: Path) -> None:
-    """Make an empty folder for a checkpoint, with the record that it is ours.
+    """Create an empty folder for a checkpoint, with the record that it is ours.
 
-    What is there of an earlier save of the step is removed; anything else is renamed.
+    An earlier save of the step is removed; anything else under this name is renamed.
 
-    Raises: OSError when the folder cannot be made.
+    Raises: OSError when the folder cannot be created.
     """
     if not unpublish(target):
         set_aside(target)
@@ -44,11 +45,12 @@ def claim(target: Path) -> None:
 
 
 def unpublish(target: Path) -> bool:
-    """Remove a checkpoint's folder if it is ours; `meta.json` first, so that half of it is never taken for one.
+    """Remove a checkpoint's folder if it is ours; `meta.json` first, so that a partly removed one is never used.
 
-    Files in it that we do not write stay, with the folder. What cannot be removed (busy, read-only) is warned of.
+    Files in it that we do not write stay, and so does the folder. A warning is logged for files that cannot be removed
+    (busy, read-only).
 
-    Returns: whether there is nothing under this name now.
+    Returns: whether nothing is left under this name.
     """
     if not os.path.lexists(target):
         return True
@@ -60,7 +62,7 @@ def unpublish(target: Path) -> bool:
         ours = {record, META} | _listed(target)
         present = [entry.name for entry in os.scandir(target) if entry.is_file(follow_symlinks=False)]
         present = [name for name in present if name in ours or _OUR_FILES.fullmatch(name)]
-        # The record last: what an error leaves behind is still known as ours.
+        # The record last: if an error stops this, the rest still counts as ours.
         for name in sorted(present, key=lambda name: (name != META, name == record)):
             (target / name).unlink(missing_ok=True)
         target.rmdir()
@@ -71,12 +73,12 @@ def unpublish(target: Path) -> bool:
 
 
 def is_leftover(target: Path) -> bool:
-    """Whether a folder is ours and was never finished: a save was killed."""
+    """Whether a folder is ours and unfinished, because a save was killed."""
     return not os.path.lexists(target / META) and _is_ours(target)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what is not ours and in the way, to the first free name `NAME.kept`, `NAME.kept_2`, ...; logged.
+    """Rename a file or folder that is in the way to the first free name of `NAME.kept`, `NAME.kept_2`, ...; logs it.
 
     Raises: OSError when it cannot be renamed.
     """
@@ -96,7 +98,7 @@ def _is_ours(target: Path) -> bool:
 
 
 def _listed(target: Path) -> set[str]:
-    """The files that the folder's meta.json lists, if it is of this folder; none if it is damaged or missing."""
+    """The files that the folder's meta.json lists; none if it is damaged, missing or of another step."""
     try:
         return set(read_meta(target).files)
     except CheckpointError:

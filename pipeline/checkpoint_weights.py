@@ -1,4 +1,4 @@
-"""The fp32 weights inside a checkpoint, of any ZeRO stage and world size, read without a process group."""
+"""Read the fp32 weights of a checkpoint of any ZeRO stage and world size, without a process group."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from samples.quote import quote
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointWeights:
-    """Everything of a checkpoint that outlives the training; fp32, on the CPU."""
+    """The parts of a checkpoint that matter after training; fp32, on the CPU."""
 
     path: Path
     """The checkpoint's folder."""
@@ -31,9 +31,9 @@ class CheckpointWeights:
     config: AlbefConfig
     objective: ObjectiveConfig
     student: dict[str, Tensor]
-    """Names as in AlbefForPretraining, all of them: what the optimizer holds, not its bf16 copy."""
+    """All names of AlbefForPretraining: the optimizer's fp32 weights, not the bf16 copy."""
     teacher: dict[str, Tensor]
-    """The same names but the matching head and the temperature."""
+    """The same names without the matching head and the temperature."""
     queue: dict[str, Tensor]
     """image, text, pointer."""
 

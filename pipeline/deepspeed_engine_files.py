@@ -1,7 +1,7 @@
-"""Reading DeepSpeed's files for DeepSpeed's own loader, by torch's restricted unpickler.
+"""Read DeepSpeed's files for DeepSpeed's own loader, by torch's restricted unpickler.
 
-DeepSpeed unpickles its files freely: whoever can write a checkpoint could run code in the job that resumes from it. All
-its reads go through the engine's checkpoint engine, so this one stands in while it loads.
+DeepSpeed unpickles its files without restriction: anyone who can write a checkpoint could run code in the job that
+resumes from it. DeepSpeed reads only through its checkpoint engine, so this one replaces it during loading.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
 from pipeline.deepspeed_files import MODEL_STATES, PARTITION, load_restricted
 
 CLASSES: list[Any] = [LossScaler, ZeroStageEnum, fragment_address]
-"""What DeepSpeed pickles beside tensors at stages 0 to 2, which its loader wants back as it was."""
+"""Classes that DeepSpeed pickles beside tensors at stages 0 to 2, and that its loader needs."""
 
 
 class RestrictedFiles(CheckpointEngine):
-    """A DeepSpeed checkpoint engine that gives out this rank's files of one checkpoint, and no other file.
+    """A DeepSpeed checkpoint engine that returns this rank's files of one checkpoint, and no other file.
 
     Args:
         folder: the checkpoint, verified; only files that its `meta` lists are read.
@@ -36,10 +36,10 @@ class RestrictedFiles(CheckpointEngine):
         self.states: dict[str, Any] = {}
 
     def read(self) -> None:
-        """Read what this rank needs.
+        """Read the files that this rank needs.
 
-        Raises: CheckpointError for a file that holds objects of other classes; `deepspeed_files.UNREADABLE` for one
-            that is no such file.
+        Raises: CheckpointError for a file that holds objects of other classes; `deepspeed_files.UNREADABLE` for a
+            damaged or foreign one.
         """
         for name in self.meta.files:
             partition = PARTITION.fullmatch(name)
@@ -47,10 +47,10 @@ class RestrictedFiles(CheckpointEngine):
                 self.states[name] = load_restricted(self.folder / name, CLASSES)
 
     def load_into(self, engine: Any) -> None:
-        """Let DeepSpeed load what was read.
+        """Let DeepSpeed load the files that were read.
 
-        Raises: CheckpointError when DeepSpeed asks for another file or finds none; what it raises for files that do not
-            fit the engine.
+        Raises: CheckpointError when DeepSpeed asks for another file or finds none; DeepSpeed's own errors for files
+            that do not fit the engine.
         """
         original_engine, engine.checkpoint_engine = engine.checkpoint_engine, self
         try:
@@ -62,7 +62,7 @@ class RestrictedFiles(CheckpointEngine):
             raise CheckpointError(f"DeepSpeed cannot load {self.folder}", USE_ANOTHER)
 
     def load(self, path: str, map_location: Any = None) -> Any:
-        """What was read of a file; it lies in host memory, wherever DeepSpeed wants it mapped."""
+        """The content of a file, in host memory; `map_location` is ignored."""
         name = Path(path).name
         if name not in self.states:
             raise CheckpointError(f"{self.folder / name} is not among the checkpoint's files", "move it elsewhere")

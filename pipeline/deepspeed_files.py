@@ -1,6 +1,6 @@
-"""What DeepSpeed's checkpoint files hold, parameter by parameter: weights and AdamW's moments, of any number of ranks.
+"""Read DeepSpeed's checkpoint files parameter by parameter: weights and AdamW's moments, of any number of ranks.
 
-Read without DeepSpeed and without a process group, for export and for resuming under another world size or ZeRO stage.
+Needs neither DeepSpeed nor a process group; for export, and for resuming with another world size or ZeRO stage.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
 from samples.quote import quote
 
 MODEL_STATES = "mp_rank_00_model_states.pt"
-"""DeepSpeed's file of what is not partitioned: at stages 0 to 2 every weight, in the compute precision."""
+"""DeepSpeed's file of the state that is not partitioned: at stages 0 to 2 every weight, in the compute precision."""
 PARTITION = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_00_optim_states\.pt")
-"""DeepSpeed's file of what one rank holds of the optimizer."""
+"""DeepSpeed's file of one rank's part of the optimizer."""
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of a parameter, by torch's names."""
@@ -40,24 +40,24 @@ UNREADABLE = (
     AttributeError,
     AssertionError,
 )
-"""What torch, safetensors and DeepSpeed raise for files that are not what they should be."""
+"""Errors that torch, safetensors and DeepSpeed raise for damaged or foreign files."""
 
 
 @dataclass(kw_only=True)
 class SavedParameters:
-    """The optimizer's fp32 weights, and its moments where they were asked for, as pieces of mapped files."""
+    """The optimizer's fp32 weights, and its moments if requested, as pieces of mapped files."""
 
     pieces: dict[str, dict[str, list[Tensor]]] = field(default_factory=dict)
     """name -> `weight`, `exp_avg`, `exp_avg_sq` -> pieces in the parameter's order; one whole piece at stage 0."""
     adam_steps: float = 0.0
-    """Steps AdamW has counted, for its bias correction."""
+    """AdamW's count of steps, for its bias correction."""
     skipped_steps: int = 0
-    """Steps DeepSpeed has counted as skipped."""
+    """DeepSpeed's count of skipped steps."""
 
     def whole(self, name: str, key: str = WEIGHT, *, shape: torch.Size | None = None) -> Tensor:
         """One parameter's weight or moment, fp32, read now; of `shape` if it has as many elements, else flat.
 
-        Moments are 0 where none were saved: every step so far was skipped.
+        Moments are 0 if none were saved, because every step so far was skipped.
         """
         parts = self.pieces[name].get(key) or [torch.zeros_like(part) for part in self.pieces[name][WEIGHT]]
         tensor = (torch.cat([part.flatten() for part in parts]) if len(parts) > 1 else parts[0].clone()).float()
@@ -70,11 +70,11 @@ def read_parameters(
     """Map the files of a checkpoint; nothing large is read before `SavedParameters.whole`.
 
     Args:
-        optimizer_names: names of each optimizer group's parameters, in its order. Gives the moments as well; without
-            it only weights are read. Stage 0 needs it because DeepSpeed's file numbers the moments there.
+        optimizer_names: names of each optimizer group's parameters, in its order. With it the moments are read too;
+            without it only weights are. Stage 0 needs it because its file numbers the moments.
 
-    Raises: CheckpointError for a stage that is not known, a partition that is missing, or files that contradict
-        themselves; UNREADABLE for files that are not what they should be.
+    Raises: CheckpointError for an unknown stage, a missing partition, or files that contradict themselves; UNREADABLE
+        for damaged or foreign files.
     """
     if meta.zero_stage not in (0, 1, 2):
         raise CheckpointError(f"{folder} is of ZeRO stage {meta.zero_stage}", "stages 0, 1 and 2 can be read")
@@ -84,14 +84,14 @@ def read_parameters(
 
 
 class _Fragment:
-    """Stands in for DeepSpeed's fragment_address: where a rank's piece of a weight lies in its partition."""
+    """Replaces DeepSpeed's fragment_address: the position of a rank's piece of a weight in its partition."""
 
     numel: int
     start: int
 
 
 class _LossScaler:
-    """Stands in for DeepSpeed's, which is not needed here."""
+    """Replaces DeepSpeed's LossScaler, which is not needed here."""
 
 
 STAND_INS: list[Any] = [
@@ -99,20 +99,20 @@ STAND_INS: list[Any] = [
     (_LossScaler, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
 ]
-"""What DeepSpeed pickles beside tensors. With these torch's safe loader reads its files: without importing DeepSpeed,
-and without running code from a checkpoint."""
+"""Classes that DeepSpeed pickles beside tensors. With these replacements torch's safe loader reads its files, without
+importing DeepSpeed and without running code from a checkpoint."""
 FORBIDDEN = re.compile(r"GLOBAL (\S+)")
-"""How torch names what its restricted unpickler refused."""
+"""How torch names an object that its restricted unpickler rejects."""
 
 
 def load_restricted(file: Path, classes: list[Any], *, mmap: bool = False) -> dict[str, Any]:
     """One of DeepSpeed's files on the CPU, by torch's restricted unpickler: tensors, plain values and `classes`.
 
     Args:
-        classes: those that may occur, as `torch.serialization.safe_globals` takes them.
+        classes: the classes that may occur, as `torch.serialization.safe_globals` takes them.
 
-    Raises: CheckpointError when the file holds anything else, none of which is run, or no dictionary; UNREADABLE when
-        it is no such file.
+    Raises: CheckpointError when the file holds any other object, which is not run, or no dictionary; UNREADABLE when it
+        is damaged or foreign.
     """
     try:
         with torch.serialization.safe_globals(classes):
@@ -133,9 +133,9 @@ def _load(folder: Path, meta: CheckpointMeta, name: str) -> dict[str, Any]:
 
 
 def _partitioned(folder: Path, meta: CheckpointMeta, *, moments: bool) -> SavedParameters:
-    """Stages 1 and 2: a rank's file holds one flat partition per parameter group, and says which piece of which weight
-    lies where. Unlike DeepSpeed's own zero_to_fp32 this also reads stage 1 in bf16 with fp32 accumulation, whose
-    optimizer it refuses."""
+    """Stages 1 and 2: a rank's file holds one flat partition per parameter group, and the position of each weight's
+    piece in it. Unlike DeepSpeed's own zero_to_fp32 this also reads stage 1 in bf16 with fp32 accumulation, whose
+    optimizer zero_to_fp32 rejects."""
     files = {int(match[1]): name for name in meta.files if (match := PARTITION.fullmatch(name))}
     if sorted(files) != list(range(meta.world_size)):
         raise CheckpointError(
@@ -146,20 +146,20 @@ def _partitioned(folder: Path, meta: CheckpointMeta, *, moments: bool) -> SavedP
         state = _load(folder, meta, files[rank])["optimizer_state_dict"]
         base = state["base_optimizer_state"]
         groups = base["state"] if isinstance(base, dict) else dict(enumerate(base))  # a list if elastic_checkpoint
-        for number, places in enumerate(state["param_slice_mappings"]):
+        for number, fragments in enumerate(state["param_slice_mappings"]):
             flat = {WEIGHT: state["single_partition_of_fp32_groups"][number]}
             if moments and groups.get(number):
                 flat |= {key: groups[number][key] for key in MOMENTS}
                 found.adam_steps = float(groups[number]["step"])
-            for name, place in places.items():
+            for name, fragment in fragments.items():
                 for key, partition in flat.items():
-                    piece = partition[place.start : place.start + place.numel]
+                    piece = partition[fragment.start : fragment.start + fragment.numel]
                     found.pieces.setdefault(name, {}).setdefault(key, []).append(piece)
     return found
 
 
 def _whole(folder: Path, meta: CheckpointMeta, optimizer_names: Sequence[Sequence[str]] | None) -> SavedParameters:
-    """Stage 0: every weight is in one file; in bf16 the exact ones are the optimizer's, which have no names."""
+    """Stage 0: every weight is in one file; in bf16 the fp32 weights are the optimizer's, which have no names."""
     states = _load(folder, meta, MODEL_STATES)
     module: dict[str, Tensor] = states["module"]
     optimizer: dict[str, Any] = states.get("optimizer") or {}
@@ -185,8 +185,8 @@ def _whole(folder: Path, meta: CheckpointMeta, optimizer_names: Sequence[Sequenc
 
 
 def _named(groups: list[list[Tensor]], module: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The optimizer's fp32 weights by name. They carry none; each group has its weights in the model's order, so each
-    name takes the first of the groups' next ones that rounds to the model's own weight to the bit."""
+    """The optimizer's fp32 weights by name. The file has no names for them, but each group is in the model's order. So
+    each name takes the first of the groups' next weights that rounds to the model's own weight to the bit."""
     waiting = [deque(group) for group in groups]
     named: dict[str, Tensor] = {}
     for name, rounded in module.items():

@@ -1,9 +1,9 @@
-"""Going on with a checkpoint under another number of ranks, another ZeRO stage or another precision.
+"""Resume from a checkpoint with another number of ranks, another ZeRO stage or another precision.
 
-DeepSpeed loads its files only into the layout that wrote them. Its universal format needs a conversion pass that
-writes the whole state again, and knows no stage 0. The state is the same in every layout, though: for each parameter an
-fp32 weight and AdamW's two moments, and one count of steps. So they are read parameter by parameter and each rank takes
-the pieces its own layout holds (docs/resume.md).
+DeepSpeed loads its files only into the layout that wrote them. Its universal format needs a conversion pass that writes
+the whole state again, and does not support stage 0. But the state is the same in every layout: for each parameter an
+fp32 weight and AdamW's two moments, and one count of steps. So they are read parameter by parameter, and each rank
+takes the pieces that its own layout holds (docs/resume.md).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipeline.deepspeed_files import MOMENTS, WEIGHT, SavedParameters, read_para
 
 @torch.no_grad()
 def load_into_engine(engine: Any, folder: Path, meta: CheckpointMeta) -> None:
-    """Bring an engine's weights, moments and step counts to a checkpoint of any layout.
+    """Load weights, moments and step counts from a checkpoint of any layout into an engine.
 
     Args:
-        engine: a DeepSpeed engine of ZeRO stage 0, 1 or 2, fp32 or bf16, that has not stepped yet. Every rank calls
-            this; nothing is communicated.
+        engine: a DeepSpeed engine of ZeRO stage 0, 1 or 2, fp32 or bf16, that has not taken a step yet. Every rank
+            calls this; nothing is communicated.
         folder: the checkpoint, verified.
 
     Raises: CheckpointError when the files contradict themselves or do not fit the model.
@@ -42,7 +42,7 @@ def load_into_engine(engine: Any, folder: Path, meta: CheckpointMeta) -> None:
 
 
 def _parameters_by_group(engine: Any) -> list[list[Tensor]]:
-    """The module's parameters in the optimizer's groups, in its order; the wrappers replace them in the groups."""
+    """The module's parameters in the optimizer's groups and order; DeepSpeed's wrappers replace them in the groups."""
     optimizer = engine.optimizer
     for attribute in ("bit16_groups", "bf16_groups", "fp16_groups"):
         if hasattr(optimizer, attribute):
@@ -51,7 +51,7 @@ def _parameters_by_group(engine: Any) -> list[list[Tensor]]:
 
 
 def _fill_partitions(engine: Any, saved: SavedParameters) -> None:
-    """Stages 1 and 2: one flat fp32 partition a group on each rank; DeepSpeed maps each parameter's piece to it."""
+    """Stages 1 and 2: one flat fp32 partition per group on each rank; DeepSpeed maps each parameter's piece to it."""
     client = engine.optimizer.optimizer
     partitions = [group["params"][0] for group in client.param_groups]
     flat = {WEIGHT: partitions} | {key: [torch.zeros_like(partition) for partition in partitions] for key in MOMENTS}
@@ -59,7 +59,7 @@ def _fill_partitions(engine: Any, saved: SavedParameters) -> None:
         weight = saved.whole(name, shape=parameter.shape)
         parameter.copy_(weight)
         mapping = parameter._hp_mapping
-        if mapping is None:  # it lies in other ranks' partitions
+        if mapping is None:  # it is in other ranks' partitions
             continue
         here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
         for key, of_groups in flat.items():
@@ -72,7 +72,7 @@ def _fill_partitions(engine: Any, saved: SavedParameters) -> None:
 
 
 def _fill_whole(engine: Any, groups: list[list[Tensor]], names: dict[int, str], saved: SavedParameters) -> None:
-    """Stage 0: AdamW steps the parameters themselves, or in bf16 an fp32 twin of each."""
+    """Stage 0: AdamW updates the parameters themselves, or in bf16 an fp32 copy of each."""
     optimizer = engine.optimizer
     in_order = [parameter for group in groups for parameter in group]
     exact = (
@@ -89,6 +89,6 @@ def _fill_whole(engine: Any, groups: list[list[Tensor]], names: dict[int, str], 
 
 
 def _fill_state(client: torch.optim.Optimizer, moments: list[dict[str, Tensor]], adam_steps: float) -> None:
-    """Hand the moments to torch's AdamW through its own loader, which puts them and the count where it wants them."""
+    """Load the moments and the step count into torch's AdamW by its own load_state_dict."""
     state = {number: {"step": torch.tensor(adam_steps), **tensors} for number, tensors in enumerate(moments)}
     client.load_state_dict({"state": state, "param_groups": client.state_dict()["param_groups"]})

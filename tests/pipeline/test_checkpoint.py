@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         assert taken(tmp_path) == ("step_00000010", 10)
     assert "step_00000020 cannot be used" in caplog.text
-    assert "going on from step_00000010" in caplog.text
+    assert "resuming from step_00000010" in caplog.text
     assert max(len(record.getMessage()) for record in caplog.records) < 200 + 3 * len(str(tmp_path))
 
 
