@@ -163,7 +163,7 @@ class AlbefForPretraining(AlbefEncoders):
     def _similarities(
         self, image_feat: Tensor, text_feat: Tensor, targets: TeacherTargets, queue: FeatureQueue
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Student features against the teacher's; the queue only when ITC is on, nothing when nobody reads it."""
+        """Similarities of student and teacher features, with the queue's if ITC is on; None if no loss reads them."""
         if not (self.objective.itc or self.objective.hard_negatives):
             return None, None
         temperature = self.clamped_temperature()

@@ -51,7 +51,7 @@ def test_an_empty_text_has_no_words(model: AlbefForPretraining, image: Image.Ima
 
 
 def test_it_takes_one_picture_and_one_text(model: AlbefForPretraining, image: Image.Image) -> None:
-    """Lists and paths are errors that say so."""
+    """Lists and paths are errors that name the type."""
     wrong: list[tuple[Any, Any, str]] = [
         ([image], TEXT, r"one PIL\.Image expected, not a value of type list"),
         ("dog.jpg", TEXT, r"one PIL\.Image expected, not a value of type str; open it"),

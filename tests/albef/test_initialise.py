@@ -103,7 +103,7 @@ def test_a_vit_gives_timms_features(suffix: str, vit: Any, tmp_path: Path) -> No
 
 
 def test_a_vit_of_another_image_size_is_resized(vit: Any, tmp_path: Path) -> None:
-    """224 to 256 in small: everything is equal but the position embeddings, which are resized; the report says so."""
+    """224 to 256 in small: everything is equal but the position embeddings, which are resized; the report names it."""
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
     model = make_model(image_size=48)
     report = load_vision_weights(model, str(tmp_path / "vit.pth"))
@@ -196,7 +196,7 @@ def test_old_and_bare_names_are_understood(
 
 
 def test_what_a_smaller_model_cannot_hold_is_left_out(bert: BertForMaskedLM, tmp_path: Path) -> None:
-    """Fewer layers and fewer positions than the file has: the first ones are taken, and the report says so."""
+    """Fewer layers and fewer positions than the file has: the first ones are taken, and the report names it."""
     bert.save_pretrained(tmp_path)
     model = make_model(text_depth=1, max_text_positions=10)
     report = load_bert_weights(model, str(tmp_path))

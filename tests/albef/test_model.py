@@ -104,7 +104,7 @@ def test_features_are_normalised_and_states_have_the_stated_shapes() -> None:
 
 
 def test_forward_equals_separate_passes() -> None:
-    """Losses from one fused batch equal those from a pass per pair, with the images' keys computed anew, in float64."""
+    """Losses from one fused batch equal those from a pass per pair, with the images' keys recomputed, in float64."""
     student, batch, queue = make_student(dtype=torch.float64), make_batch(), make_queue(torch.float64)
     targets = targets_of(student, batch, queue)
     output = student(batch, targets, queue, ALPHA)
@@ -345,7 +345,7 @@ def test_attention_in_the_open_equals_fused_attention() -> None:
     texts, _ = student.encode_text(batch.input_ids, batch.attention_mask)
     fused = student.match(texts, batch.attention_mask, images)
     layer = student.multimodal_encoder.get_submodule("layers.1.cross_attention")
-    layer.keep_weights = True  # type: ignore[assignment]  # get_submodule says nn.Module
+    layer.keep_weights = True  # type: ignore[assignment]  # get_submodule is typed nn.Module
     opened = student.match(texts, batch.attention_mask, images)
     assert torch.allclose(fused, opened, atol=1e-12)
     opened[:, 1].sum().backward()

@@ -68,7 +68,7 @@ def halve(name: str) -> Callable[[Path], None]:
     ],
 )
 def test_a_damaged_folder_is_refused(damage: Callable[[Path], None], named: str, folder: Path) -> None:
-    """Each file missing, cut off or of something else: an error that names it and says what to give instead."""
+    """Each file missing, cut off or of something else: an error that names it and what to give instead."""
     damage(folder)
     with pytest.raises(CheckpointError, match=named) as error:
         Albef.from_pretrained(folder, device="cpu")

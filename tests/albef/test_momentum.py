@@ -173,7 +173,7 @@ def test_low_precision_teacher_gives_fp32_targets() -> None:
 
 
 def test_state_comes_back_to_the_bit() -> None:
-    """A restored teacher goes on as the saved one would have, its compute copy included."""
+    """A restored teacher continues as the saved one would, its compute copy included."""
     student = make_student()
     teacher = MomentumTeacher(student, device="cpu", compute_dtype=torch.bfloat16)
     nudge(student, 0)

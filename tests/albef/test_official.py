@@ -194,7 +194,7 @@ def test_a_copy_that_differs_is_refused(name: str, state: dict[str, Tensor]) -> 
 
 
 def test_another_models_checkpoint_is_refused() -> None:
-    """A file that is no ALBEF says what was found in it."""
+    """The error for a file that is no ALBEF names what was found in it."""
     with pytest.raises(CheckpointError, match="not an official ALBEF checkpoint"):
         from_official({"fc.weight": torch.zeros(2, 2)})
     with pytest.raises(CheckpointError, match="no state dict"):

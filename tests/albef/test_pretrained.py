@@ -99,7 +99,7 @@ def test_texts_are_cut_to_the_trained_length(folder: Path) -> None:
 
 
 def test_the_image_processor_of_transformers_makes_the_same_pixels(folder: Path, images: list[Image.Image]) -> None:
-    """preprocessor_config.json says in Hugging Face's words what this project does."""
+    """preprocessor_config.json describes in Hugging Face's terms what this project does."""
     processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
     theirs = processor(images, return_tensors="pt")["pixel_values"]
     # one bicubic implementation may round a pixel the other way: one 255th over the smallest std, 0.26

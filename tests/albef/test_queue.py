@@ -97,7 +97,7 @@ def test_no_queue_is_a_queue_of_size_zero() -> None:
 
 
 def test_state_comes_back_to_the_bit() -> None:
-    """A restored queue goes on as the saved one would have; the saved state does not change with its queue."""
+    """A restored queue continues as the saved one would; the saved state does not change with its queue."""
     queue, restored = FeatureQueue(5, 2, seed=0), FeatureQueue(5, 2, seed=9)
     write(queue, 1, 3)
     state = queue.state_dict()

@@ -62,14 +62,14 @@ def test_what_is_no_file_to_read_is_named(suffix: str, tmp_path: Path) -> None:
     os.mkfifo(pipe)
     private.write_bytes(b"weights")
     private.chmod(0)
-    told = {
+    messages = {
         missing: "does not exist",
         missing / "below": "does not exist",
         folder: "is a folder",
         pipe: "is no regular file",
         private: "may not be read: Permission denied",
     }
-    for path, message in told.items():
+    for path, message in messages.items():
         reader = as_ordinary_user() if path == private else nullcontext()
         with reader, pytest.raises(CheckpointError) as error:
             read_weights(path)

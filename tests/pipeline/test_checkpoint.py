@@ -123,7 +123,7 @@ LATEST: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", LATEST)
 def test_whatever_latest_is_the_newest_whole_checkpoint_is_taken(tmp_path, caplog, damage):
-    """And the log says so, unless `latest` is merely missing. Publishing the next one puts it right."""
+    """And it is logged, unless `latest` is merely missing. Publishing the next one puts it right."""
     published(tmp_path, 10)
     published(tmp_path, 20)
     LATEST[damage](tmp_path / "latest")

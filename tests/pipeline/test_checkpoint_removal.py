@@ -68,7 +68,7 @@ def test_files_that_a_person_put_into_a_checkpoint_stay(tmp_path):
     "what", ["a file", "a link to nowhere", "a link to a folder", "notes", "a copy of another step"]
 )
 def test_what_is_not_ours_is_renamed_when_a_save_needs_its_name(tmp_path, caplog, what):
-    """Nothing is lost, the save has its folder, and the log says where the thing is now. Twice."""
+    """Nothing is lost, the save has its folder, and the log names where it is now. Twice."""
     elsewhere = published(tmp_path / "elsewhere", 2)
     before = tree(elsewhere)
     for name in (f"{NAME}.kept", f"{NAME}.kept_2"):

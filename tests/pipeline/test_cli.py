@@ -17,7 +17,7 @@ from pipeline.config.recipe import shipped_recipes
 from pipeline.config.run_config import recipe_keys
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
     """error and hint of a command that is refused: exit 2, nothing on stdout, no traceback."""
     assert cli.main(list(arguments)) == 2
     captured = capsys.readouterr()
@@ -72,15 +72,15 @@ def test_the_module_runs_as_a_program() -> None:
 
 def test_no_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A refusal never exits 0."""
-    assert told(capsys)[0] == "error: no command given"
+    assert error_of(capsys)[0] == "error: no command given"
 
 
 def test_a_missing_recipe_lists_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     """Whether none is named or one that does not exist."""
-    error, hint = told(capsys, "pretrain")
+    error, hint = error_of(capsys, "pretrain")
     assert error == "error: pipeline pretrain: the following arguments are required: RECIPE"
     assert all(name in hint for name in shipped_recipes())
-    error, hint = told(capsys, "pretrain", "albef_14n")
+    error, hint = error_of(capsys, "pretrain", "albef_14n")
     assert error == "error: there is no recipe albef_14n"
     assert "did you mean albef_14m?" in hint and all(name in hint for name in shipped_recipes())
 
@@ -89,7 +89,7 @@ def test_flags_and_keys_are_found_anywhere_and_misspelt_ones_are_told_together(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Before and after the recipe, with = and without."""
-    error, hint = told(
+    error, hint = error_of(
         capsys, "pretrain", "--optm.lr", "3", "demo", "--run-dri=x", "--optim.lr", "fast", "--resume", "auto"
     )
     assert error.startswith("error: recipe demo has 3 mistakes:")
@@ -100,11 +100,11 @@ def test_flags_and_keys_are_found_anywhere_and_misspelt_ones_are_told_together(
 
 def test_wrong_values_of_a_command_s_own_flags_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """argparse's complaints come out as error and hint too."""
-    assert "invalid choice: 'maybe'" in told(capsys, "pretrain", "demo", "--resume", "maybe")[0]
-    assert "expected one argument" in told(capsys, "pretrain", "demo", "--resume")[0]
-    assert "unknown argument second" in told(capsys, "pretrain", "demo", "second")[0]
-    assert "needs a value" in told(capsys, "pretrain", "demo", "--seed")[0]
-    error, hint = told(capsys, "bench", "step", "--sise", "tiny")
+    assert "invalid choice: 'maybe'" in error_of(capsys, "pretrain", "demo", "--resume", "maybe")[0]
+    assert "expected one argument" in error_of(capsys, "pretrain", "demo", "--resume")[0]
+    assert "unknown argument second" in error_of(capsys, "pretrain", "demo", "second")[0]
+    assert "needs a value" in error_of(capsys, "pretrain", "demo", "--seed")[0]
+    error, hint = error_of(capsys, "bench", "step", "--sise", "tiny")
     assert "unknown arguments --sise tiny" in error and "did you mean --size?" in hint
 
 
@@ -174,5 +174,5 @@ def test_a_dependency_that_is_not_installed_is_something_to_mend(package: str, c
 
 def test_a_word_that_is_not_utf8_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     """A folder of Latin-1 bytes, as the operating system hands it over: an error, not a failure deep in Arrow."""
-    error, hint = told(capsys, "status", os.fsdecode(b"l\xe4ufe"))
+    error, hint = error_of(capsys, "status", os.fsdecode(b"l\xe4ufe"))
     assert error == "error: l\\udce4ufe holds bytes that are not UTF-8" and "LC_ALL=C.UTF-8" in hint

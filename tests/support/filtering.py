@@ -26,7 +26,7 @@ Entry = tuple[Image.Image, str | list[str]]
 
 
 def detailed(number: int, width: int, height: int) -> Image.Image:
-    """A distinct picture with as much detail as a photograph has: `picture` is too soft to tell copies by."""
+    """A distinct picture with as much detail as a photograph has: `picture` is too soft to recognise copies by."""
     coarse = np.random.default_rng(number).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -89,6 +89,6 @@ def kept(corpus: Path) -> list[str]:
 
 
 def contents(corpus: Path) -> dict[str, bytes]:
-    """Every file of the outcome but the datasheet, which says when it was written."""
+    """Every file of the outcome but the datasheet, which has the time of writing."""
     files = [corpus / "manifest.parquet", corpus / "corpus.json", *sorted((corpus / "removed").iterdir())]
     return {str(path.relative_to(corpus)): path.read_bytes() for path in files}

@@ -46,7 +46,7 @@ def as_stored(upright: Image.Image, orientation: object) -> Image.Image:
 
 
 def rotated_jpeg(orientation: int, width: int = 200, height: int = 120) -> bytes:
-    """A JPEG that, seen as its EXIF orientation says, shows `halves(width, height)` upright."""
+    """A JPEG that, turned by its EXIF orientation, shows `halves(width, height)` upright."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return jpeg(as_stored(halves(width, height), orientation), exif=exif)
@@ -101,7 +101,7 @@ def wide_gif() -> bytes:
 
 
 def wide_jpeg() -> bytes:
-    """A small picture whose header says 65,500 x 65,500."""
+    """A small picture whose header claims 65,500 x 65,500."""
     data = bytearray(jpeg())
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", 65_500, 65_500)

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that serves a folder, with byte ranges or without, and fails when told to."""
+"""A real HTTP server on loopback that serves a folder, with byte ranges or without, and fails on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tars put together byte by byte, so that a header can say what no tool would write."""
+"""Tars put together byte by byte, so that a header can hold what no tool would write."""
 
 from __future__ import annotations
 

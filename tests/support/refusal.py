@@ -1,4 +1,4 @@
-"""What a command of the pipeline says when it refuses."""
+"""The error of a command of the pipeline."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     """The `error:` and `hint:` of a command that must exit 2."""
     capsys.readouterr()
     assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert "error: " in said
-    assert "hint: " in said
-    assert "Traceback" not in said
-    return said
+    printed = capsys.readouterr().err
+    assert "error: " in printed
+    assert "hint: " in printed
+    assert "Traceback" not in printed
+    return printed

@@ -1,4 +1,4 @@
-"""A LaneBuilder that tells which worker built a micro-batch. By itself: its module is imported in every worker."""
+"""A LaneBuilder that records which worker built a micro-batch. By itself: its module is imported in every worker."""
 
 from __future__ import annotations
 

@@ -316,7 +316,7 @@ def _concatenate(
 
 
 def _name_prefixes(tables: Sequence[pa.Table]) -> list[str]:
-    """Nothing for one manifest; for several the source where that tells them apart, else their number in the list."""
+    """Empty for one manifest; for several their source if that distinguishes them, else their number in the list."""
     if len(tables) == 1:
         return [""]
     sources = ["+".join(sorted(set(table["source"].to_pylist()))) for table in tables]

@@ -23,7 +23,7 @@ def mistakes(values: dict[str, Any], *flags: str) -> str:
 
 
 def test_precedence_is_defaults_preset_recipe_flags() -> None:
-    """Each layer changes what the one before said, and only that."""
+    """Each layer overrides the one before it, and nothing else."""
     assert resolve({}, name="r").optim.decay_groups == "fixed"
     paper = resolve({"preset": "paper"}, name="r")
     assert paper.optim.decay_groups == "official"
@@ -144,7 +144,7 @@ def test_every_mistake_is_told_at_once_with_its_name_and_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         ({"optim": 3}, "optim is a section, not a value"),
         ({"optim": {"lr": {"peak": 1}}}, "optim.lr should be a number"),
@@ -157,13 +157,13 @@ def test_every_mistake_is_told_at_once_with_its_name_and_the_nearest() -> None:
         ({"name": "a/b"}, "cannot name a folder"),
     ],
 )
-def test_single_mistakes(values: dict[str, Any], told: str) -> None:
+def test_single_mistakes(values: dict[str, Any], expected: str) -> None:
     """One each, with its dotted name or numbers in the message."""
-    assert told in mistakes(values)
+    assert expected in mistakes(values)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("seed: 1\nseed: 2\n", "seed is written twice"),
         ("seed: [1\n", "is not valid YAML"),
@@ -171,11 +171,11 @@ def test_single_mistakes(values: dict[str, Any], told: str) -> None:
         ("seed: \0\n", "is not valid YAML"),
     ],
 )
-def test_unreadable_recipes_are_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_unreadable_recipes_are_refused(tmp_path: Path, text: str, expected: str) -> None:
     """With the file's name; never a YAML traceback."""
     path = tmp_path / "r.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=told) as refusal:
+    with pytest.raises(ConfigError, match=expected) as refusal:
         load_config(path)
     assert str(path) in refusal.value.message
 

@@ -50,7 +50,7 @@ print(json.dumps({"taken": taken, "left": left, "too_small": too_small, "full": 
 
 def test_what_the_loader_takes_of_shared_memory(tmp_path: Path) -> None:
     """Four lanes of two images of 32 pixels (24,576 bytes each) through two workers that prepare three: at most
-    6 + 2 x 4 of them. In 64 KiB eight images do not fit, and with none free workers cannot start: both say so, with a
+    6 + 2 x 4 of them. In 64 KiB eight images do not fit, and with none free workers cannot start: both fail with a
     way out."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         assert os.environ.get("CI") != "true", "this machine lets nobody mount"

@@ -1,4 +1,4 @@
-"""Ranks: from the launcher's variables, and what they say to each other on real gloo."""
+"""Ranks: from the launcher's variables, and their collectives on real gloo."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_the_six_files_are_there() -> None:
 @pytest.mark.parametrize("name", shipped_ds_configs())
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_auto_becomes_the_recipe_s_numbers(name: str, world_size: int) -> None:
-    """Every number comes from the recipe and the world; stage and precision are what the file's name says."""
+    """Every number comes from the recipe and the world; stage and precision are those in the file's name."""
     ds = resolve_ds_config(recipe(name), world_size)
     assert ds.config["train_batch_size"] == 16
     assert ds.config["train_micro_batch_size_per_gpu"] == 4

@@ -1,4 +1,4 @@
-"""Ranks that do not come: the others say for whom they wait, and give up with an error."""
+"""Ranks that do not come: the others log which are missing, and give up with an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def free_port() -> int:
 
 
 def test_a_rank_that_does_not_come_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    """Ranks 0 and 2 of 4 wait for 1 and 3, say so every half second, and end with the same error."""
+    """Ranks 0 and 2 of 4 wait for 1 and 3, log it every half second, and end with the same error."""
     port = free_port()
     with caplog.at_level(logging.WARNING), ThreadPoolExecutor() as both:
         waiting = [both.submit(meet, r, 4, "127.0.0.1", port, log_every_s=0.5, give_up_s=1.4) for r in (0, 2)]
@@ -48,7 +48,7 @@ def test_a_port_that_another_process_has_is_an_error_at_once() -> None:
 
 
 def test_ranks_that_all_come_share_a_store() -> None:
-    """What one sets the other reads, whoever came first."""
+    """What one sets the other reads, in any order of arrival."""
     port = free_port()
     with ThreadPoolExecutor() as all_three:
         stores = list(all_three.map(lambda rank: meet(rank, 3, "127.0.0.1", port), (2, 1, 0)))

@@ -48,7 +48,7 @@ def test_no_warm_up_starts_at_the_peak() -> None:
 
 
 def test_after_the_last_step_the_rate_stays_lowest() -> None:
-    """A step beyond the end does not begin the cosine anew."""
+    """A step beyond the end does not start the cosine again."""
     assert lr_at(400, CONFIG, lr=6.0, steps_per_epoch=7, total_steps=30) == 2.0
 
 

@@ -88,7 +88,7 @@ def engine_weights(engine: Any) -> dict[str, Tensor]:
 
 
 def answers(model: AlbefForPretraining) -> dict[str, Tensor]:
-    """What a model says of one batch."""
+    """The answers of a model for one batch."""
     batch = batch_of(99)
     with torch.no_grad():
         image_embeds, image_feat = model.encode_image(batch.image)
@@ -177,7 +177,7 @@ def assert_equal(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> N
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", DS_CONFIGS)
 def test_exported_weights_are_the_optimizers_to_the_bit(saved, tmp_path, name, ranks):
-    """No process group here; every weight, fp32, and what the loaded model says in the trainer's precision."""
+    """No process group here; every weight, fp32, and the answers of the loaded model in the trainer's precision."""
     run_folder, held = saved[name, ranks]
     assert not dist.is_initialized()
     assert all(tensor.dtype == torch.float32 for tensor in held["student"].values())
@@ -185,9 +185,9 @@ def test_exported_weights_are_the_optimizers_to_the_bit(saved, tmp_path, name, r
     albef = Albef.from_pretrained(tmp_path / "model", device="cpu")
     assert_equal(dict(albef.model.named_parameters()), held["student"])
     trained_in = torch.bfloat16 if name.endswith("bf16") else torch.float32
-    for what, said in answers(albef.model.to(trained_in)).items():
+    for what, answer in answers(albef.model.to(trained_in)).items():
         # 1e-6: the rank had one thread, this process may have more
-        assert torch.allclose(said, held["answers"][what], rtol=0, atol=1e-6), what
+        assert torch.allclose(answer, held["answers"][what], rtol=0, atol=1e-6), what
 
 
 @pytest.mark.parametrize("name", ["zero1_fp32", "zero2_fp32", "zero2_bf16"])
@@ -293,9 +293,9 @@ def test_weights_of_another_shape_are_refused(copy, tmp_path, capsys):
     values["model"]["fusion_depth"] = 2
     path.write_text(json.dumps(values))
     seal(step_folder(copy))
-    said = refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
-    assert "missing" in said
-    assert "multimodal_encoder.layers.1." in said
+    error = refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "model")])
+    assert "missing" in error
+    assert "multimodal_encoder.layers.1." in error
 
 
 def test_masters_that_are_not_the_models_are_refused(saved, tmp_path, capsys):

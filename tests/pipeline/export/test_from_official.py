@@ -99,14 +99,14 @@ def test_what_cannot_be_imported_is_refused(tmp_path, capsys):
         path = tmp_path / f"{name}.pth"
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
 
-    def say(name: str, *more: str) -> str:
+    def error_of(name: str, *more: str) -> str:
         return refusal(capsys, ["import", str(tmp_path / f"{name}.pth"), "--out", str(tmp_path / "model"), *more])
 
-    assert "does not exist" in say("nowhere")
-    assert "cannot be read" in say("rubbish")
-    assert "not an official ALBEF checkpoint" in say("other")
-    assert "itm_head.bias" in say("short", *HEADS)
-    assert "heads" in say("good")
-    assert "image_size 40" in say("good", *HEADS, "--image-size", "40")
+    assert "does not exist" in error_of("nowhere")
+    assert "cannot be read" in error_of("rubbish")
+    assert "not an official ALBEF checkpoint" in error_of("other")
+    assert "itm_head.bias" in error_of("short", *HEADS)
+    assert "heads" in error_of("good")
+    assert "image_size 40" in error_of("good", *HEADS, "--image-size", "40")
     assert not (tmp_path / "model").exists()
     assert not [path for path in Path(tmp_path).iterdir() if path.name.startswith(".")]

@@ -45,9 +45,9 @@ def test_missing_data_is_told_and_mistakes_are_refused(tmp_path: Path, capsys: p
     """A recipe can be checked before its shards exist; a world that does not fit cannot be run at all."""
     recipe = str(tiny_recipe(tmp_path))
     assert cli.main(["check", recipe, "--data.manifests", "nowhere"]) == 2
-    said = capsys.readouterr()
-    assert "not ready, training will refuse: no manifest at nowhere" in said.out
-    assert "error: no manifest at nowhere\nhint: " in said.err
+    printed = capsys.readouterr()
+    assert "not ready, training will refuse: no manifest at nowhere" in printed.out
+    assert "error: no manifest at nowhere\nhint: " in printed.err
     assert cli.main(["check", recipe, "--data.manifests", "nowhere", "--without-data"]) == 0
     assert cli.main(["check", recipe, "--world-size", "3"]) == 2
     assert (
@@ -90,8 +90,8 @@ def test_weights_are_compared_by_their_headers(tmp_path: Path, capsys: pytest.Ca
     torch.save({name: tensor for name, tensor in state.items() if "blocks.1" not in name}, tmp_path / "half.pth")
     for name, code in (("whole.safetensors", 0), ("whole.pth", 0), ("half.pth", 2)):
         assert cli.main(["check", str(recipe), "--init.image", str(tmp_path / name)]) == code, name
-    said = capsys.readouterr().err
-    assert said.count("error: ") == 1 and "half.pth does not fit" in said and "blocks.1" in said, said
+    printed = capsys.readouterr().err
+    assert printed.count("error: ") == 1 and "half.pth does not fit" in printed and "blocks.1" in printed, printed
 
 
 def test_a_run_folder_that_cannot_resume_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,8 +109,8 @@ def test_weights_and_several_manifests(corpus, tmp_path, capsys):
 def test_wrong_flags_are_refused(corpus, capsys, flags, message):
     """error: with what is wrong, hint: with the way out, exit 2, nothing on stdout."""
     assert cli.main(["order", str(corpus), *SHAPE, *flags]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and message in said.err and "hint: " in said.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and message in printed.err and "hint: " in printed.err
 
 
 def test_it_needs_no_torch_and_no_shards(corpus, tmp_path):

@@ -1,4 +1,4 @@
-"""A run goes on with the data it began with, wherever that lies now."""
+"""A run resumes on the data it started with, wherever that lies now."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.shards import write_corpus
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
 
-def begun(tmp_path: Path, *, checkpoint: bool = True) -> tuple[RunFolder, Path]:
+def started(tmp_path: Path, *, checkpoint: bool = True) -> tuple[RunFolder, Path]:
     """A run folder on shards of 4 and 3, with a checkpoint or none."""
     corpus = write_corpus(tmp_path / "data", [4, 3])
     folder = RunFolder(path=tmp_path / "run")
@@ -33,8 +33,8 @@ def begun(tmp_path: Path, *, checkpoint: bool = True) -> tuple[RunFolder, Path]:
 
 
 def test_moved_data_is_the_same_data(tmp_path):
-    """Copied elsewhere, the run goes on."""
-    folder, corpus = begun(tmp_path)
+    """With the data copied elsewhere, the run resumes."""
+    folder, corpus = started(tmp_path)
     shutil.copytree(corpus.parent, tmp_path / "moved")
     check_same_data(folder, read_manifest(tmp_path / "moved"), ALONE)
     assert str(tmp_path / "moved") in (folder.path / "data.json").read_text()
@@ -42,16 +42,16 @@ def test_moved_data_is_the_same_data(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[4, 3, 1], [3, 4], [4]])
 def test_other_data_is_refused_once_there_is_a_checkpoint(tmp_path, sizes):
-    """A shard more, the same samples cut otherwise, a shard less: both sets are told with their numbers."""
-    folder, _ = begun(tmp_path)
+    """A shard more, the same samples cut otherwise, a shard less: the error names both with their numbers."""
+    folder, _ = started(tmp_path)
     other = read_manifest(write_corpus(tmp_path / "other", sizes))
     with pytest.raises(ConfigError, match=f"7 samples in 2 shards .* then, {sum(sizes)} samples in {len(sizes)}"):
         check_same_data(folder, other, ALONE)
 
 
 def test_before_the_first_checkpoint_data_may_change(tmp_path):
-    """Nothing was trained yet that would go on."""
-    folder, _ = begun(tmp_path, checkpoint=False)
+    """Without a checkpoint there is nothing to resume."""
+    folder, _ = started(tmp_path, checkpoint=False)
     other = read_manifest(write_corpus(tmp_path / "other", [5]))
     check_same_data(folder, other, ALONE)
     assert other.fingerprint() in (folder.path / "data.json").read_text()
@@ -91,14 +91,14 @@ def test_the_fingerprint_sees_which_samples_of_a_tar_are_named(tmp_path):
 )
 def test_a_damaged_record_is_an_error(tmp_path, content):
     """Nested deep, or of other types."""
-    folder, corpus = begun(tmp_path)
+    folder, corpus = started(tmp_path)
     (folder.path / "data.json").write_text(content)
     with pytest.raises(ConfigError, match=r"data\.json is damaged"):
         check_same_data(folder, read_manifest(corpus), ALONE)
 
 
 def test_a_record_that_is_no_file_is_an_error(tmp_path):
-    folder, corpus = begun(tmp_path)
+    folder, corpus = started(tmp_path)
     (folder.path / "data.json").unlink()
     (folder.path / "data.json").mkdir()
     with pytest.raises(ConfigError, match=r"data\.json cannot be read"):

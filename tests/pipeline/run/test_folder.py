@@ -50,7 +50,7 @@ def test_each_start_logs_to_its_job_and_rank(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_changed_recipe_is_logged_and_taken_over(tmp_path: Path) -> None:
-    """More epochs on a run with a checkpoint: told with old and new value; config.yaml is the new one."""
+    """More epochs on a run with a checkpoint: logged with old and new value; config.yaml is the new one."""
     with_checkpoint(start(tmp_path, epochs=3))
     folder = start(tmp_path, epochs=5)
     assert "recipe change: epochs was 3, is 5" in folder.log_file("local", 0).read_text()
@@ -58,7 +58,7 @@ def test_a_changed_recipe_is_logged_and_taken_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"seed": 1}, "seed was 0, is 1"),
         ({"model": {"image_size": 128}}, "model.image_size was 256, is 128"),
@@ -68,7 +68,7 @@ def test_a_changed_recipe_is_logged_and_taken_over(tmp_path: Path) -> None:
         ({"objective": {"queue_size": 7}}, "objective.queue_size was 65536, is 7"),
     ],
 )
-def test_what_a_run_cannot_change_is_refused(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_what_a_run_cannot_change_is_refused(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
     """Shapes and the order of the data, once there is a checkpoint; nothing in the folder changes."""
     folder = start(tmp_path)
     start(tmp_path, **change)  # no checkpoint yet: taken over
@@ -77,7 +77,7 @@ def test_what_a_run_cannot_change_is_refused(tmp_path: Path, change: dict[str, A
     before = folder.config.read_text()
     with pytest.raises(ConfigError, match="cannot resume with this recipe") as refusal:
         start(tmp_path, **change)
-    assert told in refusal.value.message and str(folder.config) in refusal.value.hint
+    assert expected in refusal.value.message and str(folder.config) in refusal.value.hint
     assert folder.config.read_text() == before
 
 
@@ -111,7 +111,7 @@ def test_resume_is_held_against_what_was_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.yaml", "env.json", "ds_config.json", "metrics.jsonl"])
 def test_files_that_no_run_wrote_are_not_replaced(tmp_path: Path, name: str) -> None:
-    """--run-dir names a folder of recipes, say: nothing is written there. With a checkpoint in it, it is a run's."""
+    """--run-dir may name a folder of recipes: nothing is written there. With a checkpoint in it, it is a run's."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("seed: 1  # mine\n")
     with pytest.raises(ConfigError, match=f"is not the folder of a run, and holds {name}"):

@@ -41,7 +41,7 @@ def _no_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def holder(run_dir: Path, seconds: float) -> subprocess.Popen[str]:
-    """Another process that holds the folder for so long, once this returns."""
+    """Another process that holds the folder for this long, once this returns."""
     words = [sys.executable, "-c", HOLD, str(run_dir), str(seconds)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
@@ -49,7 +49,7 @@ def holder(run_dir: Path, seconds: float) -> subprocess.Popen[str]:
 
 
 def test_a_second_start_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
-    """Exit code 2, an error that names the process, nothing written; then the first is stopped, and goes on later."""
+    """Exit code 2, an error that names the process, nothing written; then the first is stopped, and resumes later."""
     recipe, run_dir = tiny_recipe(tmp_path), tmp_path / "run"
     words = [sys.executable, "-m", "pipeline", "pretrain", str(recipe), "--run-dir", str(run_dir)]
     settings = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
@@ -108,8 +108,8 @@ def refused(_rank: int, _world_size: int, run_dir: str) -> str:
 def test_all_ranks_are_refused(tmp_path: Path) -> None:
     """None is left waiting for rank 0."""
     process = holder(tmp_path, seconds=600)
-    told = run_ranks(refused, 2, str(tmp_path), process_group=False)
-    assert told[0] == told[1] and f"process {process.pid}" in told[0]
+    errors = run_ranks(refused, 2, str(tmp_path), process_group=False)
+    assert errors[0] == errors[1] and f"process {process.pid}" in errors[0]
     process.kill()
     process.wait()
     assert run_ranks(refused, 2, str(tmp_path), process_group=False) == ["taken"] * 2

@@ -11,14 +11,14 @@ from pipeline.run.progress import Progress, duration
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def test_a_log_gets_the_end_and_no_more_than_asked(caplog):
-    """A thousand calls within ten seconds: the last is told, the rest are not; a second stage starts anew."""
+    """A thousand calls within ten seconds: only the last is reported; a second stage starts its own clock."""
     progress = Progress(io.StringIO(), every_s=10.0)
     with caplog.at_level(logging.INFO, logger="pipeline.run.progress"):
         for done in range(1, 1001):
@@ -27,7 +27,7 @@ def test_a_log_gets_the_end_and_no_more_than_asked(caplog):
     assert [record.message.split(",")[0] for record in caplog.records] == ["encode: 1000 of 1000", "match: 3 of 3"]
 
 
-def test_a_log_tells_rate_and_time_left(caplog, monkeypatch):
+def test_a_log_has_rate_and_time_left(caplog, monkeypatch):
     """100 of 400 after 20 s: 5/s, a minute left."""
     now = [1000.0]
     monkeypatch.setattr("pipeline.run.progress.time.monotonic", lambda: now[0])

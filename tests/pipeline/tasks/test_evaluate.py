@@ -133,7 +133,7 @@ def test_a_file_that_no_evaluation_wrote_is_not_replaced(folder, tmp_path, capsy
 def test_missing_and_broken_data_is_named(folder, tmp_path, capsys):
     """No such file, no JSON, an image that is not there, an image that is none, no such model, a run folder, a .pth."""
 
-    def say(**changes: object) -> str:
+    def error_of(**changes: object) -> str:
         flags = {
             "model": folder / "model",
             "annotations": folder / "annotations.json",
@@ -150,11 +150,11 @@ def test_missing_and_broken_data_is_named(folder, tmp_path, capsys):
     picture(1).save(tmp_path / "good.jpg")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "albef.pth").write_bytes(b"")
-    assert "nowhere.json" in say(annotations=tmp_path / "nowhere.json")
-    assert "not JSON" in say(annotations=tmp_path / "broken.json")
-    assert "no.jpg" in say(annotations=tmp_path / "missing.json")
-    assert "bad.jpg" in say(annotations=tmp_path / "bad.json", images=tmp_path)
-    assert "nowhere does not exist" in say(model=tmp_path / "nowhere")
-    assert "pipeline export" in say(model=tmp_path / "run")
-    assert "pipeline import" in say(model=tmp_path / "albef.pth")
+    assert "nowhere.json" in error_of(annotations=tmp_path / "nowhere.json")
+    assert "not JSON" in error_of(annotations=tmp_path / "broken.json")
+    assert "no.jpg" in error_of(annotations=tmp_path / "missing.json")
+    assert "bad.jpg" in error_of(annotations=tmp_path / "bad.json", images=tmp_path)
+    assert "nowhere does not exist" in error_of(model=tmp_path / "nowhere")
+    assert "pipeline export" in error_of(model=tmp_path / "run")
+    assert "pipeline import" in error_of(model=tmp_path / "albef.pth")
     assert not (tmp_path / "metrics.json").exists()

@@ -27,9 +27,9 @@ HANG_S = 20
 
 
 def faulty_run(rank: int, _world: int, recipe: str, folder: str, kind: str, culprit: int) -> int:
-    """A training run in which rank `culprit` goes wrong in its fourth step; what a rank says goes to FOLDER/R.txt."""
-    said = os.open(f"{folder}/{rank}.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(said, 2)
+    """A training run in which rank `culprit` goes wrong in its fourth step; what a rank prints goes to FOLDER/R.txt."""
+    output = os.open(f"{folder}/{rank}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 2)
     from pipeline.config.run_config import load_config
     from pipeline.run import logs
     from pipeline.train import pretrain
@@ -80,9 +80,9 @@ def exit_codes(tmp_path: Path, kind: str, culprit: int) -> dict[int, int]:
 def test_who_dies_falls_silent_or_is_stuck_is_named_and_all_leave(tmp_path: Path) -> None:
     """Either of two ranks is killed, stopped, asleep in Python, or leaves with an error of its own.
 
-    The other one says so in one line, with the last step and without a traceback, and ends with 69; a stopped process,
+    The other reports it in one line, with the last step and without a traceback, and ends with 69; a stopped process,
     which cannot end by itself, is killed; one that is stuck shows where. A job that is suspended as a whole for longer
-    than watch.hang_s goes on, and nobody is blamed.
+    than watch.hang_s continues, and no rank is blamed.
     """
     tiny_recipe(tmp_path)
     faults = [("killed", 0), ("killed", 1), ("stopped", 0), ("stopped", 1), ("stuck", 1), ("error", 0)]
@@ -100,14 +100,14 @@ def test_who_dies_falls_silent_or_is_stuck_is_named_and_all_leave(tmp_path: Path
     for (kind, culprit), codes in ended.items():
         other = 1 - culprit
         where = f"rank {culprit} {kind}: "
-        said = {rank: (tmp_path / f"{kind}_{culprit}" / f"{rank}.txt").read_text() for rank in (0, 1)}
-        assert codes == {culprit: of_culprit[kind], other: LOST}, f"{where}{codes}\n{said[0]}\n{said[1]}"
-        teller = 0 if kind == "stuck" else other  # rank 0 tells, if it can
-        front = "" if teller == 0 else r"\[rank 1\] "
+        output = {rank: (tmp_path / f"{kind}_{culprit}" / f"{rank}.txt").read_text() for rank in (0, 1)}
+        assert codes == {culprit: of_culprit[kind], other: LOST}, f"{where}{codes}\n{output[0]}\n{output[1]}"
+        reporter = 0 if kind == "stuck" else other  # rank 0 reports, if it can
+        front = "" if reporter == 0 else r"\[rank 1\] "
         pattern = rf"^{front}error: rank {culprit} on \S+ {words[kind]}"
-        assert len(re.findall(pattern, said[teller], re.MULTILINE)) == 1, f"{where}{said[teller]}"
-        assert re.search(rf"^{front}hint: .*the same command resumes", said[teller], re.MULTILINE), said[teller]
-        assert "Traceback" not in said[other], f"{where}{said[other]}"
+        assert len(re.findall(pattern, output[reporter], re.MULTILINE)) == 1, f"{where}{output[reporter]}"
+        assert re.search(rf"^{front}hint: .*the same command resumes", output[reporter], re.MULTILINE), output[reporter]
+        assert "Traceback" not in output[other], f"{where}{output[other]}"
         log = (tmp_path / f"{kind}_{culprit}" / "run" / "logs" / "local" / f"rank_{culprit}.log").read_text()
         assert ("time.sleep(1000)" in log) == (kind == "stuck"), f"{where}{log}"
         killed = (tmp_path / f"{kind}_{culprit}" / "run" / "logs" / "local" / f"rank_{other}.log").read_text()

@@ -29,12 +29,12 @@ def received(transport: Transport, rank: int, count: int) -> list[dict[str, Any]
 
 
 def test_messages_go_both_ways_in_order_and_an_end_is_noticed() -> None:
-    """Three each way; then one side goes, and the other sees it without having been told."""
+    """Three each way; then one side goes, and the other sees it without a message."""
     server = Server("127.0.0.1")
     client = Client(server.address, rank=3)
     for number in range(3):
         client.connections[0].send({"number": number})
-    assert [message.get("number") for message in received(server, 3, 4)] == [None, 0, 1, 2], "the first says who it is"
+    assert [message.get("number") for message in received(server, 3, 4)] == [None, 0, 1, 2], "the first names its rank"
     for number in range(3):
         server.connections[3].send({"number": number})
     assert [message["number"] for message in received(client, 0, 3)] == [0, 1, 2]
@@ -44,18 +44,18 @@ def test_messages_go_both_ways_in_order_and_an_end_is_noticed() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "data",
     [b"GET / HTTP/1.0\r\n\r\n", b"[1]\n", b"7\n", b'{"rank": 1, "token": "no"}\n', b"x" * 200_000, b""],
     ids=["http", "list", "number", "wrong token", "long", "nothing"],
 )
-def test_a_stranger_on_the_port_changes_nothing(said: bytes) -> None:
+def test_a_stranger_on_the_port_changes_nothing(data: bytes) -> None:
     """Whatever a port scanner sends: it becomes no rank, and the ranks are heard as before."""
     server = Server("127.0.0.1")
     with socket.create_connection(("127.0.0.1", server.address.port)) as stranger:
         stranger.setblocking(False)
         client = Client(server.address, rank=1)
         with contextlib.suppress(BlockingIOError):  # of the long one only what the buffer takes
-            stranger.send(said)
+            stranger.send(data)
         server.wait(30.0)
         server.receive()
         client.connections[0].send({"beat": 1})

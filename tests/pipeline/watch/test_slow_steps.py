@@ -21,7 +21,7 @@ from tests.support.tiny_run import tiny_recipe
 
 
 @pytest.fixture
-def told() -> Iterator[list[str]]:
+def logged() -> Iterator[list[str]]:
     """The lines that are logged."""
     lines: list[str] = []
 
@@ -43,29 +43,29 @@ def watcher(rank: int = 0, factor: float = 5.0) -> SlowSteps:
     return slow
 
 
-def test_a_slow_step_is_told_with_its_reason(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_step_is_logged_with_its_reason(logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """1.5 s where 0.2 s are usual; 0.9 s are not five times as much. One line in a minute, which counts the untold."""
     slow = watcher()
     slow.note(14, 0.9, 0.0, ["b"])
-    assert (slow.total, told) == (0, [])
+    assert (slow.total, logged) == (0, [])
     slow.note(15, 1.5, 1.2, ["c"])
     slow.note(16, 2.0, 0.0, ["d"])
-    assert (slow.total, len(told)) == (2, 1)
-    assert told == ["step 15 took 1.50 s, 8 times the usual 0.20 s; 80% of it waiting for data, from sample c on"]
+    assert (slow.total, len(logged)) == (2, 1)
+    assert logged == ["step 15 took 1.50 s, 8 times the usual 0.20 s; 80% of it waiting for data, from sample c on"]
     monkeypatch.setattr(slow_steps, "INTERVAL_S", 0.0)
     slow.note(17, 2.0, 0.0, ["e"])
-    assert told[1].endswith("(1 others were slow since the last such line)")
+    assert logged[1].endswith("(1 others were slow since the last such line)")
 
 
-def test_only_the_rank_that_waited_for_data_speaks_beside_rank_0(told: list[str]) -> None:
-    """The others are slow because they wait for it: each counts, but says nothing."""
+def test_only_the_rank_that_waited_for_data_logs_beside_rank_0(logged: list[str]) -> None:
+    """The others are slow because they wait for it: each counts, but logs nothing."""
     for wait_s, lines in ((0.1, 0), (1.0, 1)):
         slow = watcher(rank=1)
         slow.note(14, 1.5, wait_s, ["b"])
-        assert (slow.total, len(told)) == (1, lines)
+        assert (slow.total, len(logged)) == (1, lines)
 
 
-def test_warming_up_and_a_factor_of_0_tell_nothing(told: list[str]) -> None:
+def test_warming_up_and_a_factor_of_0_log_nothing(logged: list[str]) -> None:
     """The first steps are slow for good reasons, and do not count as usual."""
     slow = SlowSteps(5.0, World(rank=0, local_rank=0, size=1, device=torch.device("cpu")))
     for step in range(WARM_UP):
@@ -75,7 +75,7 @@ def test_warming_up_and_a_factor_of_0_tell_nothing(told: list[str]) -> None:
     slow.note(30, 1.5, 0.0, ["a"])
     off = watcher(factor=0.0)
     off.note(14, 60.0, 0.0, ["b"])
-    assert (slow.total, off.total, len(told)) == (1, 0, 1)
+    assert (slow.total, off.total, len(logged)) == (1, 0, 1)
 
 
 def run_with_a_slow_step(_rank: int, _world: int, recipe: str, run_dir: str) -> int:

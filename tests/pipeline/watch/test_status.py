@@ -1,4 +1,4 @@
-"""`pipeline status`: what is true of a run's folder, whole, damaged or only begun."""
+"""`pipeline status`: what is true of a run's folder, whole, damaged or just started."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def end(at: str, number: int, code: int) -> str:
 
 
 def test_a_real_run_that_has_ended(tmp_path: Path) -> None:
-    """Ten steps of eight pairs out of 48: finished, in the second epoch; and no torch was imported to say so."""
+    """Ten steps of eight pairs out of 48: finished, in the second epoch; and torch was not imported."""
     run_dir = train_to_the_end(tmp_path, "real").parents[1]
     code = (
         "import sys; from pipeline.cli import main; code = main(sys.argv[1:]); "
@@ -285,13 +285,15 @@ def test_the_page_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_what_is_no_run_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing there; a folder of something else; the folder that holds the runs; a config.yaml that is none."""
     run_dir = made(tmp_path, metrics=line(40, NOON))
-    told = {}
+    printed = {}
     for folder in (tmp_path / "nowhere", tmp_path, run_dir.parent):
         assert cli.main(["status", str(folder)]) == 2
-        told[folder] = capsys.readouterr().err
-    assert told[tmp_path / "nowhere"].startswith(f"error: {tmp_path / 'nowhere'} does not exist\nhint: give runs/NAME")
-    assert told[tmp_path].startswith(f"error: {tmp_path} is not a run folder\nhint: ")
-    assert told[run_dir.parent].endswith(f"hint: there are {run_dir}\n")
+        printed[folder] = capsys.readouterr().err
+    assert printed[tmp_path / "nowhere"].startswith(
+        f"error: {tmp_path / 'nowhere'} does not exist\nhint: give runs/NAME"
+    )
+    assert printed[tmp_path].startswith(f"error: {tmp_path} is not a run folder\nhint: ")
+    assert printed[run_dir.parent].endswith(f"hint: there are {run_dir}\n")
     (run_dir / "config.yaml").write_text("a: [1\n")
     assert cli.main(["status", str(run_dir)]) == 2
     assert "config.yaml cannot be read" in capsys.readouterr().err

@@ -133,7 +133,7 @@ def test_a_manifest_that_contradicts_the_disk_is_refused(tmp_path, changes, mess
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused(tmp_path, changes, message):
-    """By the check of everything, and by whoever comes to the shard; each fault is named with its numbers."""
+    """By the check of everything, and by the reader of the shard; each fault is named with its numbers."""
     for use in (Manifest.check, lambda manifest: manifest.sample(0)):
         manifest = read_manifest(damaged(write_corpus(tmp_path, [2, 2]), **changes))
         with pytest.raises(DataError, match=message):
@@ -149,7 +149,7 @@ def test_a_key_of_two_shards_is_found_by_the_check(tmp_path):
 
 @pytest.mark.parametrize("row_group_size", [1, 2, 5])
 def test_rows_are_read_by_the_group_whatever_its_size(tmp_path, row_group_size):
-    """One shard a group, as data_prep writes, or several: samples lie where tarfile says; other groups stay unread."""
+    """One shard a group, as data_prep writes, or several: tarfile finds samples there; other groups stay unread."""
     path = write_corpus(tmp_path, [3, 1, 4, 2, 5])
     pq.write_table(pq.read_table(path), path, row_group_size=row_group_size)
     manifest = read_manifest(path)

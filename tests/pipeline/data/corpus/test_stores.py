@@ -222,7 +222,7 @@ def test_commands_hear_the_signals_that_workers_are_deaf_to():
 
 
 def test_http_without_ranges_can_be_streamed(corpus, tmp_path):
-    """What is refused by ranges works through curl, one of webdataset's openers, by the way the message tells."""
+    """What is refused by ranges works through curl, one of webdataset's openers, as the message advises."""
     with RangeServer(corpus, ranges=False) as server:
         assert_same_steps(cached(server.address, tmp_path, "pipe:curl -sf {path}"), loader(corpus))
         assert_same_steps(cached(server.address, tmp_path / "by_name", "{path}"), loader(corpus))
@@ -242,7 +242,7 @@ def test_the_cache_keeps_to_its_bound(tmp_path):
 
 
 def test_what_a_killed_worker_left_is_neither_read_nor_kept(corpus, tmp_path):
-    """Half a copy under a lock that nobody holds any more: fetched anew, and the half is gone."""
+    """Half a copy under a lock that is free: fetched again, and the half is removed."""
     cache = ShardCache(opener="pipe:cat {path}", folder=str(tmp_path), max_bytes=1 << 30)
     sample = read_manifest(corpus).sample(0)
     ShardReader(cache=cache).read(sample)

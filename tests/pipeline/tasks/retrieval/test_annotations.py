@@ -110,7 +110,7 @@ def test_a_byte_order_mark_is_no_part_of_the_annotations(tmp_path):
     ],
 )
 def test_a_wrong_annotation_file_is_named(tmp_path, entries, message):
-    """Each fault says where it is."""
+    """Each error names the place of the fault."""
     with pytest.raises(DataError, match=message):
         EvaluationPairs.from_annotations(write_annotations(tmp_path, entries), tmp_path / "images")
 

@@ -119,7 +119,7 @@ def test_recalls_equal_brute_force(k, batch_size):
 
 
 def test_reranking_moves_the_recalls():
-    """The brute-force cases above can tell the two stages apart: with every candidate re-ranked the numbers differ."""
+    """The brute-force cases above distinguish the two stages: with every candidate re-ranked the numbers differ."""
     wanted = brute_force(NUM_TEXTS)
     assert any(wanted[name] != wanted[f"itc_{name}"] for name in wanted if not name.startswith("itc_"))
 
