@@ -10,17 +10,18 @@
 #SBATCH --job-name=albef-filter
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-task=8              # so many workers
+#SBATCH --cpus-per-task=8              # number of workers
 #SBATCH --time=12:00:00
 #SBATCH --open-mode=append
-#SBATCH --requeue                      # after a node failure goes on with the images not read yet
+#SBATCH --requeue                      # after a node failure resumes with the images not read yet
 #SBATCH --output=slurm-%j.out
 #
 # Settings from the environment, with their defaults:
 #   PYTHON=.venv/bin/python            of the project, else the first python3 on PATH
 #   slurm/site.sh                      read first if it exists: modules (site.example.sh)
 #
-# Exit codes: 0 the manifest is written; 1 a worker was killed, the same goes on; 2 a mistake, or nothing stays.
+# Exit codes: 0 the manifest is written; 1 a worker was killed (the same command resumes), or too little stays; 2 a
+# mistake in the command.
 set -euo pipefail
 
 # Under sbatch this file is a copy in Slurm's spool. Slurm knows the command it came from: a path, which may have blanks,

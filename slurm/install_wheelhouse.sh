@@ -3,12 +3,13 @@
 #
 #   bash slurm/install_wheelhouse.sh DIR
 #
-# Nothing is asked of any index: a package that DIR lacks is an error. The project itself is installed where it lies, so
+# No package index is used: a package that DIR lacks is an error. The project itself is installed in editable mode, so
 # that a change in it needs no new installation.
 #
 # Settings from the environment, with their defaults:
 #   PYTHON=python3                     the interpreter of the environment: the version DIR was made with
-#   VENV=.venv                         of the project: where to make it. Another place is told to the scripts with PYTHON
+#   VENV=.venv                         folder of the environment, by default in the project; the scripts find another
+#                                      one through PYTHON
 #
 # Exit codes: 0 installed; 2 a mistake, or a wheel that is missing or does not fit, which pip explains.
 set -euo pipefail
@@ -30,15 +31,15 @@ main() {
   # setuptools first: the project is built with that of the environment
   pip_install --requirement "$folder/requirements.lock" setuptools
   pip_install --no-build-isolation --editable "$root"
-  touch "$venv/.stamp"    # so that make does not install it anew
+  touch "$venv/.stamp"    # so that make does not install it again
   echo "installed in $venv"
 }
 
-# No index, no configuration of pip's, nothing from the environment: what is not in the folder is not there.
+# Without an index, pip's configuration or its environment variables: only wheels in the folder are installed.
 pip_install() {
   PIP_CONFIG_FILE=/dev/null "$venv/bin/python" -m pip --isolated install --quiet --disable-pip-version-check \
     --no-index --no-deps --find-links "$folder" "$@" ||
-    fail "pip could not install from $folder" "see what it says above; was the whole folder copied?"
+    fail "pip could not install from $folder" "see pip's message above; was the whole folder copied?"
 }
 
 main "$@"

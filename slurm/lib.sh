@@ -4,10 +4,10 @@
 # Sets: root, the project's folder; python, its interpreter (PYTHON, else .venv/bin/python, else python3); job, the
 # job's name for scontrol, empty without Slurm. Reads slurm/site.sh first if it exists (site.example.sh).
 
-STOPPED_AND_SAVED=75         # exit code of work that was told to stop, and saved
+STOPPED_AND_SAVED=75         # exit code of work that stopped as requested, and saved
 # shellcheck disable=SC2034     # for the scripts
 RANK_LOST=69                 # of ranks that lost another one, with its node or by itself (pipeline/watch/heartbeat.py)
-STARTS_WITHOUT_PROGRESS=2    # so many starts that leave things as they were end the requeueing
+STARTS_WITHOUT_PROGRESS=2    # requeueing ends after this many starts in a row that changed nothing
 
 fail() {
   echo "error: $1" >&2
@@ -45,13 +45,13 @@ platform_of() {
 print(f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]} {sysconfig.get_platform()}")'
 }
 
-# Prints: a field of `scontrol show job` that is one word; the lines that hold a path are not looked at.
+# Prints: a field of `scontrol show job` that is one word; lines that hold a path are skipped.
 job_field() {
   scontrol show job "$job" | sed -n "/^ *\(Command\|WorkDir\|Std[A-Z][a-z]*\)=/d; s/^\(.* \)\{0,1\}$1=\([^ ]*\).*/\2/p"
 }
 
-# Prints: the file that the job's output goes to. What Slurm calls it, or, where scontrol is missing or leaves a pattern
-# like %x in the name, what this script's output is.
+# Prints: the file that the job's output goes to: Slurm's name for it, or, where scontrol is missing or leaves a pattern
+# like %x in the name, the file that this script writes to.
 job_log() {
   local log
   log=$(scontrol show job "$job" 2> /dev/null | sed -n 's/^ *StdOut=//p' | head -n 1) || :
@@ -84,11 +84,11 @@ remove_exits() {
   rmdir "$exits" 2> /dev/null || true
 }
 
-# A rank leaves its exit code in a file, and 0 to its launcher when it stopped and saved: torchrun and srun kill the
-# others as soon as one rank exits with anything else, and the others may still be closing their files. What the launchers
-# exit with says little: torchrun gives 1 after any signal, srun the highest code, which is that of the ranks it killed.
-# The traps keep the shell until its rank has answered; 138 is a rank that SIGUSR1 met before it listened, while starting
-# up: nothing is lost, and STARTS_WITHOUT_PROGRESS bounds how often that may happen.
+# A rank writes its exit code to a file, and exits with 0 when it stopped and saved: torchrun and srun kill the others as
+# soon as one rank exits with anything else, and the others may still be closing their files. The launchers' own exit
+# codes mean little: torchrun exits with 1 after any signal, srun with the highest code, which is that of the ranks it
+# killed. The traps keep the shell alive until its rank has ended. 138 is a rank that got SIGUSR1 while starting up,
+# before its handler was set: nothing is lost, and STARTS_WITHOUT_PROGRESS bounds how often that may happen.
 # ALBEF_LAUNCHERS lists the processes whose death makes the rank leave (pipeline/watch/launcher.py): `script`, where it runs on
 # the same machine, the launcher and this shell.
 # shellcheck disable=SC2016  # expanded in the rank
@@ -188,11 +188,11 @@ launcher_of_workstation() {
 }
 
 # In the background and in a process group of its own, so that a signal to this script, or Ctrl-C, arrives exactly once.
-# Sets `told` to the last signal; USR1 is passed on as USR1_AS, for commands that know only TERM.
+# Sets `last_signal`; USR1 is passed on as USR1_AS, for commands that know only TERM.
 run_and_forward_signals() {
   local child code name as
   # shellcheck disable=SC2034  # for the caller
-  told=""
+  last_signal=""
   set -m
   "$@" < /dev/null &
   child=$!
@@ -200,7 +200,7 @@ run_and_forward_signals() {
   for name in USR1 TERM INT HUP; do
     case $name in USR1) as=${USR1_AS:-USR1} ;; HUP) as=TERM ;; *) as=$name ;; esac
     # shellcheck disable=SC2064  # the child's number is known now
-    trap "told=$name; kill -s $as -- -$child 2> /dev/null || :" "$name"
+    trap "last_signal=$name; kill -s $as -- -$child 2> /dev/null || :" "$name"
   done
   while :; do    # a trapped signal ends `wait`, not the child
     wait "$child" && code=0 || code=$?
@@ -209,14 +209,14 @@ run_and_forward_signals() {
   return "$code"
 }
 
-# A line in file $1 for this start; its last word is `$2=$3`, what there is of $2 (`latest`, the checkpoint) now.
+# Appends a line for this start to file $1; its last word is `$2=$3`, the present state of $2 (`latest`, the checkpoint).
 note_start() {
   printf '%s job=%s restart=%s %s=%s\n' "$(now_utc)" "${job:-none}" "${SLURM_RESTART_COUNT:-0}" "$2" "$3" >> "$1"
 }
 
 # Puts this job into the queue again and exits, unless that would undo a cancellation or lead nowhere. Returns when the
 # job is not requeued but nothing is wrong.
-#   $1 the file of note_start   $2 what there is now, as noted there   $3 what that is, in words   $4 a stop file, or ""
+#   $1 the file of note_start   $2 the state now, as noted there   $3 what that state is, in words   $4 a stop file, or ""
 requeue() {
   local now=$2 stuck state
   stuck=$(tac "$1" | awk -v now="$now" '{ sub(/^[^=]*=/, "", $NF) } $NF != now { exit } { same++ } END { print same + 0 }')
@@ -226,22 +226,22 @@ requeue() {
     echo "hint: submit the same command again and it resumes from $now" >&2
   elif [ "$state" != RUNNING ]; then
     if [ "$(job_field Restarts)" -gt "${SLURM_RESTART_COUNT:-0}" ]; then
-      echo "Slurm requeues the job by itself, to go on from $now"
+      echo "Slurm requeues the job by itself, to resume from $now"
     else    # asking Slurm for it would undo a scancel
-      echo "not requeued: the job was cancelled or ran past its time limit; submit again to go on from $now"
+      echo "not requeued: the job was cancelled or ran past its time limit; submit again to resume from $now"
     fi
   elif [ -n "$4" ] && [ -e "$4" ]; then
-    echo "not requeued: stopped by hand with $4; submit again to go on from $now"
+    echo "not requeued: stopped by hand with $4; submit again to resume from $now"
   elif [ "$stuck" -ge "$STARTS_WITHOUT_PROGRESS" ]; then
     echo "error: not requeued: the last $stuck starts made no progress, $3 is still $now" >&2
     echo "hint: is --time long enough to start up, make progress and save before the signal? see $1" >&2
     exit 1
   elif scontrol requeue "$job"; then
-    echo "requeued job $job to go on from $now"
+    echo "requeued job $job to resume from $now"
     exit 0
   else
     echo "error: Slurm did not requeue job $job" >&2
-    echo "hint: submit the same command again and it goes on from $now" >&2
+    echo "hint: submit the same command again and it resumes from $now" >&2
   fi
 }
 

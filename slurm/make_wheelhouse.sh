@@ -9,7 +9,7 @@
 #
 # Settings from the environment, with their defaults:
 #   PYTHON=python3                     the interpreter to fetch for: 3.11 or 3.12
-#   LOCK=requirements.lock             names and versions; where they come from is pip's own configuration
+#   LOCK=requirements.lock             names and versions; pip's own configuration decides where they come from
 #
 # Exit codes: 0 the folder is complete; 2 a mistake, or a package that pip could not get, which it explains.
 set -euo pipefail
@@ -39,7 +39,7 @@ main() {
   # setuptools: what installing the project itself takes
   grep -q '^setuptools==' "$lock" || more=(setuptools)
   "$venv/bin/python" -m pip wheel --no-deps --wheel-dir "$folder" --requirement "$lock" "${more[@]}" ||
-    fail "pip could not get every package of $lock" "see what it says above; the same command again goes on"
+    fail "pip could not get every package of $lock" "see pip's message above; the same command again resumes"
   cp "$lock" "$folder/requirements.lock"
   platform_of "$venv/bin/python" > "$folder/made_for"
   echo "$(find "$folder" -name '*.whl' | wc -l) wheels in $folder, for $(< "$folder/made_for")"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole chain, each stage beginning when the one before it has succeeded:
+# The whole chain; each stage starts when the one before it has succeeded:
 # download (an array, one task a part) -> verify -> filter, if asked for -> pretrain -> export -> evaluate.
 #
 #   bash slurm/pipeline.sh [--dry-run] [--local] RECIPE [flags]
@@ -7,21 +7,21 @@
 #   URLS=cc3m.tsv DOWNLOAD_FLAGS='--columns caption,url' PARTS=16 PRETRAIN_SBATCH='--gpus-per-node=8 --ntasks-per-node=8' \
 #     EVALUATE_FLAGS='--annotations coco_test.json --images /coco' bash slurm/pipeline.sh albef_14m --seed 3
 #
-# RECIPE and the flags are those of `python -m pipeline pretrain`. Before anything is submitted, and with --dry-run, all
-# that a stage would miss is named: weights, shards and folders that no stage before it makes. On a cluster the stages are
-# submitted with dependencies, and a line for each says `STAGE JOBID after JOBID`; a stage whose predecessor failed is
-# cancelled. Without Slurm, or with --local, they run here one after another. --dry-run prints the
-# commands and does nothing else. Run this on a login node; it is not a job itself.
+# RECIPE and the flags are those of `python -m pipeline pretrain`. Before anything is submitted, and with --dry-run, the
+# script names everything that a stage would miss: weights, shards and folders that no stage before it makes. On a
+# cluster the stages are submitted with dependencies, with a line `STAGE JOBID after JOBID` for each; a stage whose
+# predecessor failed is cancelled. Without Slurm, or with --local, they run here one after another. --dry-run prints
+# the commands and does nothing else. Run this on a login node; it is not a job itself.
 #
 # Settings from the environment, with their defaults. FLAGS and SBATCH hold words as you would type them, quotes included.
 #   STAGES='download verify filter pretrain export evaluate'    or a part of them
-#   URLS=                              the list of addresses; download needs it
-#   DATA=data/LIST                     the folder of the shards, which pretrain reads in place of the recipe's
+#   URLS=                              the list of URLs; download needs it
+#   DATA=data/LIST                     the folder of the shards, which pretrain reads instead of the recipe's
 #                                      data.manifests; without download and verify: the recipe's, unless it is set
-#   CORPUS=                            the folder that filter writes and pretrain reads in place of DATA; without it there
+#   CORPUS=                            the folder that filter writes and pretrain reads instead of DATA; without it there
 #                                      is no filter
 #   PARTS=8                            parts of the download; without Slurm: 1
-#   RUN_DIR=runs/RECIPE                the run folder; --run-dir says the same
+#   RUN_DIR=runs/RECIPE                the run folder; the flag --run-dir also sets it
 #   MODEL=models/RECIPE                the exported model
 #   METRICS=RUN_DIR/evaluation.json    what evaluate writes
 #   EVALUATE_FLAGS=                    what to evaluate on; evaluate needs it: --annotations FILE --images ROOT, or --data DIR
@@ -34,7 +34,7 @@
 #   PYTHON, NPROC, slurm/site.sh       as in the other scripts, which are where a stage's own options are explained
 #
 # Exit codes: 0 submitted, or all done; 2 a mistake in the settings or the recipe; without Slurm that of the stage that
-# failed: 75 when pretraining was told to stop and saved.
+# failed: 75 when pretraining stopped as requested and saved.
 set -euo pipefail
 
 lib=$(dirname "${BASH_SOURCE[0]}")/lib.sh
@@ -45,7 +45,7 @@ lib=$(dirname "${BASH_SOURCE[0]}")/lib.sh
 ALL_STAGES=(download verify filter pretrain export evaluate)
 
 main() {
-  local usage="bash slurm/pipeline.sh [--dry-run] [--local] RECIPE [flags]; bash slurm/pipeline.sh --help tells the settings"
+  local usage="bash slurm/pipeline.sh [--dry-run] [--local] RECIPE [flags]; bash slurm/pipeline.sh --help explains the settings"
   local stage after=${AFTER:-}
   read_options "$@"
   set -- "${@:$((num_options + 1))}"
@@ -84,7 +84,7 @@ settle() {
   read_stages
   if wanted download; then
     [ -n "${URLS:-}" ] || fail "download has no list" "URLS=FILE bash slurm/pipeline.sh ..., or leave download out of STAGES"
-    [ -f "$URLS" ] || fail "there is no list $URLS" "URLS is the file of addresses and captions"
+    [ -f "$URLS" ] || fail "there is no list $URLS" "URLS is the file of URLs and captions"
     name=$(basename "$URLS")
     data=${data:-data/${name%.*}}
   fi
@@ -93,7 +93,7 @@ settle() {
   done
   ! wanted filter || [ -n "${CORPUS:-}" ] || fail "filter has no folder to write to" "CORPUS=DIR, or leave filter out of STAGES"
   words DOWNLOAD_FLAGS
-  # shellcheck disable=SC2034  # these arrays are taken by the stage's name
+  # shellcheck disable=SC2034  # these arrays are used by the stage's name
   download=(--urls "${URLS:-}" --out "$data" "${found[@]}")
   words VERIFY_FLAGS
   # shellcheck disable=SC2034
@@ -115,8 +115,8 @@ settle() {
   evaluate=(retrieval --model "$model" --out "${METRICS:-$run_dir/evaluation.json}" "${found[@]}")
 }
 
-# Ends with 2, after naming all of it, when a stage would find something missing that none before it makes: `pipeline
-# check` knows what training needs.
+# Names everything that a stage would find missing and that no stage before it makes; exits with 2 if there is anything.
+# `pipeline check` knows what training needs.
 look_ahead() {
   local made_later=() missing=0
   ! { wanted download || wanted verify || wanted filter || [ -n "${AFTER:-}" ]; } || made_later=(--without-data)
@@ -132,7 +132,7 @@ look_ahead() {
   [ "$missing" -eq 0 ] || exit 2
 }
 
-# Sets: missing, when there is no folder $1 on this machine; URLs are not looked at.
+# Sets: missing, when there is no folder $1 on this machine; URLs are not checked.
 needs() {
   [[ $1 != *://* && ! -d $1 ]] || return 0
   printf 'error: %s: there is no folder %s\nhint: %s\n' "$2" "$1" "$3" >&2
@@ -156,7 +156,7 @@ wanted() {
   [[ " ${stages[*]} " = *" $1 "* ]]
 }
 
-# Sets: found, the words in variable $1, parted as a shell would.
+# Sets: found, the words in variable $1, split as a shell would.
 words() {
   local text
   found=()
@@ -181,7 +181,7 @@ submit() {
   fi
   if ! id=$("${command[@]}"); then
     [ ${#submitted[@]} -eq 0 ] || scancel "${submitted[@]}"
-    fail "sbatch refused stage $stage; the stages before it are cancelled again" "mend $name: '${!name:-}'"
+    fail "sbatch refused stage $stage; the stages before it are cancelled again" "fix $name: '${!name:-}'"
   fi
   id=${id%%;*}    # after it stands the cluster's name, if there are several
   submitted+=("$id")
@@ -202,7 +202,7 @@ run_here() {
   [ "$code" -ne 0 ] || return 0
   echo "error: stage $stage ended with exit code $code" >&2
   while [ "${stages[0]}" != "$stage" ]; do stages=("${stages[@]:1}"); done
-  echo "hint: STAGES='${stages[*]}' and otherwise the same command goes on there" >&2
+  echo "hint: to resume there, give the same command with STAGES='${stages[*]}'" >&2
   exit "$code"
 }
 
@@ -212,7 +212,7 @@ print_command() {
   echo
 }
 
-# Called from within a job, sbatch would hand that job's own variables on to the stages.
+# Called from within a job, sbatch would pass that job's own variables on to the stages.
 without_own_job() {
   local name
   for name in "${!SLURM_@}"; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pretrain ALBEF, under Slurm or on a machine without it, and go on after every interruption in the same run folder.
+# Pretrain ALBEF, under Slurm or on a machine without it, and resume after every interruption in the same run folder.
 #
 #   sbatch [sbatch options] slurm/pretrain.sh RECIPE [flags]    on a cluster
 #   bash slurm/pretrain.sh RECIPE [flags]                       without Slurm: torchrun over this machine's GPUs
@@ -20,12 +20,12 @@
 #SBATCH --output=slurm-%j.out          # linked into the run folder
 #
 # Settings from the environment, with their defaults:
-#   RUN_DIR=runs/RECIPE                the run folder: checkpoints, metrics, logs; --run-dir says the same
+#   RUN_DIR=runs/RECIPE                the run folder: checkpoints, metrics, logs; the flag --run-dir also sets it
 #   NPROC=GPUs of this machine, or 1   without Slurm: the number of ranks
 #   PYTHON=.venv/bin/python            of the project, else the first python3 on PATH
 #   slurm/site.sh                      read first if it exists: modules, network interface (site.example.sh)
 #
-# Exit codes: 0 the last step is done; 75 told to stop, and saved (Slurm: requeued); 69 a rank or a data worker was lost
+# Exit codes: 0 the last step is done; 75 stopped as requested, and saved (Slurm: requeued); 69 a rank or data worker lost
 # (Slurm: requeued, to resume from the latest checkpoint); 2 a mistake in the recipe or the command, which the error
 # explains; anything else a crash, not requeued.
 set -euo pipefail

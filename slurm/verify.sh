@@ -10,7 +10,7 @@
 #SBATCH --job-name=albef-verify
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-task=8              # so many workers
+#SBATCH --cpus-per-task=8              # number of workers
 #SBATCH --time=12:00:00
 #SBATCH --open-mode=append
 #SBATCH --requeue                      # may start again, from the first shard, after a node failure

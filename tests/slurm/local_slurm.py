@@ -33,7 +33,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# a requeued job waits until its credential has expired: 120 s unless said otherwise
+# a requeued job waits until its credential has expired: 120 s unless set otherwise
 AuthInfo=socket={folder}/munge.sock,cred_expire=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmctldPidFile={folder}/slurmctld.pid

@@ -1,4 +1,4 @@
-"""A `data_prep` that says how it was called: `--exit-code C` with `--exit-part I/N` ends that part with C."""
+"""A `data_prep` that prints how it was called: `--exit-code C` with `--exit-part I/N` ends that part with C."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ def main() -> int:
     if "--deaf" in settings:
         print("starting up", flush=True)
         time.sleep(60)
-    told: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: told.append(number))
+        signal.signal(number, lambda number, _frame: signals.append(number))
     latest = Path(run_dir, "checkpoints", "latest")
     latest.parent.mkdir(parents=True, exist_ok=True)
     named = latest.read_text() if latest.is_file() else ""  # damage counts as none
@@ -44,7 +44,7 @@ def main() -> int:
     again = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
     if rank == int(settings.get("--exit-rank", "-1")) and not ("--exit-once" in settings and again):
         return int(settings["--exit-code"])
-    while len(list(ready.iterdir())) < int(size) and not told:
+    while len(list(ready.iterdir())) < int(size) and not signals:
         time.sleep(0.01)
     if "--stuck" in settings:
         return 75
@@ -57,7 +57,7 @@ def main() -> int:
         if rank == 0:
             Path(run_dir, f"published.{os.getpid()}").write_text(f"step_{step:08d}")
             Path(run_dir, f"published.{os.getpid()}").replace(latest)
-        if told:
+        if signals:
             time.sleep(0.3 * rank)  # the ranks do not leave in the same instant
             return 75
     return 0

@@ -1,4 +1,4 @@
-"""The commands in docs/slurm.md: what they name exists, and the chain is what its dry run says."""
+"""The commands in docs/slurm.md: what they name exists, and the chain is what its dry run prints."""
 
 from __future__ import annotations
 

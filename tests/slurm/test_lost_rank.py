@@ -1,4 +1,4 @@
-"""A rank that is killed under the real srun: who says so, and what is left."""
+"""A rank that is killed under the real srun: who reports it, and what is left."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_a_log_whose_name_has_blanks_and_patterns_is_linked(slurm: LocalSlurm, p
     assert "rank 0 of 1 at step 0 recipe recipes/my toy.yaml" in text and "exit code 0" in text
 
 
-def test_a_node_without_scontrol_runs_the_job_and_says_that_it_cannot_requeue(
+def test_a_node_without_scontrol_runs_the_job_and_reports_that_it_cannot_requeue(
     slurm: LocalSlurm, project: Path, tmp_path: Path
 ) -> None:
     """Submitted from the project's folder; the nodes' scontrol fails. The ranks meet, stop and save all the same."""

@@ -32,7 +32,7 @@ def finished(data: Path, number: int, count: int) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_addresses_to_numbers_with_both_download_tasks_interrupted(slurm: LocalSlurm, tmp_path: Path) -> None:
-    """One part is requeued by hand, the other told by USR1 as before its time limit; every row is there once.
+    """One part is requeued by hand, the other gets USR1 as before its time limit; every row is there once.
 
     What a filter drops is not trained on.
     """
@@ -71,7 +71,7 @@ def test_from_addresses_to_numbers_with_both_download_tasks_interrupted(slurm: L
     fields = [slurm.job(job) for job in tasks + rest]
     assert [job["JobState"] for job in fields] == ["COMPLETED"] * 7, logs
     assert [job["Restarts"] for job in fields] == ["1", "1", "0", "0", "0", "0", "0"], logs
-    assert f"requeued job {tasks[1]} to go on from" in logs
+    assert f"requeued job {tasks[1]} to resume from" in logs
 
     manifest = read_manifest(data / "manifest.parquet")
     keys = [key for row in manifest for key in row["keys"]]

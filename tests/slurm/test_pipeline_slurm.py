@@ -103,10 +103,10 @@ def test_an_array_without_all_its_tasks_must_say_how_many_parts_there_are(
     """Tasks 2 and 4 of five parts, run again: with PARTS they are these parts, without it nothing is guessed."""
     words = ("--array=2,4", SMALL, project / "slurm" / "download.sh", "--urls", "web.tsv", "--out", "data")
     guess = slurm.submit(*words, cwd=tmp_path, PYTHON=sys.executable)
-    told = slurm.submit(*words, cwd=tmp_path, PYTHON=sys.executable, PARTS="5")
+    submitted = slurm.submit(*words, cwd=tmp_path, PYTHON=sys.executable, PARTS="5")
     for number in (2, 4):
         assert slurm.wait_for(f"{guess}_{number}", *ENDED)["ExitCode"] == "2:0"
-        assert slurm.wait_for(f"{told}_{number}", *ENDED)["ExitCode"] == "0:0"
-        assert f"data_prep download --part {number}/5 " in log(tmp_path, f"{told}_{number}")
+        assert slurm.wait_for(f"{submitted}_{number}", *ENDED)["ExitCode"] == "0:0"
+        assert f"data_prep download --part {number}/5 " in log(tmp_path, f"{submitted}_{number}")
     text = log(tmp_path, f"{guess}_2")
     assert "error: the array has 2 tasks from 2 to 4, of how many parts?\nhint: number the tasks --array=1-N" in text

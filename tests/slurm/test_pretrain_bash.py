@@ -64,7 +64,7 @@ def test_a_run_ends_in_the_run_folder_of_its_recipe(project: Path, tmp_path: Pat
 def test_a_signal_to_the_script_stops_all_ranks_and_gives_75(
     project: Path, tmp_path: Path, ranks: str, number: signal.Signals
 ) -> None:
-    """Ranks that leave at different instants are not killed by their launcher; the same command goes on to the end."""
+    """Ranks that leave at different instants are not killed by their launcher; the same command resumes to the end."""
     launch = start(project, tmp_path, "--steps", "100000", NPROC=ranks)
     wait_for_a_step(tmp_path, launch)
     launch.send_signal(number)
@@ -90,7 +90,7 @@ def test_usr1_while_starting_up_counts_as_stopped(project: Path, tmp_path: Path)
 
 
 def test_a_crash_of_one_rank_ends_the_run_with_an_error(project: Path, tmp_path: Path) -> None:
-    """The exit code is the crashed rank's, though the other was then told to stop and saved; neither lives on."""
+    """The exit code is the crashed rank's, though the other was then stopped and saved; neither lives on."""
     launch = start(project, tmp_path, "--steps", "100000", "--exit-rank", "1", "--exit-code", "3", NPROC="2")
     output, _ = launch.communicate(timeout=60)
     assert launch.returncode == 3, output
@@ -105,7 +105,7 @@ def test_a_mistake_of_the_user_keeps_its_exit_code(project: Path, tmp_path: Path
     assert launch.returncode == 2
 
 
-def test_without_a_recipe_it_says_what_to_type(project: Path, tmp_path: Path) -> None:
+def test_without_a_recipe_it_explains_what_to_type(project: Path, tmp_path: Path) -> None:
     """The error and the way out, nothing made."""
     done = subprocess.run(
         ["bash", str(project / "slurm" / "pretrain.sh")],
@@ -119,7 +119,7 @@ def test_without_a_recipe_it_says_what_to_type(project: Path, tmp_path: Path) ->
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_script_that_left_its_project_says_so(project: Path, tmp_path: Path) -> None:
+def test_a_script_that_left_its_project_reports_it(project: Path, tmp_path: Path) -> None:
     """A copy of the script alone cannot find the code it is to run."""
     shutil.copytree(project / "slurm", tmp_path / "alone" / "slurm")
     words = ["bash", str(tmp_path / "alone" / "slurm" / "pretrain.sh"), "toy"]

@@ -74,7 +74,7 @@ def test_a_port_that_is_taken_is_passed_over(slurm: LocalSlurm, project: Path, t
 def test_usr1_before_the_time_limit_saves_and_requeues_into_the_same_run_folder(
     slurm: LocalSlurm, project: Path, tmp_path: Path
 ) -> None:
-    """The signal that Slurm sends to the job's steps: the second start goes on from the first one's step."""
+    """The signal that Slurm sends to the job's steps: the second start resumes from the first one's step."""
     job = submit(slurm, project, tmp_path, "--steps", "60")
     wait_for_step(tmp_path, 3)
     slurm.command("scancel", "--signal=USR1", str(job))  # to the steps alone, as --signal=USR1@300 does
@@ -84,7 +84,7 @@ def test_usr1_before_the_time_limit_saves_and_requeues_into_the_same_run_folder(
     assert latest(tmp_path) == 60
     starts = starting_steps(text)
     assert len(starts) == 2 and starts[0] == 0 and starts[1] >= 3
-    assert f"requeued job {job} to go on from step_{starts[1]:08d}" in text
+    assert f"requeued job {job} to resume from step_{starts[1]:08d}" in text
 
 
 def test_requeueing_ends_when_two_starts_made_no_progress(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def test_slurm_itself_sends_usr1_before_the_time_limit(slurm: LocalSlurm, near_i
     starts = starting_steps(text)
     assert fields["JobState"] == "COMPLETED" and int(fields["Restarts"]) >= 1, text
     assert len(starts) == int(fields["Restarts"]) + 1 and starts == sorted(set(starts))
-    assert f"requeued job {job} to go on from step_{starts[1]:08d}" in text
+    assert f"requeued job {job} to resume from step_{starts[1]:08d}" in text
     assert latest(where) == starts[-1] + 20
 
 
 def test_two_nodes_go_on_after_scontrol_requeue_and_after_one_of_them_is_taken_down(
     slurm: LocalSlurm, project: Path, tmp_path: Path
 ) -> None:
-    """One rank a node; both times Slurm ends the job by itself, and it goes on where it was saved."""
+    """One rank a node; both times Slurm ends the job by itself, and it resumes where it was saved."""
     job = submit(slurm, project, tmp_path, "--steps", "100", options=TWO_NODES)
     wait_for_step(tmp_path, 3)
     slurm.command("scontrol", "requeue", str(job))
@@ -178,7 +178,7 @@ def test_two_nodes_go_on_after_scontrol_requeue_and_after_one_of_them_is_taken_d
     starts = starting_steps(text)
     assert starts[0] == 0 and 3 <= starts[1] <= requeued_at < starts[2]
     assert "NODES node[1-2] x 1 tasks, meeting at " in text
-    assert text.count("Slurm requeues the job by itself, to go on from") >= 1
+    assert text.count("Slurm requeues the job by itself, to resume from") >= 1
 
 
 def test_a_job_whose_node_dies_goes_on_at_another(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_two_nodes_interrupted_three_times_end_with_the_weights_of_an_undisturbe
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "3"), text
     assert "rank 0 of 2 on cpu" in text
     starts = [line.rpartition("=")[2] for line in (run_dir / "starts.log").read_text().splitlines()]
-    assert starts[0] == "none" and starts[1:] == sorted(set(starts[1:])), "each start goes on further than the last"
+    assert starts[0] == "none" and starts[1:] == sorted(set(starts[1:])), "each start gets further than the last"
     assert steps_of(run_dir) == list(range(1, 121))
 
     undisturbed = train_to_the_end(tmp_path, "undisturbed", ranks=2, overrides=steps)
@@ -86,7 +86,7 @@ def test_bash_alone_trains_one_rank(tmp_path: Path) -> None:
     assert steps_of(tmp_path / "here") == [1, 2, 3]
 
 
-def test_a_mistake_in_the_recipe_is_told_once_a_rank_and_exits_2(tmp_path: Path) -> None:
+def test_a_mistake_in_the_recipe_is_reported_once_a_rank_and_exits_2(tmp_path: Path) -> None:
     """The trainer's error and hint reach the person, the launcher adds nothing, and 2 is the script's exit code."""
     tiny_recipe(tmp_path)
     words = ["bash", str(SCRIPT), "tiny.yaml", "--optim.lrr", "1"]

@@ -36,7 +36,7 @@ def data_prep_calls(output: str) -> list[str]:
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_without_arguments_a_script_says_what_to_type(script: str, tmp_path: Path) -> None:
+def test_without_arguments_a_script_explains_what_to_type(script: str, tmp_path: Path) -> None:
     """Exit 2, nothing made; and --help is its own head, with its settings and exit codes."""
     done = call(ROOT, script, where=tmp_path)
     assert done.returncode == 2
@@ -60,7 +60,7 @@ def test_no_script_names_a_site(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_a_script_that_left_its_folder_says_so(script: str, tmp_path: Path) -> None:
+def test_a_script_that_left_its_folder_reports_it(script: str, tmp_path: Path) -> None:
     """Without lib.sh beside it, and without Slurm to ask where it came from."""
     shutil.copy(ROOT / "slurm" / script, tmp_path)
     alone = tmp_path / "slurm"
@@ -163,8 +163,8 @@ def test_the_chain_ends_with_the_stage_that_fails(project: Path, tmp_path: Path)
     assert "== verify" not in done.stdout
 
 
-def test_told_to_stop_the_chain_stops_its_stage(project: Path, tmp_path: Path) -> None:
-    """SIGTERM to the chain reaches the ranks: saved, 75, and the same command goes on."""
+def test_a_stopped_chain_stops_its_stage(project: Path, tmp_path: Path) -> None:
+    """SIGTERM to the chain reaches the ranks: saved, 75, and the same command resumes."""
     (tmp_path / "web.tsv").touch()
     words = ["bash", str(project / "slurm" / "pipeline.sh"), "--local", "toy", "--steps", "100000"]
     settings = {**os.environ, **CHAIN, "PYTHON": sys.executable, "STAGES": "pretrain export"}
@@ -178,7 +178,8 @@ def test_told_to_stop_the_chain_stops_its_stage(project: Path, tmp_path: Path) -
     running.send_signal(signal.SIGTERM)
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 75, output
-    assert "error: stage pretrain ended with exit code 75\nhint: STAGES='pretrain export' and otherwise" in output
+    hint = "hint: to resume there, give the same command with STAGES='pretrain export'"
+    assert f"error: stage pretrain ended with exit code 75\n{hint}" in output
     assert "== export" not in output
     done = int(latest.read_text().removeprefix("step_"))
     again = chain(project, tmp_path, "--local", "toy", "--steps", str(done + 2), STAGES="pretrain export")
@@ -259,7 +260,7 @@ def test_with_a_corpus_the_shards_are_filtered_before_training(project: Path, tm
         ),
     ],
 )
-def test_mistakes_are_told_before_anything_begins(
+def test_mistakes_are_reported_before_anything_starts(
     project: Path, tmp_path: Path, words: list[str], settings: dict[str, str], error: str
 ) -> None:
     """Settings and recipe alike: error, hint, exit 2, and no stage has begun."""
@@ -292,6 +293,6 @@ def test_starting_weights_that_are_missing_are_named_before_anything_begins(tmp_
 
 
 def test_the_check_can_be_left_out(project: Path, tmp_path: Path) -> None:
-    """For login nodes on which the project does not run: the recipe's mistake is then the job's to tell."""
+    """For login nodes on which the project does not run: the job then reports the recipe's mistake."""
     done = chain(project, tmp_path, "--dry-run", "--local", "toy", "--typo", CHECK="no")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 5
