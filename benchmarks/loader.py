@@ -2,7 +2,7 @@
 
     python -m benchmarks.loader [--workers 1,2] [--batch 64] [--batches 25] [--image-size 256] [--repeat 2]
 
-Stored samples (384 x 288, photograph-like) as micro-batches of normalised fp32 images. Ours: `PretrainLoader`, whole:
+Stored samples (384 x 288, photograph-like) as micro-batches of normalised fp32 images. Ours: `TrainingLoader`, whole:
 reading the tars by ranges, captions, tokens, masks. The other side: torch's DataLoader over the same JPEGs in memory,
 torchvision's RandomResizedCrop (bicubic), flip, RandAugment(2, 7) and Normalize on Pillow images, and nothing else. Its
 RandAugment always applies both operations, ours each half of the time, as the original. They take turns; prints one
@@ -36,9 +36,10 @@ from benchmarks.download import TICKS_PER_S, photo
 from benchmarks.verify import DISTINCT, verify, write
 from data_prep.output.job import ImageSettings
 from data_prep.shards.image_encoding import encode_image
-from pipeline.config.sections import DataConfig
+from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest
-from pipeline.data.loader import PretrainLoader
+from pipeline.data.loader import TrainingLoader
+from pipeline.tasks.pretraining.collate import PretrainBatcher
 
 SHARDS, SHARD_SIZE, SIDE = 8, 500, 288
 
@@ -89,12 +90,16 @@ def compare(root: Path, stored: list[bytes], workers: int, flags: argparse.Names
 
 def ours(root: Path, workers: int, flags: argparse.Namespace) -> tuple[float, float]:
     """Images a second, and milliseconds of the workers' processor time an image."""
-    loader = PretrainLoader(
+    loader = TrainingLoader(
         read_manifest([str(root)]),
         data=DataConfig(num_workers=workers),
-        model=AlbefConfig(image_size=flags.image_size),
-        objective=ObjectiveConfig(),
-        tokenizer=AlbefTokenizer(),
+        batcher=PretrainBatcher(
+            model=AlbefConfig(image_size=flags.image_size),
+            objective=ObjectiveConfig(),
+            augment=AugmentConfig(),
+            max_caption_words=30,
+            tokenizer=AlbefTokenizer(),
+        ),
         seed=0,
         micro_batch_size=flags.batch,
         num_lanes=1,

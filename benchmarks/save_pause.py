@@ -20,6 +20,7 @@ import torch
 from pipeline.config.run_config import load_config
 from pipeline.config.sections import CheckpointConfig
 from pipeline.engine import distributed
+from pipeline.tasks.pretraining.task import PRETRAINING
 from pipeline.train import build, save, train_step
 from pipeline.watch.heartbeat import Heartbeat
 from tests.support.shards import write_corpus
@@ -53,7 +54,7 @@ def measure(run_dir: Path, recipe: Path, size: str, repeat: int) -> dict[str, ob
     run = load_config(recipe)
     world = distributed.init()
     with Heartbeat(world, 0) as heartbeat:
-        training = build(run, run_dir, world, heartbeat)
+        training = build(run, run_dir, world, heartbeat, PRETRAINING)
         training.saver.config = CheckpointConfig(keep_last=1)
         steps = training.loader.steps()
         train_step(training, next(steps))

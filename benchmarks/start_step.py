@@ -163,9 +163,10 @@ def measure(args: argparse.Namespace) -> dict:
     from albef.config import AlbefConfig
     from albef.objective import ObjectiveConfig
     from albef.tokenizer import AlbefTokenizer
-    from pipeline.config.sections import DataConfig
+    from pipeline.config.sections import AugmentConfig, DataConfig
     from pipeline.data.corpus.manifest import read_manifest
-    from pipeline.data.loader import PretrainLoader
+    from pipeline.data.loader import TrainingLoader
+    from pipeline.tasks.pretraining.collate import PretrainBatcher
 
     tokenizer = AlbefTokenizer()
     imported, processor = time.monotonic(), time.process_time()
@@ -173,14 +174,18 @@ def measure(args: argparse.Namespace) -> dict:
     manifest = read_manifest(names)
     read = time.monotonic()
     weights = (3.0, 1.0) if args.weights else None
-    loader = PretrainLoader(
+    loader = TrainingLoader(
         manifest,
         data=DataConfig(
             manifests=names, weights=weights, num_workers=args.num_workers, shuffle_window_shards=args.window
         ),
-        model=AlbefConfig.base(),
-        objective=ObjectiveConfig(),
-        tokenizer=tokenizer,
+        batcher=PretrainBatcher(
+            model=AlbefConfig.base(),
+            objective=ObjectiveConfig(),
+            augment=AugmentConfig(),
+            max_caption_words=30,
+            tokenizer=tokenizer,
+        ),
         seed=SEED,
         micro_batch_size=MICRO_BATCH,
         num_lanes=NUM_LANES,

@@ -13,5 +13,6 @@ deepspeed_files         reads weights and moments from DeepSpeed's files, by par
 elastic                 loads a checkpoint of any layout into an engine of another
 exit_codes              the meaning of the exit codes 69 and 75
 saving                  copies to host memory, and threads that write them
+task                    what a task gives the trainer: the seam
 train                   READ THIS FIRST: set up, build, fit, one step
 """

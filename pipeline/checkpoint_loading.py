@@ -16,9 +16,8 @@ from samples.plain_file import read_plain
 from samples.quote import quote
 
 if TYPE_CHECKING:
-    from albef.momentum import MomentumTeacher
-    from albef.queue import FeatureQueue
     from pipeline.engine.distributed import World
+    from pipeline.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +28,13 @@ def load_checkpoint(
     path: Path,
     meta: CheckpointMeta,
     engine: Any,
-    teacher: MomentumTeacher,
-    queue: FeatureQueue,
+    task: Task,
     *,
     world: World,
     zero_stage: int,
     precision: str,
 ) -> None:
-    """Bring engine, teacher, queue and random state to where the save left them, on every rank; a collective.
+    """Bring engine, task and random state to where the save left them, on every rank; a collective.
 
     The layout that saved is loaded by DeepSpeed's own code, from what torch's restricted unpickler reads. Any other
     number of ranks, ZeRO stage or precision takes the same weights and moments piece by piece (`pipeline.elastic`).
@@ -62,8 +60,7 @@ def load_checkpoint(
         _on_all_ranks(path, world, lambda: files.load_into(engine))
 
     def load_ours() -> None:
-        teacher.load_state_dict(read_tensors(path / "teacher.safetensors"))
-        queue.load_state_dict(dict(read_tensors(path / "queue.safetensors")))
+        task.load_state({name: read_tensors(path / f"{name}.safetensors") for name in task.state()})
         _load_random_state(path, world.rank)
 
     _on_all_ranks(path, world, load_ours)

@@ -26,13 +26,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from albef.errors import CheckpointError
-from albef.momentum import MomentumTeacher
-from albef.queue import FeatureQueue
 from albef.tensor_file import write_tensors
 from pipeline.checkpoint import CheckpointMeta, digest, latest_name, prune_checkpoints, publish, step_tag, unpublish
 from pipeline.checkpoint_removal import claim
 from pipeline.config.sections import CheckpointConfig
 from pipeline.engine.distributed import World
+from pipeline.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +76,7 @@ class CheckpointSaver:
     config: CheckpointConfig
     world: World
     engine: Any
-    teacher: MomentumTeacher
-    queue: FeatureQueue
+    task: Task
     failed: int = 0
     """Saves that failed so far."""
     _save: PendingSave | None = field(default=None, init=False)
@@ -164,11 +162,8 @@ class CheckpointSaver:
         if self.world.is_main:
             model = self.engine.module
             shape = {"model": model.config.to_dict(), "objective": dataclasses.asdict(model.objective)}
-            # straight from where they live: state_dict() of either would copy on the device first
-            files["teacher.safetensors"] = _tensor_file(host_copy(dict(self.teacher.weights.named_parameters())))
-            pointer = torch.tensor(self.queue.pointer)
-            queue = {"image": self.queue.image, "text": self.queue.text, "pointer": pointer}
-            files["queue.safetensors"] = _tensor_file(host_copy(queue))
+            for name, tensors in self.task.state().items():
+                files[f"{name}.safetensors"] = _tensor_file(host_copy(dict(tensors)))
             files["model_config.json"] = _text_file(json.dumps(shape, indent=2) + "\n")
         if self.world.device.type == "cuda":
             torch.cuda.synchronize(self.world.device)  # the copies were only begun

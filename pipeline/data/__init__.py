@@ -4,7 +4,6 @@ The order is a pure function of (manifest, seed, epoch); nothing here depends on
 May import albef and `pipeline.config`; never the rest of `pipeline`.
 
 bad_samples      counts replaced samples, and ends the run when nothing can be read
-collate          samples to a micro-batch
 decode           the image of a sample, or the reason why it cannot be used
 lane_task        one lane's micro-batch, as a worker builds it
 loader           the training data of one rank

@@ -18,14 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from albef.batch import PretrainBatch
-from albef.config import AlbefConfig
-from albef.objective import ObjectiveConfig
-from albef.tokenizer import AlbefTokenizer
-from pipeline.config.sections import AugmentConfig
-from pipeline.data.collate import Example, collate, training_example
 from pipeline.data.corpus.reader import BadSample, ShardReader
 from pipeline.data.sampling.lanes import LaneTask
+from pipeline.task import Batcher
 
 STOP_SIGNALS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
 """What a terminal, a scheduler or an operator sends to every process of a job; only the trainer acts on them."""
@@ -35,8 +30,8 @@ STOP_SIGNALS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.S
 class LaneResult:
     """A micro-batch and how reading it went."""
 
-    batch: PretrainBatch | None
-    """None only when `error` says why."""
+    batch: Any
+    """A `pipeline.task.Batch`; None only when `error` says why."""
     reasons: list[str]
     """(B,) why each sample was replaced, empty where it was not; cut short where building stopped."""
     details: list[str]
@@ -56,7 +51,7 @@ class LaneResult:
             for field in dataclasses.fields(self.batch)
             if field.name != "image"
         }
-        return _rebuilt, (self.batch.image, small, self.reasons, self.details)
+        return _rebuilt, (type(self.batch), self.batch.image, small, self.reasons, self.details)
 
     def pin_memory(self) -> LaneResult:
         """The same in page-locked memory; called by the DataLoader's pinning thread."""
@@ -67,17 +62,13 @@ class LaneResult:
 class LaneBuilder(Dataset):
     """Builds micro-batches: a map from LaneTask to LaneResult, the same in every process."""
 
-    model: AlbefConfig
-    objective: ObjectiveConfig
-    augment: AugmentConfig
-    max_caption_words: int
-    tokenizer: AlbefTokenizer
+    batcher: Batcher
     seed: int
     reader: ShardReader = dataclasses.field(default_factory=ShardReader)
 
     def __getitem__(self, task: LaneTask) -> LaneResult:
         result = LaneResult(batch=None, reasons=[], details=[])
-        examples: list[Example] = []
+        examples: list[Any] = []
         for place in range(task.size):
             failures: list[BadSample] = []
             candidates = range(place, len(task.locations), task.size)
@@ -97,32 +88,18 @@ class LaneBuilder(Dataset):
                 return result
             if failures:
                 result.details.append(f"{task.locations[place].name} replaced by {examples[-1].name}: {failures[0]}")
-        result.batch = collate(
-            examples,
-            model=self.model,
-            objective=self.objective,
-            tokenizer=self.tokenizer,
-            seed=self.seed,
-            epoch=task.epoch,
-            step=task.step,
-            lane=task.lane,
-        )
+        result.batch = self.batcher.batch(examples, seed=self.seed, epoch=task.epoch, step=task.step, lane=task.lane)
         return result
 
-    def _example(self, task: LaneTask, candidate: int) -> Example:
-        return training_example(
-            self.reader.read(task.locations[candidate]),
-            image_size=self.model.image_size,
-            augment=self.augment,
-            max_words=self.max_caption_words,
-            seed=self.seed,
-            epoch=task.epoch,
-        )
+    def _example(self, task: LaneTask, candidate: int) -> Any:
+        return self.batcher.example(self.reader.read(task.locations[candidate]), seed=self.seed, epoch=task.epoch)
 
 
-def _rebuilt(image: Tensor, small: dict[str, Any], reasons: list[str], details: list[str]) -> LaneResult:
+def _rebuilt(
+    kind: type[Any], image: Tensor, small: dict[str, Any], reasons: list[str], details: list[str]
+) -> LaneResult:
     values: dict[str, Any] = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in small.items()}
-    return LaneResult(PretrainBatch(image=image, **values), reasons, details)
+    return LaneResult(kind(image=image, **values), reasons, details)
 
 
 def prepare_worker(_: int) -> None:

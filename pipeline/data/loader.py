@@ -7,13 +7,10 @@ import logging
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from albef.batch import PretrainBatch
-from albef.config import AlbefConfig
-from albef.objective import ObjectiveConfig
-from albef.tokenizer import AlbefTokenizer
 from pipeline.config.sections import DataConfig
 from pipeline.data import shared_memory
 from pipeline.data.bad_samples import BadSamples
@@ -23,6 +20,7 @@ from pipeline.data.corpus.shard_cache import ShardCache, shard_cache
 from pipeline.data.lane_task import LaneBuilder
 from pipeline.data.sampling.lane_plan import lane_order, lane_tasks
 from pipeline.data.workers import Workers, start_fork_server
+from pipeline.task import Batcher
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +32,13 @@ class StepBatches:
     step: int
     """Global step, counted from 0 over all epochs."""
     epoch: int
-    lanes: list[PretrainBatch]
+    lanes: list[Any]
     """One micro-batch for each of this rank's lanes, in lane order."""
     skipped: dict[str, int]
     """Samples of these lanes that were replaced, by reason."""
 
 
-class PretrainLoader:
+class TrainingLoader:
     """Micro-batches by (seed, epoch, step, lane): the same whatever the world size and the number of workers.
 
     Workers (pipeline/data/workers.py) live until `close`, and pass from epoch to epoch without a pause.
@@ -48,9 +46,7 @@ class PretrainLoader:
     Args:
         manifest: the corpus.
         data: how to read it.
-        model: image size, special tokens.
-        objective: length of texts, mask probability.
-        tokenizer: captions to ids.
+        batcher: the task's: samples to a lane's batch.
         seed: the run's seed.
         micro_batch_size: b, samples in a lane's step.
         num_lanes: M; the global batch is M * b.
@@ -66,9 +62,7 @@ class PretrainLoader:
         manifest: Manifest,
         *,
         data: DataConfig,
-        model: AlbefConfig,
-        objective: ObjectiveConfig,
-        tokenizer: AlbefTokenizer,
+        batcher: Batcher,
         seed: int,
         micro_batch_size: int,
         num_lanes: int,
@@ -89,11 +83,7 @@ class PretrainLoader:
         if cache is not None:
             log.info("%s", cache.cost)
         self._builder = LaneBuilder(
-            model=model,
-            objective=objective,
-            augment=data.augment,
-            max_caption_words=data.max_caption_words,
-            tokenizer=tokenizer,
+            batcher=batcher,
             seed=seed,
             reader=ShardReader(cache=cache),
         )
@@ -104,7 +94,7 @@ class PretrainLoader:
         self._workers = Workers()
         if data.num_workers:
             # It takes seconds to import torch: let that happen while the trainer builds its model.
-            start_fork_server()
+            start_fork_server(preload=[type(batcher).__module__])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,7 +109,7 @@ class PretrainLoader:
             prefetch=self.data.prefetch,
             lanes=len(self.lanes),
             micro_batch_size=self._micro_batch_size,
-            image_size=self._builder.model.image_size,
+            image_size=self._builder.batcher.image_size,
         )
 
     def steps(self, start_step: int = 0) -> Iterator[StepBatches]:

@@ -15,7 +15,7 @@ import math
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
@@ -143,13 +143,16 @@ def worker_error(exit_code: int) -> UserError:
     )
 
 
-def start_fork_server() -> Any:
+def start_fork_server(preload: Sequence[str] = ()) -> Any:
     """The fork server's context. Starts the server, without waiting for it, unless it already runs.
+
+    Args:
+        preload: modules that it imports for all workers, beside those that any task needs.
 
     Raises: ConfigError when no folder can hold its socket.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.data.lane_task"])
+    context.set_forkserver_preload(["pipeline.data.lane_task", *preload])
     socket_folder.settle()
     with _blocked_signals():
         forkserver.ensure_running()

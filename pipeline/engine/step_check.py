@@ -20,8 +20,6 @@ from pipeline.engine.distributed import World
 
 MAX_NORM = 1e19
 """The square of a larger norm overflows in fp32, in which DeepSpeed takes its own: it would skip where we do not."""
-NUM_LOSSES = 4
-"""total, itc, itm, mlm; the fifth column of the losses is an accuracy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,7 @@ class StepCheck:
     """What was seen before the step; equal on every rank but for `losses`."""
 
     losses: Tensor
-    """(lanes of this rank, 5), on the device."""
+    """(lanes of this rank, number of losses), on the device."""
     norm: float
     """The averaged gradient's norm before clipping."""
     bad_lanes: int
@@ -41,18 +39,19 @@ class StepCheck:
         return self.bad_lanes > 0 or not self.norm <= MAX_NORM  # NaN compares False
 
 
-def check_step(engine: Any, losses: Tensor, world: World) -> StepCheck:
+def check_step(engine: Any, losses: Tensor, world: World, *, num_losses: int) -> StepCheck:
     """Look at this step's losses and gradient. Collective, and the one place in the step where the host waits.
 
     Args:
         engine: after the backward of the last lane.
-        losses: (lanes of this rank, 5), on the device.
+        losses: (lanes of this rank, columns), on the device.
+        num_losses: the first of the columns, which must be finite; the others are only logged.
     """
     gradients, whole = reduced_gradients(engine)
     # float64: only the gradient itself can overflow, and the norm does not depend on how ZeRO cuts it into pieces
     norms = torch.stack(torch._foreach_norm(gradients, 2, torch.float64))
     squares = norms.square().sum().to(losses.device)
-    bad_lanes = (~losses[:, :NUM_LOSSES].isfinite()).any(dim=1).sum()
+    bad_lanes = (~losses[:, :num_losses].isfinite()).any(dim=1).sum()
     rows = world.gather_rows(torch.stack([squares, bad_lanes.double()])).tolist()
     total = sum(row[0] for row in rows)
     return StepCheck(

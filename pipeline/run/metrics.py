@@ -12,7 +12,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOSSES = ("train/loss", "train/loss_itc", "train/loss_itm", "train/loss_mlm", "train/itm_accuracy")
-"""What the training step returns, in its order."""
-
 
 @dataclass(kw_only=True)
 class _Window:
@@ -41,7 +38,7 @@ class _Window:
 
     step_began: float
     losses: torch.Tensor | None = None
-    """(5,) sums over the steps that were not skipped, float64, on the device."""
+    """Sums over the steps that were not skipped, float64, on the device."""
     taken: int = 0
     """Steps in `losses`."""
     steps: int = 0
@@ -55,6 +52,7 @@ class Metrics:
     """The run's scalars. Every rank has one and calls `record` at every step; rank 0's writes.
 
     Args:
+        loss_names: what `record` is given of each step, in its order; logged under `train/`.
         total_steps: for percent and time left.
         batch: pairs an optimizer step sees, over all ranks.
         flops_per_sample: counted FLOPs of a training sample, for `speed/mfu_pct`; 0 leaves it out.
@@ -67,6 +65,7 @@ class Metrics:
         folder: RunFolder,
         world: World,
         *,
+        loss_names: Sequence[str],
         total_steps: int,
         batch: int,
         flops_per_sample: float = 0.0,
@@ -75,6 +74,7 @@ class Metrics:
         self.config = config
         self.folder = folder
         self.world = world
+        self.loss_names = [f"train/{name}" for name in loss_names]
         self.total_steps = total_steps
         self.batch = batch
         self.flops_per_sample = flops_per_sample
@@ -153,7 +153,7 @@ class Metrics:
 
         Args:
             step: steps taken, this one included.
-            losses: (5,) this rank's means of LOSSES, on the device; None for a step that was skipped (on every rank).
+            losses: this rank's means of `loss_names`, on the device; None for a step that was skipped (on every rank).
             skipped: samples replaced in this step on this rank, by reason.
             scalars: what is equal on all ranks, as of this step: `optim/lr`, `train/alpha`, `train/temperature`, ...;
                 a tensor stays on the device unless this is a log step, None is left out.
@@ -168,11 +168,11 @@ class Metrics:
             self._add_step(time.perf_counter())
             return
         host = [window.skipped, window.wait_s, _peak_bytes(self.world)]
-        means_here = torch.full((len(LOSSES),), torch.nan, dtype=torch.float64, device=self.world.device)
+        means_here = torch.full((len(self.loss_names),), torch.nan, dtype=torch.float64, device=self.world.device)
         if window.losses is not None:
             means_here = window.losses / window.taken
         row = torch.cat([means_here, means_here.new_tensor(host)])
-        rows = self.world.gather_rows(row).cpu()  # (world, 8); here the host waits for the device
+        rows = self.world.gather_rows(row).cpu()  # (world, losses + 3); here the host waits for the device
         now = time.perf_counter()
         self._add_step(now)
         self._window = _Window(step_began=now)
@@ -181,7 +181,7 @@ class Metrics:
         *means, _, wait_s, _ = rows.mean(0).tolist()
         self._skipped_samples += rows[:, -3].sum().item()
         samples_per_s = window.steps * self.batch / window.busy_s
-        values: dict[str, float | None] = dict(zip(LOSSES, means, strict=True))
+        values: dict[str, float | None] = dict(zip(self.loss_names, means, strict=True))
         values |= {name: None if value is None else float(value) for name, value in (scalars or {}).items()}
         values |= {
             "speed/samples_per_s": samples_per_s,
@@ -195,7 +195,7 @@ class Metrics:
         }
         kept = {name: value for name, value in values.items() if value is not None}
         self.write(step, kept)
-        log.info("%s", console_line(step, self.total_steps, kept))
+        log.info("%s", console_line(step, self.total_steps, kept, self.loss_names))
 
     def _add_step(self, now: float) -> None:
         seconds = now - self._window.step_began
@@ -223,6 +223,13 @@ class Metrics:
         if self._board is not None:
             self._board.text(tag, words, step)
 
+    def show(self, step: int, pictures: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+        """Show pictures and texts by tag, as `image` and `text` do."""
+        for tag, picture in pictures.items():
+            self.image(tag, picture, step)
+        for tag, words in texts.items():
+            self.text(tag, words, step)
+
     def close(self) -> None:
         """Write what could not be written so far, if there is room now; nothing is written after that."""
         if self._board is not None:
@@ -238,13 +245,13 @@ class Metrics:
         return 100.0 * samples_per_s * self.flops_per_sample / (self.peak_flops * self.world.size)
 
 
-def console_line(step: int, total_steps: int, scalars: Mapping[str, float]) -> str:
+def console_line(step: int, total_steps: int, scalars: Mapping[str, float], loss_names: Sequence[str]) -> str:
     """One line of progress: step, percent, losses, rate, time left."""
     rate = scalars["speed/samples_per_s"]
     left_s = (total_steps - step) * scalars["speed/step_s"]
     parts = [
         f"step {step:,}/{total_steps:,} ({100 * step / total_steps:.1f}%)",
-        "loss {:.4f} (itc {:.4f} itm {:.4f} mlm {:.4f})".format(*(scalars[name] for name in LOSSES[:4])),
+        _losses_text(scalars, [name for name in loss_names if name.startswith("train/loss")]),
     ]
     if "optim/lr" in scalars:
         parts.append(f"lr {scalars['optim/lr']:.2e}")
@@ -252,6 +259,13 @@ def console_line(step: int, total_steps: int, scalars: Mapping[str, float]) -> s
     parts.append(f"data wait {scalars['speed/data_wait_pct']:.0f}%")
     parts.append(f"{duration(left_s)} left")
     return " | ".join(parts)
+
+
+def _losses_text(scalars: Mapping[str, float], names: Sequence[str]) -> str:
+    """`loss 9.0000 (itc 5.0000 itm 0.5000 mlm 3.5000)`."""
+    total, *parts = names
+    inside = " ".join(f"{name.removeprefix('train/loss_')} {scalars[name]:.4f}" for name in parts)
+    return f"loss {scalars[total]:.4f}" + (f" ({inside})" if inside else "")
 
 
 def _finite(value: float) -> float | None:

@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.engine.distributed import prepare_deepspeed_import
 
     prepare_deepspeed_import()
-    from pipeline import train  # imports DeepSpeed, which reads the variable set above; `--help` needs neither
+    # It imports DeepSpeed, which reads the variable set above; `--help` needs neither.
+    from pipeline.tasks.pretraining.task import pretrain
 
-    return train.pretrain(config, args.run_dir or default_run_dir(config), resume=args.resume)
+    return pretrain(config, args.run_dir or default_run_dir(config), resume=args.resume)

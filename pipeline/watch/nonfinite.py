@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from albef.batch import PretrainBatch
-from albef.model import AlbefForPretraining
-from albef.momentum import MomentumTeacher
-from albef.queue import FeatureQueue
-from pipeline.watch.skipped_step_dump import LOSS_NAMES
+from pipeline.task import LaneStep, Task
 
 
 @dataclass(kw_only=True)
@@ -26,7 +22,7 @@ class LaneReport:
     """What one forward and backward of a micro-batch showed."""
 
     losses: dict[str, float] = field(default_factory=dict)
-    """By LOSS_NAMES."""
+    """By name."""
     gradient_norm: float = math.nan
     first: str = ""
     """`the image`, or student or teacher and the name of the first module whose output is not finite; empty when all
@@ -43,53 +39,33 @@ class LaneReport:
         return not self.first and not self.bad_gradients and all(map(math.isfinite, self.losses.values()))
 
 
-def run_lane(
-    student: AlbefForPretraining,
-    teacher: MomentumTeacher,
-    queue: FeatureQueue,
-    batch: PretrainBatch,
-    alpha: float,
-    *,
-    seed: int,
-) -> LaneReport:
-    """One lane of a training step without engine and optimizer: teacher and student forward, then backward.
+def run_lane(task: Task, modules: Mapping[str, nn.Module], batch: Any, at: LaneStep, *, seed: int) -> LaneReport:
+    """One lane of a training step without engine and optimizer: the task's forward, then backward.
 
     Args:
-        batch: on the student's device.
+        modules: what to watch, by the names under which it is reported.
+        batch: on the model's device.
         seed: of the dropout, as the step drew it.
     """
     found = LaneReport()
-    student.zero_grad(set_to_none=True)
+    model = task.model
+    model.zero_grad(set_to_none=True)
     torch.manual_seed(seed)
     if bad := bad_rows(batch.image):
         found.first, found.rows = "the image", bad
-    with _watched(student, "student", batch, found), _watched(teacher.model, "teacher", batch, found):
-        targets = teacher.targets(batch, queue, student.clamped_temperature().detach())
-        losses = student(batch, targets, queue, alpha)
+    with ExitStack() as watched:
+        for name, module in modules.items():
+            watched.enter_context(_watched(module, name, batch, found))
+        losses = task.losses(model, batch, at)
         losses.total.backward()
-    found.losses = {name: loss.item() for name, loss in zip(LOSS_NAMES, losses, strict=False)}
-    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    task.discard()
+    values = dict(zip(task.loss_names, losses.values.tolist(), strict=True))
+    found.losses = {name: value for name, value in values.items() if name.startswith("loss")}
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     found.gradient_norm = torch.nn.utils.get_total_norm(gradients).item()
     found.num_gradients = len(gradients)
-    student.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     return found
-
-
-def one_sample(batch: PretrainBatch, index: int) -> PretrainBatch:
-    """The micro-batch that holds only sample `index`, masked and drawn as in the whole."""
-    own = batch.mlm_positions // batch.input_ids.shape[1] == index
-    rows = slice(index, index + 1)
-    return PretrainBatch(
-        image=batch.image[rows],
-        input_ids=batch.input_ids[rows],
-        attention_mask=batch.attention_mask[rows],
-        mlm_input_ids=batch.mlm_input_ids[rows],
-        mlm_positions=batch.mlm_positions[own] - index * batch.input_ids.shape[1],
-        mlm_labels=batch.mlm_labels[own],
-        negative_draws=batch.negative_draws[:, rows],
-        keys=batch.keys[rows],
-        captions=batch.captions[rows],
-    )
 
 
 def bad_rows(tensor: Tensor) -> list[int]:
@@ -98,7 +74,7 @@ def bad_rows(tensor: Tensor) -> list[int]:
 
 
 @contextmanager
-def _watched(model: nn.Module, whose: str, batch: PretrainBatch, found: LaneReport) -> Iterator[None]:
+def _watched(model: nn.Module, whose: str, batch: Any, found: LaneReport) -> Iterator[None]:
     """Note the first output that is not finite, of any module, and every gradient that is not."""
     size = batch.image.shape[0]
 

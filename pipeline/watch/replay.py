@@ -95,34 +95,31 @@ def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: st
     """
     import torch
 
-    from albef.model import AlbefForPretraining
-    from albef.momentum import MomentumTeacher
-    from albef.queue import FeatureQueue
+    from albef.batch import PretrainBatch
     from pipeline.data.seeds import derive
     from pipeline.engine.distributed import local_device
-    from pipeline.watch.nonfinite import one_sample, run_lane
+    from pipeline.task import LaneStep
+    from pipeline.tasks.pretraining.collate import one_sample
+    from pipeline.tasks.pretraining.task import Pretraining
+    from pipeline.watch.nonfinite import run_lane
 
-    at = local_device(device)
+    facts = dump.facts
+    where = local_device(device)
     dtype = getattr(torch, PRECISIONS[precision])
-    student = AlbefForPretraining(weights.config, weights.objective)
-    student.load_state_dict(weights.student)
-    student.to(at).train()
-    teacher = MomentumTeacher(student, device=at, compute_dtype=dtype)
-    teacher.load_state_dict(weights.teacher)
-    student.to(dtype)
-    queue = FeatureQueue(weights.queue["image"].shape[0], weights.config.embed_dim, seed=0, device=at)
-    queue.load_state_dict(dict(weights.queue))
+    task = Pretraining.of_weights(weights, alpha=facts["alpha"], device=where, compute_dtype=dtype)
+    modules = {"student": task.model, "teacher": task.teacher.model}
 
-    facts, lanes = dump.facts, []
+    lanes = []
     for recorded in facts["lanes"]:
-        lane, batch = recorded["lane"], dump.batches[recorded["lane"]].to(at)
+        lane, batch = recorded["lane"], PretrainBatch(**dump.batches[recorded["lane"]]).to(where)
+        at = LaneStep(step=facts["index"], epoch=facts["epoch"], lane=lane, num_lanes=1, steps_per_epoch=1)
         seed = derive(facts["seed"], "dropout", facts["epoch"], facts["index"], lane)
-        whole = run_lane(student, teacher, queue, batch, facts["alpha"], seed=seed)
+        whole = run_lane(task, modules, batch, at, seed=seed)
         was_bad = any(isinstance(value, str) for value in recorded["losses"].values())
         samples = []
         if not whole.finite or was_bad:
             for index, key in enumerate(batch.keys):
-                alone = run_lane(student, teacher, queue, one_sample(batch, index), facts["alpha"], seed=seed)
+                alone = run_lane(task, modules, one_sample(batch, index), at, seed=seed)
                 samples.append({"key": key, "caption": batch.captions[index]} | _summary(alone, [key]))
             samples.sort(key=lambda sample: (sample["finite"], -sample["gradient_norm"]))
         lanes.append(
@@ -137,7 +134,7 @@ def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: st
         "checkpoint": str(weights.path),
         "steps_away": steps_away(dump, weights.meta.step),
         "precision": precision,
-        "device": str(at),
+        "device": str(where),
         "lanes": lanes,
     }
 

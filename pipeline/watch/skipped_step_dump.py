@@ -19,7 +19,6 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from albef.batch import PretrainBatch
 from albef.errors import DataError
 from albef.tensor_file import read_tensors, write_tensors
 from pipeline.run import atomic_file
@@ -41,7 +40,6 @@ FACTS: dict[str, Any] = dict.fromkeys(COUNTS, int) | {
 """What is read of a rank's JSON again, and its types; numbers that are not finite are words."""
 PART = re.compile(r"\.?rank_[0-9]+\.(json|safetensors)(\.[0-9]+)?(\.tmp)?")
 """What a rank writes of a dump, and what a kill leaves of that."""
-LOSS_NAMES = ("loss", "loss_itc", "loss_itm", "loss_mlm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +49,8 @@ class Dump:
     path: Path
     facts: dict[str, Any]
     """What rank 0 wrote; `lanes` is of all ranks, each with `lane`, `losses`, `keys`, `captions`."""
-    batches: dict[int, PretrainBatch]
-    """By lane."""
+    batches: dict[int, dict[str, Any]]
+    """By lane, the fields of its batch: tensors, and the lists `keys` and `captions`."""
 
     @property
     def step(self) -> int:
@@ -63,8 +61,8 @@ class Dump:
 def write_dump(
     folder: Path,
     facts: Mapping[str, Any],
-    losses: Mapping[int, list[float]],
-    batches: Mapping[int, PretrainBatch],
+    losses: Mapping[int, Mapping[str, float]],
+    batches: Mapping[int, Any],
     *,
     rank: int,
     with_batches: bool,
@@ -73,7 +71,7 @@ def write_dump(
 
     Args:
         facts: of the step.
-        losses: by lane, in the order of LOSS_NAMES.
+        losses: by lane, then by name.
         batches: by lane, on the host; with_batches keeps their tensors, else it is their keys and captions only.
 
     Raises: OSError or SafetensorError when it cannot be written.
@@ -82,7 +80,7 @@ def write_dump(
     lanes = [
         {
             "lane": lane,
-            "losses": dict(zip(LOSS_NAMES, losses[lane], strict=False)),
+            "losses": dict(losses[lane]),
             "keys": batch.keys,
             "captions": batch.captions,
         }
@@ -137,7 +135,7 @@ def read_dump(path: Path) -> Dump:
             for lane in part["lanes"]:
                 front = f"lane_{lane['lane']}."
                 own = {name.removeprefix(front): tensor for name, tensor in tensors.items() if name.startswith(front)}
-                batches[lane["lane"]] = PretrainBatch(**own, keys=lane["keys"], captions=lane["captions"])
+                batches[lane["lane"]] = own | {"keys": lane["keys"], "captions": lane["captions"]}
                 lanes.append(lane)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{path} cannot be read: {quote(error)}", "replay another skipped step of the run") from None
@@ -177,15 +175,15 @@ def _read_part(dump: Path, rank: int) -> dict[str, Any]:
     return values
 
 
-def bad_losses(losses: Mapping[int, list[float]]) -> list[str]:
+def bad_losses(losses: Mapping[int, Mapping[str, float]]) -> list[str]:
     """`lane 3: loss_itm nan` for every loss that is not finite; the total only where no part of it is to blame.
 
     Args:
-        losses: by lane, in the order of LOSS_NAMES.
+        losses: by lane, then by name.
     """
     found = []
     for lane, row in losses.items():
-        bad = [(name, value) for name, value in zip(LOSS_NAMES, row, strict=False) if not math.isfinite(value)]
+        bad = [(name, value) for name, value in row.items() if not math.isfinite(value)]
         found += [f"lane {lane}: {name} {value}" for name, value in [pair for pair in bad if pair[0] != "loss"] or bad]
     return found
 
@@ -199,7 +197,7 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _tensors_of(batch: PretrainBatch) -> list[tuple[str, Tensor]]:
+def _tensors_of(batch: Any) -> list[tuple[str, Tensor]]:
     """The batch's tensors by field, on the CPU."""
     values = [(field.name, getattr(batch, field.name)) for field in dataclasses.fields(batch)]
     return [(name, value.detach().cpu()) for name, value in values if isinstance(value, Tensor)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,8 @@ class StepFacts:
     """What a dump says of the step beside the batches; equal on every rank."""
 
     seed: int
-    alpha: float
-    temperature: float
+    scalars: dict[str, float]
+    """What the task logs of the step, without `train/` in front."""
     zero_stage: int
     precision: str
     config_hash: str
@@ -38,10 +39,11 @@ class SkippedSteps:
 
     Args:
         folder: RUN/skipped.
+        loss_names: of the losses that must be finite, in the order of the check's columns.
     """
 
-    def __init__(self, folder: Path, config: WatchConfig, world: World) -> None:
-        self.folder, self.config, self.world = folder, config, world
+    def __init__(self, folder: Path, config: WatchConfig, world: World, *, loss_names: Sequence[str]) -> None:
+        self.folder, self.config, self.world, self.loss_names = folder, config, world, loss_names
         self.in_a_row = 0
         self._last: tuple[Path, str] | None = None
 
@@ -69,21 +71,29 @@ class SkippedSteps:
         step, rank = batches.step + 1, self.world.rank
         target = self.folder / step_tag(step)
         with_batches = self.world.broadcast_object(self._prepare(target) if self.world.is_main else False)
-        losses = dict(zip(lanes, check.losses.tolist(), strict=True))
-        by_lane = dict(zip(lanes, batches.lanes, strict=True))
-        values = dataclasses.asdict(facts) | {
-            "step": step,
-            "index": batches.step,
-            "epoch": batches.epoch,
-            "world_size": self.world.size,
-            "in_a_row": self.in_a_row,
-            "gradient_norm": check.norm,
-            "random": {
-                "dropout": 'torch.manual_seed(derive(seed, "dropout", epoch, index, lane)) before the lane\'s teacher',
-                "batch": "drawn beforehand; the drawn values are in the batch",
-            },
-            "packages": package_versions(),
+        losses = {
+            lane: dict(zip(self.loss_names, row, strict=False))
+            for lane, row in zip(lanes, check.losses.tolist(), strict=True)
         }
+        by_lane = dict(zip(lanes, batches.lanes, strict=True))
+        known = dataclasses.asdict(facts)
+        values = (
+            known.pop("scalars")
+            | known
+            | {
+                "step": step,
+                "index": batches.step,
+                "epoch": batches.epoch,
+                "world_size": self.world.size,
+                "in_a_row": self.in_a_row,
+                "gradient_norm": check.norm,
+                "random": {
+                    "dropout": 'torch.manual_seed(derive(seed, "dropout", epoch, index, lane)) before the lane',
+                    "batch": "drawn beforehand; the drawn values are in the batch",
+                },
+                "packages": package_versions(),
+            }
+        )
         problem = ""
         try:
             write_dump(target, values, losses, by_lane, rank=rank, with_batches=with_batches)

@@ -16,9 +16,10 @@ from PIL import Image, ImageOps
 from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
-from pipeline.config.sections import DataConfig
+from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest
-from pipeline.data.loader import PretrainLoader
+from pipeline.data.loader import TrainingLoader
+from pipeline.tasks.pretraining.collate import PretrainBatcher
 from tests.support.data_prep_runs import kill_all, run, start, wait_for
 from tests.support.hostile_images import enormous_png, jpeg
 from tests.support.image_server import ImageServer, Reply
@@ -214,12 +215,16 @@ def rows_that_stay() -> set[int]:
 
 def rows_of_an_epoch(corpus: Path) -> Counter[int]:
     """Rows of the list, by how often the training loader hands them out in an epoch; two workers decode them."""
-    loader = PretrainLoader(
+    loader = TrainingLoader(
         read_manifest(corpus),
         data=DataConfig(num_workers=2),
-        model=AlbefConfig.tiny(image_size=32),
-        objective=ObjectiveConfig(),
-        tokenizer=AlbefTokenizer(),
+        batcher=PretrainBatcher(
+            model=AlbefConfig.tiny(image_size=32),
+            objective=ObjectiveConfig(),
+            augment=AugmentConfig(),
+            max_caption_words=30,
+            tokenizer=AlbefTokenizer(),
+        ),
         seed=0,
         micro_batch_size=1,  # an epoch leaves out what does not fill a batch
         num_lanes=1,

@@ -65,6 +65,7 @@ def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str,
     from pipeline.checkpoint_loading import load_checkpoint
     from pipeline.config.run_config import load_config
     from pipeline.engine import distributed
+    from pipeline.tasks.pretraining.task import PRETRAINING
     from pipeline.train import build
     from pipeline.watch.heartbeat import Heartbeat
 
@@ -72,12 +73,12 @@ def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str,
     world = distributed.init()
     errors = []
     with Heartbeat(world, run_config.watch.hang_s) as heartbeat:
-        parts = build(run_config, Path(run_dir), world, heartbeat)
+        parts = build(run_config, Path(run_dir), world, heartbeat, PRETRAINING)
         for checkpoint in checkpoints:
             path, meta = resolve_checkpoint(Path(checkpoint))
             layout: dict[str, Any] = {"world": world, "zero_stage": parts.ds.stage, "precision": parts.ds.precision}
             try:
-                load_checkpoint(path, meta, parts.engine, parts.teacher, parts.queue, **layout)
+                load_checkpoint(path, meta, parts.engine, parts.task, **layout)
                 errors.append("")
             except CheckpointError as error:
                 errors.append(error.message)

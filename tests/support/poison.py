@@ -95,8 +95,8 @@ def whole_state(training: Any) -> dict[str, str]:
             tensors[f"{name}/step"] = torch.as_tensor(state.get("step", 0.0), dtype=torch.float32)
             for moment in ("exp_avg", "exp_avg_sq"):  # AdamW makes them with its first step, as zeros
                 tensors[f"{name}/{moment}"] = state.get(moment, torch.zeros_like(weight))
-    tensors |= {f"teacher/{name}": weight for name, weight in training.teacher.state_dict().items()}
-    tensors |= {f"queue/{name}": torch.as_tensor(value) for name, value in training.queue.state_dict().items()}
+    tensors |= {f"teacher/{name}": weight for name, weight in training.task.teacher.state_dict().items()}
+    tensors |= {f"queue/{name}": torch.as_tensor(value) for name, value in training.task.queue.state_dict().items()}
     return {name: digest_of(tensor) for name, tensor in tensors.items()}
 
 
@@ -109,5 +109,5 @@ def digest_of(tensor: torch.Tensor) -> str:
 
 def all_finite(training: Any) -> bool:
     """Whether weights and teacher are."""
-    weights = [*training.engine.module.parameters(), *training.teacher.state_dict().values()]
+    weights = [*training.engine.module.parameters(), *training.task.teacher.state_dict().values()]
     return all(bool(weight.isfinite().all()) for weight in weights)

@@ -26,8 +26,9 @@ from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest
-from pipeline.data.loader import PretrainLoader, StepBatches
+from pipeline.data.loader import StepBatches, TrainingLoader
 from pipeline.data.sampling.replacements import replacements
+from pipeline.tasks.pretraining.collate import PretrainBatcher
 from tests.support.shards import pair, write_corpus, write_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors
@@ -50,14 +51,19 @@ def make_loader(
     lanes: range | None = None,
     seed: int = 5,
     **data: Any,
-) -> PretrainLoader:
+) -> TrainingLoader:
     """A loader of 32-pixel images without workers; `data` goes to DataConfig."""
-    return PretrainLoader(
+    config = DataConfig(**({"num_workers": 0, "shuffle_window_shards": 2} | data))
+    return TrainingLoader(
         read_manifest(corpus),
-        data=DataConfig(**({"num_workers": 0, "shuffle_window_shards": 2} | data)),
-        model=AlbefConfig.tiny(image_size=32),
-        objective=ObjectiveConfig(),
-        tokenizer=TOKENIZER,
+        data=config,
+        batcher=PretrainBatcher(
+            model=AlbefConfig.tiny(image_size=32),
+            objective=ObjectiveConfig(),
+            augment=config.augment,
+            max_caption_words=config.max_caption_words,
+            tokenizer=TOKENIZER,
+        ),
         seed=seed,
         micro_batch_size=micro_batch_size,
         num_lanes=num_lanes,
@@ -65,7 +71,7 @@ def make_loader(
     )
 
 
-def play(loader: PretrainLoader, start: int, count: int) -> list[StepBatches]:
+def play(loader: TrainingLoader, start: int, count: int) -> list[StepBatches]:
     steps = list(itertools.islice(loader.steps(start), count))
     loader.close()
     return steps
@@ -121,7 +127,7 @@ def test_weights_keep_the_lanes_promises(corpus, tmp_path):
     """Two sources 1 : 3, ranks and workers as one rank without: every tensor to the bit, started in a late epoch."""
     manifests = (str(corpus), str(write_corpus(tmp_path, [11, 13], source="other")))
 
-    def loader(**changes: Any) -> PretrainLoader:
+    def loader(**changes: Any) -> TrainingLoader:
         return make_loader(manifests, manifests=manifests, weights=(1, 3), **changes)
 
     alone = play(loader(), 7, 5)

@@ -176,7 +176,7 @@ def train(rank: int, world_size: int) -> dict[str, tuple[torch.Tensor, int, int]
                 engine.backward(loss)
                 if lane != lanes[-1]:
                     engine.step()
-            take_step(engine, check_step(engine, torch.zeros(len(lanes), 5), world), clip_grad_norm=0.5)
+            take_step(engine, check_step(engine, torch.zeros(len(lanes), 5), world, num_losses=4), clip_grad_norm=0.5)
         flat = torch.cat([parameter.detach().float().flatten() for parameter in engine.module.parameters()])
         results[name] = (flat, engine.zero_optimization_stage(), engine.global_steps)
     unknown = sorted(KNOWN_ZERO_KEYS - set(deepspeed.runtime.zero.config.DeepSpeedZeroConfig.model_fields))

@@ -32,7 +32,7 @@ FOUR_LANES = {"global_batch_size": 16, "micro_batch_size": 4}
 def poisoned_run(recipe: str, run_dir: Path, overrides: list[str], *, stop_after: int | None = None) -> dict[str, Any]:
     """Train with the poisons; returns what moved in which step, on this rank."""
     from pipeline.config.run_config import load_config
-    from pipeline.train import pretrain
+    from pipeline.tasks.pretraining.task import pretrain
 
     seen: dict[str, Any] = {"moved": {}, "finite": True}
 
@@ -57,7 +57,7 @@ def poisoned_run(recipe: str, run_dir: Path, overrides: list[str], *, stop_after
 def spared_run(recipe: str, run_dir: Path, overrides: list[str]) -> dict[str, str]:
     """Train as if the poisoned batches were not in the data; returns the last state of this rank."""
     from pipeline.config.run_config import load_config
-    from pipeline.train import pretrain
+    from pipeline.tasks.pretraining.task import pretrain
 
     state: dict[str, str] = {}
 
@@ -132,8 +132,8 @@ def check_dumps(skipped: Path, ranks: int) -> None:
         assert (dump.step, dump.facts["index"], dump.facts["world_size"]) == (step + 1, step, ranks)
         assert sorted(dump.batches) == [0, 1, 2, 3]
         assert all(len(lane["keys"]) == len(lane["captions"]) == 4 for lane in dump.facts["lanes"])
-    assert torch.isnan(dumps[2].batches[0].image).nonzero().tolist() == [[1, 0, 3, 3]]
-    assert all(bool(batch.image.isfinite().all()) for batch in dumps[0].batches.values())
+    assert torch.isnan(dumps[2].batches[0]["image"]).nonzero().tolist() == [[1, 0, 3, 3]]
+    assert all(bool(batch["image"].isfinite().all()) for batch in dumps[0].batches.values())
     bad = {
         step: [lane["lane"] for lane in dump.facts["lanes"] if "nan" in lane["losses"].values()]
         for step, dump in dumps.items()

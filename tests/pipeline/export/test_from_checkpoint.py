@@ -35,6 +35,7 @@ from pipeline.engine.optim import build_optimizer
 from pipeline.export.output_folder import check_free
 from pipeline.saving import CheckpointSaver
 from tests.support.checkpoints import seal
+from tests.support.pretraining_task import task_of
 from tests.support.ranks import run_ranks
 from tests.support.refusal import refusal
 from tests.support.small_model import small_config
@@ -140,8 +141,7 @@ def train_and_save(_rank: int, size: int, folder: str, recipe: str) -> dict[str,
             config=CheckpointConfig(),
             world=world,
             engine=engine,
-            teacher=teacher,
-            queue=queue,
+            task=task_of(student, teacher, queue),
         ).save_now(meta)
         found[name] = {
             "student": engine_weights(engine),

@@ -129,6 +129,7 @@ def train_and_record(rank: int, _world_size: int, recipe: str, run_dir: str, ove
     """One rank of `pretrain`; returns (step, lane, keys) of each micro-batch that its training step was given."""
     from pipeline import train as module
     from pipeline.config.run_config import load_config
+    from pipeline.tasks.pretraining.task import PRETRAINING
 
     original, seen = module.train_step, []
 
@@ -138,7 +139,7 @@ def train_and_record(rank: int, _world_size: int, recipe: str, run_dir: str, ove
         return original(training, batches, *rest)
 
     module.train_step = recording_step
-    assert module.pretrain(load_config(Path(recipe), overrides), Path(run_dir)) == 0
+    assert module.train(load_config(Path(recipe), overrides), Path(run_dir), PRETRAINING) == 0
     return seen
 
 

@@ -21,6 +21,7 @@ def pretrain(
     from pipeline import train as module
     from pipeline.config.run_config import load_config
     from pipeline.run import logs
+    from pipeline.tasks.pretraining.task import PRETRAINING
 
     original, said = module.train_step, io.StringIO()
 
@@ -37,7 +38,7 @@ def pretrain(
             logs.remove(handler)  # of the run before this one
     module.train_step = step
     try:
-        return str(module.pretrain(load_config(recipe, overrides), run_dir)), said.getvalue()
+        return str(module.train(load_config(recipe, overrides), run_dir, PRETRAINING)), said.getvalue()
     except UserError as error:
         return f"error: {error.message} hint: {error.hint}", said.getvalue()
     finally:

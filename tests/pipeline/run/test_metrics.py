@@ -14,7 +14,8 @@ import torch
 from pipeline.config.sections import LogConfig
 from pipeline.engine.distributed import World
 from pipeline.run.folder import RunFolder
-from pipeline.run.metrics import LOSSES, Metrics, console_line, truncate_jsonl
+from pipeline.run.metrics import Metrics, console_line, truncate_jsonl
+from pipeline.tasks.pretraining.task import LOSS_NAMES
 from tests.support.ranks import run_ranks
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
@@ -22,7 +23,7 @@ ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
 def open_metrics(folder: Path, step: int, world: World = ALONE, **config: Any) -> Metrics:
     settings = LogConfig(**({"log_every": 2, "images_every": 4} | config))
-    metrics = Metrics(settings, RunFolder(path=folder), world, total_steps=7, batch=8)
+    metrics = Metrics(settings, RunFolder(path=folder), world, loss_names=LOSS_NAMES, total_steps=7, batch=8)
     metrics.open_at_step(step)
     metrics.start(step)
     return metrics
@@ -132,9 +133,10 @@ def test_pictures_are_due_at_the_first_step_and_then_every_so_many(tmp_path: Pat
 
 def test_the_console_line_tells_progress(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Step, percent, losses, rate, time left: computed by hand."""
-    scalars = dict(zip(LOSSES, (9.0, 5.0, 0.5, 3.5, 0.6), strict=True))
+    names = [f"train/{name}" for name in LOSS_NAMES]
+    scalars = dict(zip(names, (9.0, 5.0, 0.5, 3.5, 0.6), strict=True))
     scalars |= {"optim/lr": 1e-4, "speed/samples_per_s": 1234.5, "speed/step_s": 0.5, "speed/data_wait_pct": 1.4}
-    assert console_line(1000, 8200, scalars) == (
+    assert console_line(1000, 8200, scalars, names) == (
         "step 1,000/8,200 (12.2%) | loss 9.0000 (itc 5.0000 itm 0.5000 mlm 3.5000) | lr 1.00e-04 | 1,234 samples/s"
         " | data wait 1% | 1h00m left"
     )
@@ -150,6 +152,13 @@ def test_mfu_is_counted_over_all_ranks(tmp_path: Path) -> None:
     """100 samples/s of 3 FLOP on two ranks of 1000 FLOP/s is 15%."""
     world = World(rank=1, local_rank=1, size=2, device=torch.device("cpu"))
     metrics = Metrics(
-        LogConfig(), RunFolder(path=tmp_path), world, total_steps=1, batch=1, flops_per_sample=3.0, peak_flops=1000.0
+        LogConfig(),
+        RunFolder(path=tmp_path),
+        world,
+        loss_names=LOSS_NAMES,
+        total_steps=1,
+        batch=1,
+        flops_per_sample=3.0,
+        peak_flops=1000.0,
     )
     assert metrics._mfu_pct(100.0) == pytest.approx(15.0)

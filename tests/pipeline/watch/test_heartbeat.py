@@ -32,7 +32,7 @@ def faulty_run(rank: int, _world: int, recipe: str, folder: str, kind: str, culp
     os.dup2(output, 2)
     from pipeline.config.run_config import load_config
     from pipeline.run import logs
-    from pipeline.train import pretrain
+    from pipeline.tasks.pretraining.task import pretrain
 
     Path(folder, f"pid_{rank}").write_text(str(os.getpid()))
     sys.stderr = os.fdopen(2, "w", closefd=False)

@@ -10,13 +10,19 @@ import torch
 
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from pipeline.watch.nonfinite import LaneReport, one_sample, run_lane
+from pipeline.task import LaneStep
+from pipeline.tasks.pretraining.collate import one_sample
+from pipeline.watch.nonfinite import LaneReport, run_lane
 from tests.albef.small import make_batch, make_queue, make_student
+from tests.support.pretraining_task import task_of
+
+AT = LaneStep(step=0, epoch=0, lane=0, num_lanes=1, steps_per_epoch=1)
 
 
 def looked(student: AlbefForPretraining, teacher: MomentumTeacher | None = None) -> LaneReport:
     teacher = teacher or MomentumTeacher(student, device="cpu")
-    return run_lane(student, teacher, make_queue(), make_batch(), 0.4, seed=0)
+    modules = {"student": student, "teacher": teacher.model}
+    return run_lane(task_of(student, teacher, make_queue()), modules, make_batch(), AT, seed=0)
 
 
 def test_a_sound_step_shows_nothing() -> None:

@@ -20,7 +20,7 @@ from pipeline.watch.skipped_step_dump import read_dump
 from pipeline.watch.skipped_steps import SkippedSteps, StepFacts
 from tests.albef.small import make_batch
 
-FACTS = StepFacts(seed=1, alpha=0.4, temperature=0.07, zero_stage=1, precision="bf16", config_hash="ab")
+FACTS = StepFacts(seed=1, scalars={"alpha": 0.4, "temperature": 0.07}, zero_stage=1, precision="bf16", config_hash="ab")
 
 
 def skip(skipped: SkippedSteps, step: int) -> None:
@@ -32,7 +32,8 @@ def skip(skipped: SkippedSteps, step: int) -> None:
 
 
 def watcher(folder: Path, **config: int) -> SkippedSteps:
-    return SkippedSteps(folder, WatchConfig(**config), World(rank=0, local_rank=0, size=1, device=torch.device("cpu")))
+    world = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+    return SkippedSteps(folder, WatchConfig(**config), world, loss_names=["loss", "loss_itc", "loss_itm", "loss_mlm"])
 
 
 def test_a_dump_holds_the_batch_to_the_bit(tmp_path: Path) -> None:
@@ -41,8 +42,8 @@ def test_a_dump_holds_the_batch_to_the_bit(tmp_path: Path) -> None:
     dump, batch = read_dump(tmp_path / "step_00000007"), make_batch()
     for name, value in vars(batch).items():
         if isinstance(value, torch.Tensor):
-            assert torch.equal(getattr(dump.batches[0], name), value), name
-    assert (dump.batches[0].keys[2], dump.batches[0].captions[2]) == ("000000002", "a caption")
+            assert torch.equal(dump.batches[0][name], value), name
+    assert (dump.batches[0]["keys"][2], dump.batches[0]["captions"][2]) == ("000000002", "a caption")
     assert (dump.facts["gradient_norm"], dump.facts["index"], dump.facts["alpha"]) == ("inf", 6, 0.4)
 
 

@@ -81,7 +81,7 @@ def test_warming_up_and_a_factor_of_0_log_nothing(logged: list[str]) -> None:
 def run_with_a_slow_step(_rank: int, _world: int, recipe: str, run_dir: str) -> int:
     """Step 16 of 17 sleeps twenty times as long as all the others took on average."""
     from pipeline.config.run_config import load_config
-    from pipeline.train import pretrain
+    from pipeline.tasks.pretraining.task import pretrain
 
     began: list[float] = []
 

@@ -30,7 +30,7 @@ ASKED: list[tuple[str, tuple[int, ...]]] = [
 
 def train(recipe: str, run_dir: Path, before: Any, after: Any = lambda *_: None) -> int:
     from pipeline.config.run_config import load_config
-    from pipeline.train import pretrain
+    from pipeline.tasks.pretraining.task import pretrain
 
     with around_steps(before, after):
         return pretrain(load_config(Path(recipe)), run_dir)

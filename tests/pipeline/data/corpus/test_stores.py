@@ -22,7 +22,8 @@ from pipeline.data.corpus import stores
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.corpus.reader import BadSample, ShardReader
 from pipeline.data.corpus.shard_cache import ShardCache
-from pipeline.data.loader import PretrainLoader
+from pipeline.data.loader import TrainingLoader
+from pipeline.tasks.pretraining.collate import PretrainBatcher
 from tests.pipeline.data.test_loader import MICRO_BATCH, NUM_LANES, TOKENIZER, assert_equal, play
 from tests.support.range_server import RangeServer
 from tests.support.shards import write_corpus
@@ -42,16 +43,21 @@ def impatient(monkeypatch) -> None:
     monkeypatch.setattr(stores, "PAUSES_S", (0.01, 0.01, 0.01))
 
 
-def loader(where: Path | str, **data) -> PretrainLoader:
+def loader(where: Path | str, **data) -> TrainingLoader:
     from albef.config import AlbefConfig
     from albef.objective import ObjectiveConfig
 
-    return PretrainLoader(
+    config = DataConfig(**({"num_workers": 0, "shuffle_window_shards": 2} | data))
+    return TrainingLoader(
         read_manifest(str(where), check_shards="shard_opener" not in data),
-        data=DataConfig(**({"num_workers": 0, "shuffle_window_shards": 2} | data)),
-        model=AlbefConfig.tiny(image_size=32),
-        objective=ObjectiveConfig(),
-        tokenizer=TOKENIZER,
+        data=config,
+        batcher=PretrainBatcher(
+            model=AlbefConfig.tiny(image_size=32),
+            objective=ObjectiveConfig(),
+            augment=config.augment,
+            max_caption_words=config.max_caption_words,
+            tokenizer=TOKENIZER,
+        ),
         seed=5,
         micro_batch_size=MICRO_BATCH,
         num_lanes=NUM_LANES,
@@ -59,7 +65,7 @@ def loader(where: Path | str, **data) -> PretrainLoader:
     )
 
 
-def assert_same_steps(ours: PretrainLoader, theirs: PretrainLoader, start: int = 3, count: int = 4) -> None:
+def assert_same_steps(ours: TrainingLoader, theirs: TrainingLoader, start: int = 3, count: int = 4) -> None:
     for one, other in zip(play(ours, start, count), play(theirs, start, count), strict=True):
         assert not one.skipped and not other.skipped
         for lane in range(NUM_LANES):
@@ -176,7 +182,7 @@ def test_bugs_and_memory_are_not_the_stores_faults():
         assert stores.is_store_fault(fault)
 
 
-def cached(corpus: Path | str, folder: Path, opener: str, num_workers: int = 0) -> PretrainLoader:
+def cached(corpus: Path | str, folder: Path, opener: str, num_workers: int = 0) -> TrainingLoader:
     data = {
         "shard_opener": opener,
         "cache_dir": str(folder),

@@ -12,8 +12,8 @@ from albef.config import AlbefConfig
 from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig
-from pipeline.data.collate import Example, collate, mask_draws, training_example
 from pipeline.data.corpus.reader import BadSample, RawSample
+from pipeline.tasks.pretraining.collate import Example, collate, mask_draws, training_example
 from tests.support.shards import jpeg, picture
 
 TINY = AlbefConfig.tiny(image_size=32)

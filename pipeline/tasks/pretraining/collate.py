@@ -38,6 +38,46 @@ class Example:
     """Cleaned."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PretrainBatcher:
+    """Samples to a lane's `PretrainBatch`; a `pipeline.task.Batcher`."""
+
+    model: AlbefConfig
+    objective: ObjectiveConfig
+    augment: AugmentConfig
+    max_caption_words: int
+    tokenizer: AlbefTokenizer
+
+    @property
+    def image_size(self) -> int:
+        """Pixels."""
+        return self.model.image_size
+
+    def example(self, raw: RawSample, *, seed: int, epoch: int) -> Example:
+        """See `training_example`."""
+        return training_example(
+            raw,
+            image_size=self.image_size,
+            augment=self.augment,
+            max_words=self.max_caption_words,
+            seed=seed,
+            epoch=epoch,
+        )
+
+    def batch(self, examples: Sequence[Example], *, seed: int, epoch: int, step: int, lane: int) -> PretrainBatch:
+        """See `collate`."""
+        return collate(
+            examples,
+            model=self.model,
+            objective=self.objective,
+            tokenizer=self.tokenizer,
+            seed=seed,
+            epoch=epoch,
+            step=step,
+            lane=lane,
+        )
+
+
 def training_example(
     raw: RawSample, *, image_size: int, augment: AugmentConfig, max_words: int, seed: int, epoch: int
 ) -> Example:
@@ -86,6 +126,23 @@ def collate(
         negative_draws=torch.rand(2, len(examples), generator=negatives, dtype=torch.float64),
         keys=[one.name for one in examples],
         captions=[one.caption for one in examples],
+    )
+
+
+def one_sample(batch: PretrainBatch, index: int) -> PretrainBatch:
+    """The micro-batch that holds only sample `index`, masked and drawn as in the whole."""
+    own = batch.mlm_positions // batch.input_ids.shape[1] == index
+    rows = slice(index, index + 1)
+    return PretrainBatch(
+        image=batch.image[rows],
+        input_ids=batch.input_ids[rows],
+        attention_mask=batch.attention_mask[rows],
+        mlm_input_ids=batch.mlm_input_ids[rows],
+        mlm_positions=batch.mlm_positions[own] - index * batch.input_ids.shape[1],
+        mlm_labels=batch.mlm_labels[own],
+        negative_draws=batch.negative_draws[:, rows],
+        keys=batch.keys[rows],
+        captions=batch.captions[rows],
     )
 
 
