@@ -160,11 +160,9 @@ class CheckpointSaver:
         files: dict[str, Callable[[Path], None]] = {name: _torch_file(state) for name, state in held.files.items()}
         files[f"random_rank_{self.world.rank:05d}.safetensors"] = _tensor_file(random_state())
         if self.world.is_main:
-            model = self.engine.module
-            shape = {"model": model.config.to_dict(), "objective": dataclasses.asdict(model.objective)}
             for name, tensors in self.task.state().items():
                 files[f"{name}.safetensors"] = _tensor_file(host_copy(dict(tensors)))
-            files["model_config.json"] = _text_file(json.dumps(shape, indent=2) + "\n")
+            files["model_config.json"] = _text_file(json.dumps(self.task.shape, indent=2) + "\n")
         if self.world.device.type == "cuda":
             torch.cuda.synchronize(self.world.device)  # the copies were only begun
         return files

@@ -104,6 +104,10 @@ class Task(Protocol):
         then what is only averaged and logged.
         """
 
+    @property
+    def shape(self) -> Mapping[str, Any]:
+        """What a reader of a checkpoint builds the model from, as JSON: saved as `model_config.json`."""
+
     def losses(self, engine: Any, batch: Any, at: LaneStep) -> LaneLosses:
         """The forward of one lane, nothing else.
 

@@ -115,6 +115,11 @@ class Pretraining:
             validator=Validator(run.validation, run.model, tokenizer, world),
         )
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Model and objective."""
+        return {"model": self.model.config.to_dict(), "objective": dataclasses.asdict(self.model.objective)}
+
     def losses(self, engine: Any, batch: PretrainBatch, at: LaneStep) -> LaneLosses:
         """The teacher's targets, its features to the queue's gather, the student's three losses."""
         objective = self.model.objective

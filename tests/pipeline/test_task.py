@@ -1,0 +1,83 @@
+"""A task that the trainer has never heard of: it trains, saves, resumes and validates by what `pipeline.task` asks."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from albef.tensor_file import read_tensors
+from tests.support.ranks import run_ranks
+from tests.support.tiny_run import tiny_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def train_brightness(rank: int, size: int, recipe: str, run_dir: str, overrides: list[str], stop: int = 0) -> Any:
+    """Train; let the last rank hear SIGUSR1 in step `stop`. Returns the exit code and the average."""
+    from pipeline import train as module
+    from pipeline.config.run_config import load_config
+    from tests.support import brightness_task
+
+    brightness = module.TaskMaker(make=brightness_task.make, batch_module=brightness_task.__name__)
+    original, seen = module.train_step, {}
+
+    def step(training: Any, batches: Any) -> Any:
+        result = original(training, batches)
+        seen["average"] = training.task.average.clone()
+        if batches.step + 1 == stop and rank == size - 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return result
+
+    module.train_step = step
+    return module.train(load_config(Path(recipe), overrides), Path(run_dir), brightness), seen["average"]
+
+
+@pytest.mark.timeout(900)
+def test_another_task_trains_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    """Twelve steps of two lanes on two ranks, whole, and stopped after five: the same state beside the engine."""
+    recipe = str(tiny_recipe(tmp_path, max_steps=12, validation={"every_steps": 6}))
+    overrides = ["--deepspeed.config=zero1_fp32", "--optim.lr=0.1", "--data.num_workers=1"]
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    ends = run_ranks(train_brightness, 2, recipe, whole, overrides, process_group=False, timeout_s=200)
+    stopped = run_ranks(train_brightness, 2, recipe, cut, overrides, 5, process_group=False, timeout_s=200)
+    resumed = run_ranks(train_brightness, 2, recipe, cut, overrides, process_group=False, timeout_s=200)
+    assert [code for code, _ in ends + stopped + resumed] == [0, 0, 75, 75, 0, 0]
+    assert ends[0][1].abs().sum() > 0
+    assert all(torch.equal(average, ends[0][1]) for _, average in ends + resumed)
+    saved = tmp_path / "cut" / "checkpoints" / "step_00000012"
+    assert torch.equal(read_tensors(saved / "average.safetensors")["weight"], ends[0][1])
+    assert json.loads((saved / "model_config.json").read_text()) == {"line": 3}
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").open()]
+    steps = [line for line in lines if "train/loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert all(line["train/error"] == pytest.approx(line["train/loss"] ** 0.5, rel=0.2) for line in steps)
+    assert steps[-1]["train/loss"] < steps[0]["train/loss"] and steps[0]["train/lane"] == 1
+    assert [line["step"] for line in lines if "val/weight" in line] == [0, 6, 12]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, those inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_the_seam_knows_no_task() -> None:
+    """task.py imports nothing of pipeline; the trainer, the saver and the loader import no model, no task."""
+    assert not [name for name in imported(ROOT / "pipeline" / "task.py") if name.startswith(("pipeline", "albef"))]
+    for file in ("train.py", "saving.py", "data/loader.py", "data/lane_task.py", "data/workers.py", "run/metrics.py"):
+        names = imported(ROOT / "pipeline" / file)
+        model = {"albef.model", "albef.momentum", "albef.queue", "albef.batch", "albef.losses"}
+        assert not names & model, file
+        assert not [name for name in names if name.startswith("pipeline.tasks")], file
