@@ -39,7 +39,7 @@ check: $(ENVIRONMENT)  ## ruff, mypy, import rules, shellcheck
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest --quiet tests/test_imports.py
+	$(PY) -m pytest --quiet tests/test_imports.py tests/test_rooms.py tests/test_layout.py
 	$(dir $(PY))shellcheck $(SCRIPTS)
 
 fix: $(ENVIRONMENT)  ## let ruff repair and format what it can

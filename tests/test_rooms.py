@@ -1,0 +1,140 @@
+"""Which room may import which: each only rooms below it, and no file in a circle. Names in strings count."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("albef", "data_prep", "demo", "pipeline", "samples")
+
+LEVELS = {
+    "data_prep": [
+        ["data_prep.errors"],
+        ["data_prep.output"],
+        ["data_prep.lists"],
+        ["data_prep.workers"],
+        ["data_prep.shards"],
+        ["data_prep.sources"],
+        ["data_prep.fetch"],
+        ["data_prep.accounts"],
+        ["data_prep.stages"],
+        ["data_prep.filters"],
+        ["data_prep.report"],
+        ["data_prep.commands.flags"],
+        ["data_prep.commands"],
+        ["data_prep.cli"],
+        ["data_prep.__main__"],
+    ],
+    "pipeline": [
+        ["pipeline.exit_codes"],
+        ["pipeline.task"],
+        ["pipeline.config"],
+        ["pipeline.data.seeds"],
+        # a lane's samples are listed by where they lie, and a manifest's are put in order: each is small
+        ["pipeline.data.corpus"],
+        ["pipeline.data.sampling"],
+        ["pipeline.data"],
+        ["pipeline.engine"],
+        # the run folder asks for checkpoints, and they are written with the run's atomic files
+        [
+            "pipeline.run",
+            "pipeline.checkpoint",
+            "pipeline.checkpoint_loading",
+            "pipeline.checkpoint_meta",
+            "pipeline.checkpoint_removal",
+            "pipeline.checkpoint_weights",
+            "pipeline.deepspeed_engine_files",
+            "pipeline.deepspeed_files",
+            "pipeline.elastic",
+            "pipeline.saving",
+        ],
+        ["pipeline.export"],
+        ["pipeline.watch"],
+        ["pipeline.tasks.retrieval"],
+        ["pipeline.planning.flops"],  # for the trainer's MFU
+        ["pipeline.train"],
+        ["pipeline.tasks.pretraining"],
+        ["pipeline.watch.replay"],  # takes a lane of the task again
+        ["pipeline.planning"],
+        ["pipeline.tasks"],
+        ["pipeline.cli"],
+        ["pipeline.__main__"],
+    ],
+}
+"""From the bottom up. Rooms of one level may import each other; a file belongs to the longest name it begins with."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the product, by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            found[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
+    return found
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Module -> the product's modules that it imports, inside functions too, or names in a string."""
+    found: dict[str, set[str]] = {}
+    for name, path in modules().items():
+        owners = {owner(word) for word in words_of(path)}
+        found[name] = {module for module in owners if module is not None and module != name}
+    return found
+
+
+def words_of(path: Path) -> Iterable[str]:
+    """Dotted names that a file imports or has as a whole string."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and str(node.value) in modules() and "." in str(node.value):
+            yield str(node.value)
+
+
+def owner(word: str) -> str | None:
+    """The module that an imported name belongs to; a bare package is none."""
+    while "." in word and word not in modules():
+        word = word.rpartition(".")[0]
+    return word if "." in word and word in modules() else None
+
+
+def level(module: str) -> int:
+    """How high a module stands in its package."""
+    levels = LEVELS[module.partition(".")[0]]
+    names = [(len(name), number) for number, names in enumerate(levels) for name in names if belongs(module, name)]
+    assert names, f"{module} is in no room of LEVELS"
+    return max(names)[1]
+
+
+def belongs(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def test_no_room_imports_one_above_it() -> None:
+    """Of data_prep and pipeline; what a file reaches, it reaches downwards or in its own level."""
+    upwards = []
+    for package in LEVELS:
+        for module in (name for name in modules() if name.startswith(f"{package}.")):
+            mine = level(module)
+            same = [other for other in imports()[module] if other.startswith(f"{package}.")]
+            upwards += [f"{module} imports {other}" for other in same if level(other) > mine]
+    assert upwards == []
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    """Files that import none of the rest, and files that none of the rest imports, go until none is left."""
+    left = {name: set(targets) for name, targets in imports().items()}
+    while True:
+        imported = {target for name, targets in left.items() for target in targets}
+        ends = {name for name, targets in left.items() if name not in imported or not targets & left.keys()}
+        if not ends:
+            break
+        left = {name: targets for name, targets in left.items() if name not in ends}
+    assert sorted(left) == []
