@@ -162,7 +162,7 @@ def test_every_command_of_the_table_has_its_module(command: str, capsys: pytest.
     ("package", "command"),
     [("pydantic", "check demo"), ("torch", "evaluate retrieval --model . --data . --out none/result.json")],
 )
-def test_a_dependency_that_is_not_installed_is_something_to_mend(package: str, command: str) -> None:
+def test_a_dependency_that_is_not_installed_is_an_error_with_a_hint(package: str, command: str) -> None:
     """Not a traceback, whether the command's module imports it or its `run`."""
     code = f"import sys; sys.modules['{package}'] = None; from pipeline.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True)

@@ -47,7 +47,7 @@ def read_short(path: str, file: pq.ParquetFile, names: list[str]) -> pa.Table:
         _refuse(path, name, found[name], pc.equal(pc.utf8_length(found[name]), 0), "names no file")
         _refuse_twice(path, found[name].to_pylist())
     for name in {"num_samples", "bytes"} & found.keys():
-        _refuse(path, name, found[name], pc.less(found[name], 0), "is no number of them")
+        _refuse(path, name, found[name], pc.less(found[name], 0), "is negative")
     return pa.table(found)
 
 

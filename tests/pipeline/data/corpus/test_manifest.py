@@ -214,7 +214,7 @@ def test_other_types_are_read_where_nothing_is_lost(tmp_path: Path, name: str, v
         ("num_samples", ["2", "2"], pa.string(), "column num_samples: holds string instead of whole numbers"),
         ("num_samples", [2.0, 2.0], pa.float64(), "column num_samples: holds double instead of whole numbers"),
         ("num_samples", [2, None], pa.int64(), "column num_samples, row 2: is null"),
-        ("num_samples", [2, -2], pa.int64(), "column num_samples, row 2: -2 is no number of them"),
+        ("num_samples", [2, -2], pa.int64(), "column num_samples, row 2: -2 is negative"),
         ("num_samples", [2, 10**12], pa.int64(), "column num_samples, row 2: 1000000000000 samples do not fit"),
         ("num_samples", [2, 3], pa.int64(), "column keys, row 2: the shard has 3 samples but another number of keys"),
         ("bytes", [True, False], pa.bool_(), "column bytes: holds bool instead of whole numbers"),
