@@ -252,7 +252,7 @@ def _check_files(path: str, table: pa.Table) -> None:
         return
     missing = [quote(name, 60) for name in names if name not in found]
     resized = [
-        f"{quote(name, 60)} ({found[name]} bytes, the manifest says {num_bytes})"
+        f"{quote(name, 60)} ({found[name]} bytes, the manifest has {num_bytes})"
         for name, num_bytes in zip(names, expected, strict=True)
         if found.get(name, num_bytes) != num_bytes
     ]

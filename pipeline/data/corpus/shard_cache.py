@@ -97,7 +97,7 @@ class ShardCache:
                 self._write(file, chunk)
         found = partial.stat().st_size
         if found != shard_bytes:
-            raise OSError(f"{self.source(path)} gave {found} bytes, the manifest says {shard_bytes}")
+            raise OSError(f"{self.source(path)} gave {found} bytes, the manifest has {shard_bytes}")
 
     def _write(self, file: FileIO, chunk: bytes) -> None:
         """Raises: DataError when the copy cannot be written: another request to the store would not help."""

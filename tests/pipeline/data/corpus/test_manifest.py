@@ -110,7 +110,7 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"path": "gone.tar"}, "1 of 2 shards are missing: gone.tar"),
-        ({"bytes": 17}, r"1 of 2 shards are of another size: shard_00000.tar \(\d+ bytes, the manifest says 17\)"),
+        ({"bytes": 17}, r"1 of 2 shards are of another size: shard_00000.tar \(\d+ bytes, the manifest has 17\)"),
     ],
 )
 def test_a_manifest_that_contradicts_the_disk_is_refused(tmp_path, changes, message):

@@ -264,7 +264,7 @@ def test_what_a_killed_worker_left_is_neither_read_nor_kept(corpus, tmp_path):
     ("opener", "detail"),
     [
         ("pipe:cat {path}; exit 3", "exit 3"),
-        ("pipe:head -c 1000 {path}", "gave 1000 bytes, the manifest says"),
+        ("pipe:head -c 1000 {path}", "gave 1000 bytes, the manifest has"),
         ("pipe:no-such-command {path}", "exit 127"),
     ],
 )
