@@ -337,7 +337,7 @@ def test_the_output_folder_is_replaced_only_when_asked_and_only_if_it_was_export
     assert main([*command, "--overwrite"]) == 0
     assert (out / "README.md").read_text() != "of the earlier export"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]  # nothing temporary left
-    assert "something else" in refusal(capsys, ["export", str(copy), "--out", str(copy), "--overwrite"])
+    assert "something other" in refusal(capsys, ["export", str(copy), "--out", str(copy), "--overwrite"])
     (tmp_path / "file").write_text("")
     assert "not a folder" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "file")])
     assert "cannot be written" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "file" / "model")])
