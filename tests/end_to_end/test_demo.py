@@ -41,7 +41,7 @@ def test_killed_twice_the_same_command_finishes_the_demo(tmp_path: Path) -> None
             os.kill(pid, signal.SIGKILL)
     assert third.returncode == 0, third.stderr[-3000:]
     assert "download train: done before" in third.stdout
-    went_on = re.search(rf"going on from .*: step (\d+) of {STEPS}$", third.stderr, re.MULTILINE)
+    went_on = re.search(rf"resuming from .*: step (\d+) of {STEPS}$", third.stderr, re.MULTILINE)
     assert went_on, third.stderr
     # the kernel tells the trainer to stop when the demo dies, so it may have saved one step more
     assert int(went_on[1]) >= saved_step > 0

@@ -58,6 +58,6 @@ def test_killed_twice_in_training_and_finished_by_the_same_command(tmp_path):
         kill_after(start(recipe, run_dir), run_dir, checkpoint)
         assert find_checkpoint(run_dir / "checkpoints") is not None
     said = finish(start(recipe, run_dir))
-    assert "going on from" in said
+    assert "resuming from" in said
     assert digest(newest(run_dir)) == digest(newest(tmp_path / "alone"))
     assert losses(run_dir) == losses(tmp_path / "alone")

@@ -70,7 +70,7 @@ def test_a_second_start_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_
     assert first.wait(timeout=120) == 75
     step = int(latest.read_text().removeprefix("step_"))
     again = subprocess.run([*words, f"--max_steps={step + 1}"], cwd=ROOT, env=settings, capture_output=True, text=True)
-    assert again.returncode == 0 and "going on from" in again.stderr, again.stderr
+    assert again.returncode == 0 and "resuming from" in again.stderr, again.stderr
 
 
 def test_a_start_waits_for_the_one_before_it(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_too_many_in_a_row_end_the_run_with_an_error(run: Run) -> None:
     """Exit code 2 on both ranks, one error that names the dump and the command; what there was is saved, and the same
     command goes on with the batch after them."""
     assert run.codes == [[2, 0], [2, 0]]
-    error = re.findall(r"^error: (.*)\nhint: (.*)$", run.said.partition("going on")[0], re.MULTILINE)
+    error = re.findall(r"^error: (.*)\nhint: (.*)$", run.said.partition("resuming from")[0], re.MULTILINE)
     assert len(error) == 1, run.said
     dump = run.folder / "skipped" / "step_00000006"
     assert error[0][0] == "3 steps in a row were skipped, the last is step_00000006: lane 1: loss_itc nan; " + (
