@@ -136,3 +136,8 @@ class Task(Protocol):
 
     def validate(self, engine: Any, progress: Progress) -> dict[str, float]:
         """Scalars of the validation set by full name, the same on all ranks; empty without one."""
+
+
+def must_be_finite(loss_names: Sequence[str]) -> list[str]:
+    """Those of `Task.loss_names` that are losses; they come first, and the others are only averaged and logged."""
+    return [name for name in loss_names if name.startswith("loss")]

@@ -42,7 +42,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.lock import exclusive_run
 from pipeline.run.metrics import Metrics
 from pipeline.saving import CheckpointSaver
-from pipeline.task import LaneStep, Pictures, Task
+from pipeline.task import LaneStep, Pictures, Task, must_be_finite
 from pipeline.watch.heartbeat import Heartbeat
 from pipeline.watch.skipped_steps import SkippedSteps, StepFacts
 from pipeline.watch.slow_steps import SlowSteps
@@ -144,15 +144,10 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
         saver=CheckpointSaver(folder=folder.checkpoints, config=run.checkpoint, world=world, engine=engine, task=task),
         metrics=build_metrics(run, folder, world, ds, loss_names=task.loss_names, total_steps=total_steps),
         heartbeat=heartbeat,
-        skipped=SkippedSteps(folder.skipped, run.watch, world, loss_names=must_be_finite(task)),
+        skipped=SkippedSteps(folder.skipped, run.watch, world, loss_names=must_be_finite(task.loss_names)),
         slow=SlowSteps(run.watch.slow_step_factor, world),
         total_steps=total_steps,
     )
-
-
-def must_be_finite(task: Task) -> list[str]:
-    """The losses, which are the first of what a task's lane gives; the rest is only logged."""
-    return [name for name in task.loss_names if name.startswith("loss")]
 
 
 def warn_of_shared_memory(loader: TrainingLoader, world: World) -> None:
@@ -264,7 +259,7 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None,
         if lane != lanes[-1]:
             engine.step()  # counts the lane; the weights move after the last one
     training.heartbeat.phase("taking the step")
-    check = check_step(engine, torch.stack(values), world, num_losses=len(must_be_finite(task)))
+    check = check_step(engine, torch.stack(values), world, num_losses=len(must_be_finite(task.loss_names)))
     take_step(engine, check, clip_grad_norm=run.optim.clip_grad_norm)
     if check.skipped:
         task.discard()

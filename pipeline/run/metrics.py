@@ -23,6 +23,7 @@ from pipeline.config.sections import LogConfig
 from pipeline.run.metrics_file import truncate_jsonl
 from pipeline.run.progress import duration
 from pipeline.run.retrying_file import RetryingFile, unwritable
+from pipeline.task import must_be_finite
 
 if TYPE_CHECKING:
     from pipeline.engine.distributed import World
@@ -74,7 +75,7 @@ class Metrics:
         self.config = config
         self.folder = folder
         self.world = world
-        self.loss_names = [f"train/{name}" for name in loss_names]
+        self.loss_names = loss_names
         self.total_steps = total_steps
         self.batch = batch
         self.flops_per_sample = flops_per_sample
@@ -181,7 +182,9 @@ class Metrics:
         *means, _, wait_s, _ = rows.mean(0).tolist()
         self._skipped_samples += rows[:, -3].sum().item()
         samples_per_s = window.steps * self.batch / window.busy_s
-        values: dict[str, float | None] = dict(zip(self.loss_names, means, strict=True))
+        values: dict[str, float | None] = {
+            f"train/{name}": mean for name, mean in zip(self.loss_names, means, strict=True)
+        }
         values |= {name: None if value is None else float(value) for name, value in (scalars or {}).items()}
         values |= {
             "speed/samples_per_s": samples_per_s,
@@ -251,7 +254,7 @@ def console_line(step: int, total_steps: int, scalars: Mapping[str, float], loss
     left_s = (total_steps - step) * scalars["speed/step_s"]
     parts = [
         f"step {step:,}/{total_steps:,} ({100 * step / total_steps:.1f}%)",
-        _losses_text(scalars, [name for name in loss_names if name.startswith("train/loss")]),
+        _losses_text(scalars, must_be_finite(loss_names)),
     ]
     if "optim/lr" in scalars:
         parts.append(f"lr {scalars['optim/lr']:.2e}")
@@ -264,8 +267,8 @@ def console_line(step: int, total_steps: int, scalars: Mapping[str, float], loss
 def _losses_text(scalars: Mapping[str, float], names: Sequence[str]) -> str:
     """`loss 9.0000 (itc 5.0000 itm 0.5000 mlm 3.5000)`."""
     total, *parts = names
-    inside = " ".join(f"{name.removeprefix('train/loss_')} {scalars[name]:.4f}" for name in parts)
-    return f"loss {scalars[total]:.4f}" + (f" ({inside})" if inside else "")
+    inside = " ".join(f"{name.removeprefix('loss_')} {scalars[f'train/{name}']:.4f}" for name in parts)
+    return f"loss {scalars[f'train/{total}']:.4f}" + (f" ({inside})" if inside else "")
 
 
 def _finite(value: float) -> float | None:

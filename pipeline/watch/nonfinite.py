@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.task import LaneStep, Task
+from pipeline.task import LaneStep, Task, must_be_finite
 
 
 @dataclass(kw_only=True)
@@ -60,7 +60,7 @@ def run_lane(task: Task, modules: Mapping[str, nn.Module], batch: Any, at: LaneS
         losses.total.backward()
     task.discard()
     values = dict(zip(task.loss_names, losses.values.tolist(), strict=True))
-    found.losses = {name: value for name, value in values.items() if name.startswith("loss")}
+    found.losses = {name: values[name] for name in must_be_finite(task.loss_names)}
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     found.gradient_norm = torch.nn.utils.get_total_norm(gradients).item()
     found.num_gradients = len(gradients)

@@ -136,7 +136,7 @@ def test_the_console_line_tells_progress(tmp_path: Path, caplog: pytest.LogCaptu
     names = [f"train/{name}" for name in LOSS_NAMES]
     scalars = dict(zip(names, (9.0, 5.0, 0.5, 3.5, 0.6), strict=True))
     scalars |= {"optim/lr": 1e-4, "speed/samples_per_s": 1234.5, "speed/step_s": 0.5, "speed/data_wait_pct": 1.4}
-    assert console_line(1000, 8200, scalars, names) == (
+    assert console_line(1000, 8200, scalars, LOSS_NAMES) == (
         "step 1,000/8,200 (12.2%) | loss 9.0000 (itc 5.0000 itm 0.5000 mlm 3.5000) | lr 1.00e-04 | 1,234 samples/s"
         " | data wait 1% | 1h00m left"
     )
