@@ -24,7 +24,7 @@ from albef.queue import FeatureQueue
 from albef.tokenizer import AlbefTokenizer
 from pipeline.checkpoint_weights import CheckpointWeights
 from pipeline.config.run_config import RunConfig
-from pipeline.config.sections import AugmentConfig
+from pipeline.config.sections import DataConfig
 from pipeline.data import seeds
 from pipeline.engine.distributed import World
 from pipeline.engine.schedule import alpha_at
@@ -53,6 +53,19 @@ class Pretraining:
     loss_names: tuple[str, ...] = LOSS_NAMES
 
     @classmethod
+    def of_parts(cls, student: AlbefForPretraining, teacher: MomentumTeacher, queue: FeatureQueue) -> Pretraining:
+        """Around parts that exist, for single lanes: every step has the objective's alpha, nothing is validated."""
+        data = DataConfig()
+        batcher = PretrainBatcher(
+            model=student.config,
+            objective=student.objective,
+            augment=data.augment,
+            max_caption_words=data.max_caption_words,
+            tokenizer=AlbefTokenizer(),
+        )
+        return cls(model=student, teacher=teacher, queue=queue, batcher=batcher, alpha_ramp_epochs=0.0)
+
+    @classmethod
     def of_weights(
         cls, weights: CheckpointWeights, *, alpha: float, device: torch.device, compute_dtype: torch.dtype
     ) -> Pretraining:
@@ -70,14 +83,7 @@ class Pretraining:
         student.to(compute_dtype)
         queue = FeatureQueue(weights.queue["image"].shape[0], weights.config.embed_dim, seed=0, device=device)
         queue.load_state_dict(dict(weights.queue))
-        batcher = PretrainBatcher(
-            model=weights.config,
-            objective=weights.objective,
-            augment=AugmentConfig(),
-            max_caption_words=0,
-            tokenizer=AlbefTokenizer(),
-        )
-        return cls(model=student, teacher=teacher, queue=queue, batcher=batcher, alpha_ramp_epochs=0.0)
+        return cls.of_parts(student, teacher, queue)
 
     @classmethod
     def of_run(cls, run: RunConfig, world: World, compute_dtype: torch.dtype) -> Pretraining:

@@ -34,8 +34,8 @@ from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.engine.optim import build_optimizer
 from pipeline.export.output_folder import check_free
 from pipeline.saving import CheckpointSaver
+from pipeline.tasks.pretraining.task import Pretraining
 from tests.support.checkpoints import seal
-from tests.support.pretraining_task import task_of
 from tests.support.ranks import run_ranks
 from tests.support.refusal import refusal
 from tests.support.small_model import small_config
@@ -141,7 +141,7 @@ def train_and_save(_rank: int, size: int, folder: str, recipe: str) -> dict[str,
             config=CheckpointConfig(),
             world=world,
             engine=engine,
-            task=task_of(student, teacher, queue),
+            task=Pretraining.of_parts(student, teacher, queue),
         ).save_now(meta)
         found[name] = {
             "student": engine_weights(engine),

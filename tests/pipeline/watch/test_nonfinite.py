@@ -12,9 +12,9 @@ from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from pipeline.task import LaneStep
 from pipeline.tasks.pretraining.collate import one_sample
+from pipeline.tasks.pretraining.task import Pretraining
 from pipeline.watch.nonfinite import LaneReport, run_lane
 from tests.albef.small import make_batch, make_queue, make_student
-from tests.support.pretraining_task import task_of
 
 AT = LaneStep(step=0, epoch=0, lane=0, num_lanes=1, steps_per_epoch=1)
 
@@ -22,7 +22,7 @@ AT = LaneStep(step=0, epoch=0, lane=0, num_lanes=1, steps_per_epoch=1)
 def looked(student: AlbefForPretraining, teacher: MomentumTeacher | None = None) -> LaneReport:
     teacher = teacher or MomentumTeacher(student, device="cpu")
     modules = {"student": student, "teacher": teacher.model}
-    return run_lane(task_of(student, teacher, make_queue()), modules, make_batch(), AT, seed=0)
+    return run_lane(Pretraining.of_parts(student, teacher, make_queue()), modules, make_batch(), AT, seed=0)
 
 
 def test_a_sound_step_shows_nothing() -> None:
