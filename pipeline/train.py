@@ -256,6 +256,7 @@ def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None,
         scalars = losses.scalars
         if lane == 0 and training.metrics.images_due(step + 1):
             pictures = losses.pictures
+        del batch, losses  # or the next lane's forward would hold this lane's batch as well
         if lane != lanes[-1]:
             engine.step()  # counts the lane; the weights move after the last one
     training.heartbeat.phase("taking the step")
