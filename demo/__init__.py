@@ -13,6 +13,6 @@ processes      children that do not outlive the demo
 report         collects a run's results for the page
 results        reads what the stages left
 server         a small web on loopback, with broken addresses
-settings       what a demo run is, and the record it goes on from
+settings       what a demo run is, and the record it resumes from
 stages         the stages, in order; one that is done is not done again
 """

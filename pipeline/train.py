@@ -1,8 +1,8 @@
 """Training, top to bottom: set up, build, resume from a checkpoint, fit, one step. Read this file first.
 
-What is trained is the task's (`pipeline/task.py`): the step asks it for the losses of each lane, and tells it whether
-the step was taken. The step of pretraining is in `pipeline/tasks/pretraining/task.py`. Randomness is drawn from (seed,
-epoch, step, lane), never from a rank, so that one rank or many take the same steps.
+What is trained is the task's (`pipeline/task.py`): the step asks it for the losses of each lane, then calls `advance`
+or `discard`. The step of pretraining is in `pipeline/tasks/pretraining/task.py`. Randomness is drawn from (seed, epoch,
+step, lane), never from a rank, so that one rank or many take the same steps.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def reduced_gradients(engine: Any) -> tuple[list[Tensor], bool]:
 def take_step(engine: Any, check: StepCheck, *, clip_grad_norm: float | None = None) -> None:
     """The engine's step after the last lane; one that is skipped moves neither weights nor moments nor step count.
 
-    A skipped step goes through the engine as well, so that it counts its steps and drops its gradients as ever. Only
+    A skipped step goes through the engine as well, so that it counts its steps and drops its gradients. Only
     the optimizer's own step is left out of it, and DeepSpeed copies weights that did not change.
 
     The gradient is clipped here, by the norm that `check_step` took: DeepSpeed sums its own over partitions in fp32, so

@@ -1,4 +1,4 @@
-"""Steps that were skipped: counted in a row, told with their sample keys, dumped for `replay`; too many end the run."""
+"""Skipped steps: counted in a row, logged with their sample keys, dumped for `replay`; too many end the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StepFacts:
-    """What a dump says of the step beside the batches; equal on every rank."""
+    """What a dump holds of the step beside the batches; equal on every rank."""
 
     seed: int
     scalars: dict[str, float]
@@ -35,7 +35,7 @@ class StepFacts:
 
 
 class SkippedSteps:
-    """Knows how many steps in a row were skipped. Its methods are collectives, but for `taken`.
+    """Counts the steps skipped in a row. Its methods are collectives, but for `taken`.
 
     Args:
         folder: RUN/skipped.
@@ -48,7 +48,7 @@ class SkippedSteps:
         self._last: tuple[Path, str] | None = None
 
     def begin_at(self, step: int) -> None:
-        """Go on counting where a run that has taken `step` steps was stopped."""
+        """Continue the count of a run that stopped after `step` steps."""
         self.in_a_row = self.world.broadcast_object(skipped_in_a_row(self.folder / step_tag(step)))
 
     def taken(self) -> None:
@@ -61,7 +61,7 @@ class SkippedSteps:
         return self.in_a_row >= self.config.max_skipped_in_a_row
 
     def record(self, batches: StepBatches, lanes: range, check: StepCheck, facts: StepFacts) -> None:
-        """Count, dump and tell a skipped step. That a dump cannot be written is told as well; the run goes on.
+        """Count, dump and log a skipped step. A dump that cannot be written is logged as well; the run continues.
 
         Args:
             batches: as the step took them, on the host.
@@ -101,15 +101,15 @@ class SkippedSteps:
             problem = f"rank {rank} could not dump it: {error}"
         for lane, batch in by_lane.items():
             log.info("step %d, lane %d was skipped with the samples %s", step, lane, " ".join(batch.keys))
-        told = self.world.gather_objects((bad_losses(losses), problem))
-        what = "; ".join([line for lines, _ in told for line in lines] or [f"gradient norm {check.norm}"])
+        reports = self.world.gather_objects((bad_losses(losses), problem))
+        what = "; ".join([line for lines, _ in reports for line in lines] or [f"gradient norm {check.norm}"])
         self._last = target, what
         if self.world.is_main:
             log.warning(
                 "step %d skipped, number %d in a row: %s. Nothing has moved; the batch is in %s",
                 *(step, self.in_a_row, what, target),
             )
-            for _, failure in told:
+            for _, failure in reports:
                 if failure:
                     log.warning("%s", failure)
 
@@ -121,7 +121,7 @@ class SkippedSteps:
             f"{self.in_a_row} steps in a row were skipped, the last is {dump.name}: {what}",
             f"`python -m pipeline replay {dump}` shows where it begins and in which samples; a lower optim.lr, "
             "optim.clip_grad_norm or an earlier checkpoint may help. What there was before these steps is saved: the "
-            "same command goes on with the next batch (watch.max_skipped_in_a_row is the limit)",
+            "same command resumes with the next batch (watch.max_skipped_in_a_row is the limit)",
         )
 
     def _prepare(self, target: Path) -> bool:
