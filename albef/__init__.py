@@ -6,24 +6,21 @@ Has no code for DeepSpeed, tar files, Slurm or command lines: `pipeline` trains 
 batch               the tensors of a micro-batch, and the teacher's targets for it
 beside_weights      discards objects that scripts pickle beside the weights, without running them
 captions            cleans captions and questions, for users of the model
-config              widths and depths; the sizes base and tiny
+config              what a user chooses: widths and depths, the objective, the starting weights
 encoders            the parts of student and teacher: encoders, projections, MLM head
 errors              errors that a user can fix: message and hint
 fusion              multimodal encoder: BERT's second half with cross-attention
 gradcam             which parts of the image a word attends to
-heads               masked language modelling head, tied to the word embeddings
-init_config         which files the starting weights come from
 initialise          starting weights from DeiT and BERT files
 inputs              images and texts that users pass: one or a list, anything else is an error
 json_file           reads a JSON object from an untrusted folder
-layers              the two halves of a BERT layer
+layers              the two halves of a BERT layer, and the head of masked language modelling
 losses              ITC, ITM and MLM as pure functions, in nats
 masking             masks tokens, 80/10/10
 model               the pretraining model and its forward: reads like the paper's section 3.2
 model_folder        the files of a model folder, and whether it may be overwritten
 momentum            the teacher: fp32 weights, soft targets, moving average
 negatives           draws hard negatives for ITM
-objective           the losses, the teacher and the queue, and every part the paper ablates
 official            to and from the official checkpoint layout, bit for bit
 position_embedding  resizes position embeddings to another number of patches
 precision           the rule for what is computed in fp32 with any weights

@@ -1,4 +1,7 @@
-"""The shape of an ALBEF: every width and depth, and the two named sizes."""
+"""What a user chooses of a model: its widths and depths, its pretraining objective, and its starting weights.
+
+Plain dataclasses: reading a recipe imports neither torch nor timm.
+"""
 
 from __future__ import annotations
 
@@ -174,3 +177,47 @@ def _check_value(name: str, value: object, *, whole: bool) -> None:
         f"model: {name} is {shown}, not a {'whole number' if whole else 'number'} from {least:,} to {most:,}",
         f"give {name} a value in these limits",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The switches and numbers of the pretraining objective (paper, sections 3.2 and 3.3, table 1)."""
+
+    itc: bool = True
+    """Image-text contrastive loss."""
+    itm: bool = True
+    """Image-text matching loss."""
+    mlm: bool = True
+    """Masked language modelling loss."""
+    hard_negatives: bool = True
+    """Draw the matching loss's negatives by contrastive similarity; otherwise uniformly from the batch."""
+    distill_itc: bool = True
+    """Mix the teacher's soft targets into the contrastive loss, by alpha."""
+    distill_mlm: bool = True
+    """Mix the teacher's soft targets into the masked language modelling loss, by alpha."""
+    alpha: float = 0.4
+    """Weight of the teacher's soft targets after the ramp."""
+    momentum: float = 0.995
+    """Decay of the teacher's exponential moving average, per optimizer step."""
+    queue_size: int = 65_536
+    """Teacher features kept per modality as extra candidates. It need not be a multiple of the batch."""
+    mlm_probability: float = 0.15
+    """Probability that a token is chosen for the masked language modelling loss."""
+    max_text_tokens: int = 25
+    """Cut texts to this many tokens, [CLS] included."""
+    teacher_dropout: bool = False
+    """Keep dropout on in the teacher's text layers, as the original does (preset `paper`)."""
+    queue_check_every: int = 1_000
+    """Compare the checksums of the queue across ranks every N steps; 0 disables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Where the starting weights come from; parts that are not named start from random weights."""
+
+    image: str | None = None
+    """Image encoder: a timm or DeiT state dict (.pth, .safetensors), or `hub:NAME` to have timm fetch it, such as
+    hub:deit_base_patch16_224."""
+    text: str | None = None
+    """Text and multimodal encoders: a BERT state dict (.safetensors, .bin, .pth), or a folder that holds one with its
+    config.json."""

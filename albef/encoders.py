@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from albef.batch import PretrainBatch
 from albef.config import AlbefConfig
 from albef.fusion import MultimodalEncoder
-from albef.heads import MlmHead
+from albef.layers import MlmHead
 from albef.precision import at_least_fp32
 from albef.text import TextEncoder
 from albef.vision import ImageEncoder

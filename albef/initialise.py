@@ -14,9 +14,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, InitConfig
 from albef.errors import CheckpointError
-from albef.init_config import InitConfig
 from albef.json_file import read_object
 from albef.model import AlbefForPretraining
 from albef.official import layer_pairs

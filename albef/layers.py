@@ -1,11 +1,16 @@
-"""The two halves of a BERT layer, shared by the text encoder and the multimodal encoder."""
+"""BERT's building blocks: the two halves of a layer, and the head of masked language modelling.
+
+Text encoder and multimodal encoder share them. (The matching head and the projections are single linear layers.)
+"""
 
 # R rows (texts), L text tokens, T context tokens, H width, C context width, h heads, d = H / h
+# N masked tokens, V vocabulary
 
 from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -114,3 +119,18 @@ def initialise_bert(module: nn.Module, std: float = BERT_INIT_STD) -> None:
         if isinstance(part, nn.LayerNorm):
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
+
+
+class MlmHead(nn.Module):
+    """BERT's prediction head; its decoder is the word embedding, an argument, so that there is one such parameter."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.text_width, config.text_width)
+        self.norm = nn.LayerNorm(config.text_width, eps=BERT_NORM_EPS)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        initialise_bert(self)
+
+    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
+        """(N, H) states at masked positions and (V, H) word embeddings to (N, V) logits."""
+        return F.linear(self.norm(F.gelu(self.transform(hidden))), word_embeddings, self.bias)

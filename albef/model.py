@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from albef.batch import PretrainBatch, TeacherTargets
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.encoders import AlbefEncoders
 from albef.losses import contrastive_logits, itc_loss, itm_accuracy, itm_loss, mlm_loss
 from albef.negatives import Negatives, draw_negatives
-from albef.objective import ObjectiveConfig
 from albef.precision import at_least_fp32
 from albef.queue import FeatureQueue
 

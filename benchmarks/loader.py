@@ -28,8 +28,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from albef.config import AlbefConfig
-from albef.objective import ObjectiveConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.preprocess import MEAN, STD
 from albef.tokenizer import AlbefTokenizer
 from benchmarks.download import TICKS_PER_S, photo

@@ -160,8 +160,7 @@ def write_sample(path: str, offset: int, key: str) -> None:
 def measure(args: argparse.Namespace) -> dict:
     """One start: seconds of each part, of the whole, and memory. Importing torch is counted apart."""
     began = time.monotonic()
-    from albef.config import AlbefConfig
-    from albef.objective import ObjectiveConfig
+    from albef.config import AlbefConfig, ObjectiveConfig
     from albef.tokenizer import AlbefTokenizer
     from pipeline.config.sections import AugmentConfig, DataConfig
     from pipeline.data.corpus.manifest import read_manifest

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import CheckpointError, ConfigError
-from albef.objective import ObjectiveConfig
 from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
 from samples.json_text import parse_json
 from samples.plain_file import read_plain

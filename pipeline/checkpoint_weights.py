@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
-from albef.objective import ObjectiveConfig
 from albef.tensor_file import read_tensors
 from albef.weight_files import check_names, check_shapes, first_line
 from pipeline.checkpoint import resolve_checkpoint

@@ -17,9 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from albef.config import AlbefConfig
-from albef.init_config import InitConfig
-from albef.objective import ObjectiveConfig
+from albef.config import AlbefConfig, InitConfig, ObjectiveConfig
 from pipeline.config.nearest import did_you_mean, nearest
 from pipeline.config.recipe import (
     MAX_PROBLEMS,

@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import ConfigError
-from albef.objective import ObjectiveConfig
 from pipeline.planning.flops import flops_per_sample, peak_flops, random_batch
 from pipeline.run.logs import print_answer
 

@@ -8,10 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from albef.batch import PretrainBatch
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.objective import ObjectiveConfig
 from albef.queue import FeatureQueue
 
 # Dense bf16 TFLOP/s by the vendor's data sheet, without sparsity.

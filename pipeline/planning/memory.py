@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from albef.batch import PretrainBatch, TeacherTargets
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.objective import ObjectiveConfig
 from albef.queue import FeatureQueue
 from pipeline.config.run_config import RunConfig
 from pipeline.engine.ds_config import ResolvedDeepSpeed

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from albef.batch import PretrainBatch
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.masking import mask_tokens
 from albef.model import AlbefForPretraining
-from albef.objective import ObjectiveConfig
 from albef.queue import FeatureQueue
 
 CONFIG = AlbefConfig(

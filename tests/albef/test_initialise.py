@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, InitConfig
 from albef.errors import CheckpointError
-from albef.init_config import InitConfig
 from albef.initialise import initialise, load_bert_weights, load_vision_weights
 from albef.layers import token_mask
 from albef.model import AlbefForPretraining

@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef.batch import PretrainBatch, TeacherTargets
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.model import AlbefForPretraining, PretrainOutput
 from albef.momentum import MomentumTeacher
-from albef.objective import ObjectiveConfig
 from albef.queue import FeatureQueue
 from tests.albef.small import CONFIG, make_batch, make_queue, make_student
 

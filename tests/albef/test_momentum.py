@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.objective import ObjectiveConfig
 from tests.albef.small import CONFIG, make_batch, make_queue, make_student
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from albef.config import AlbefConfig
-from albef.objective import ObjectiveConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest

@@ -19,10 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from albef.batch import PretrainBatch
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.objective import ObjectiveConfig
 from albef.official import from_official, official_names
 from albef.queue import FeatureQueue
 

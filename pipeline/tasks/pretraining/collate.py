@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from albef.batch import PretrainBatch
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.masking import mask_tokens
-from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig
 from pipeline.data.corpus.reader import BadSample, RawSample

@@ -20,9 +20,8 @@ import pytest
 import torch
 
 from albef.batch import PretrainBatch
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import DataError, ProcessKilledError
-from albef.objective import ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from albef import Albef
 from albef.batch import PretrainBatch
+from albef.config import ObjectiveConfig
 from albef.errors import CheckpointError
 from albef.masking import mask_tokens
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.objective import ObjectiveConfig
 from albef.official import read_official
 from albef.queue import FeatureQueue
 from albef.weight_files import read_weights

@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from albef.config import AlbefConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.model import AlbefForPretraining
-from albef.objective import ObjectiveConfig
 from pipeline import cli
 from pipeline.config.run_config import load_config, resolve
 from pipeline.engine.ds_config import resolve_ds_config

@@ -44,8 +44,7 @@ def impatient(monkeypatch) -> None:
 
 
 def loader(where: Path | str, **data) -> TrainingLoader:
-    from albef.config import AlbefConfig
-    from albef.objective import ObjectiveConfig
+    from albef.config import AlbefConfig, ObjectiveConfig
 
     config = DataConfig(**({"num_workers": 0, "shuffle_window_shards": 2} | data))
     return TrainingLoader(

@@ -8,8 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
-from albef.config import AlbefConfig
-from albef.objective import ObjectiveConfig
+from albef.config import AlbefConfig, ObjectiveConfig
 from albef.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig
 from pipeline.data.corpus.reader import BadSample, RawSample
