@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from albef.inputs import check_one
-from albef.layers import Attention
+from albef.inputs.arguments import check_one
+from albef.inputs.preprocess import preprocess_image
+from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
-from albef.preprocess import preprocess_image
-from albef.tokenizer import AlbefTokenizer
+from albef.network.layers import Attention
 from samples.captions import clean_caption
 from samples.image import upright_rgb
 

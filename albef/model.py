@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from albef.batch import PretrainBatch, TeacherTargets
 from albef.config import AlbefConfig, ObjectiveConfig
-from albef.encoders import AlbefEncoders
-from albef.losses import contrastive_logits, itc_loss, itm_accuracy, itm_loss, mlm_loss
-from albef.negatives import Negatives, draw_negatives
+from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.network.encoders import AlbefEncoders
+from albef.objective.losses import contrastive_logits, itc_loss, itm_accuracy, itm_loss, mlm_loss
+from albef.objective.negatives import Negatives, draw_negatives
+from albef.objective.queue import FeatureQueue
 from albef.precision import at_least_fp32
-from albef.queue import FeatureQueue
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 

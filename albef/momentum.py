@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from albef.batch import PretrainBatch, TeacherTargets
-from albef.encoders import AlbefEncoders
 from albef.errors import CheckpointError
-from albef.losses import contrastive_logits
+from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.model import AlbefForPretraining
+from albef.network.encoders import AlbefEncoders
+from albef.objective.losses import contrastive_logits
+from albef.objective.queue import FeatureQueue
 from albef.precision import at_least_fp32
-from albef.queue import FeatureQueue
 
 CHUNK_ELEMENTS = 1 << 25
 """Elements of the student converted to fp32 at a time in an update: 128 MiB, instead of a whole second copy."""

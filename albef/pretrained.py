@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
-from albef.inputs import IMAGES, as_images, as_texts
+from albef.inputs.arguments import IMAGES, as_images, as_texts
+from albef.inputs.preprocess import MEAN, STD, preprocess_images
+from albef.inputs.tokenizer import AlbefTokenizer
 from albef.json_file import read_object
 from albef.model import AlbefForPretraining
-from albef.model_folder import MODEL_TYPE, check_replaceable
-from albef.preprocess import MEAN, STD, preprocess_images
 from albef.regular_file import check_folder
-from albef.tensor_file import write_tensors
-from albef.tokenizer import AlbefTokenizer
-from albef.weight_files import check_fit, load_strictly, read_weights
+from albef.weights.files import check_fit, load_strictly, read_weights
+from albef.weights.model_folder import MODEL_TYPE, check_replaceable
+from albef.weights.tensor_file import write_tensors
 from samples.captions import clean_caption
 from samples.quote import quote
 
@@ -113,7 +113,7 @@ class Albef(nn.Module):
 
         Args:
             images: B images of any size and mode, a single image, or a preprocessed tensor (B, 3, H, W)
-                (`albef.preprocess`).
+                (`albef.inputs.preprocess`).
 
         Returns: image_embeds (B, 1+P, D), and image_feat (B, E) of norm 1, comparable with text_feat by dot product.
 
@@ -162,7 +162,8 @@ class Albef(nn.Module):
         if images.ndim != 4 or not images.is_floating_point():
             raise TypeError(
                 f"{IMAGES}, or preprocessed floats (B, 3, {side}, {side}) expected, not a tensor {tuple(images.shape)} "
-                f"of {images.dtype}; preprocess with albef.preprocess.preprocess_images, one picture is image[None]"
+                f"of {images.dtype}; preprocess with albef.inputs.preprocess.preprocess_images, "
+                "one picture is image[None]"
             )
         if images.shape[1:] != (3, side, side):
             raise ValueError(f"preprocessed pictures are (B, 3, {side}, {side}), this tensor is {tuple(images.shape)}")
@@ -199,7 +200,7 @@ def _read_model(path: Path, config: AlbefConfig) -> AlbefForPretraining:
 
 
 def _preprocessing(config: AlbefConfig) -> dict[str, Any]:
-    """`albef.preprocess` as the config of a Hugging Face image processor."""
+    """`albef.inputs.preprocess` as the config of a Hugging Face image processor."""
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": True,

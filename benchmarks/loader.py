@@ -29,8 +29,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from albef.config import AlbefConfig, ObjectiveConfig
-from albef.preprocess import MEAN, STD
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.preprocess import MEAN, STD
+from albef.inputs.tokenizer import AlbefTokenizer
 from benchmarks.download import TICKS_PER_S, photo
 from benchmarks.verify import DISTINCT, verify, write
 from data_prep.output.job import ImageSettings

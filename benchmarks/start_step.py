@@ -161,7 +161,7 @@ def measure(args: argparse.Namespace) -> dict:
     """One start: seconds of each part, of the whole, and memory. Importing torch is counted apart."""
     began = time.monotonic()
     from albef.config import AlbefConfig, ObjectiveConfig
-    from albef.tokenizer import AlbefTokenizer
+    from albef.inputs.tokenizer import AlbefTokenizer
     from pipeline.config.sections import AugmentConfig, DataConfig
     from pipeline.data.corpus.manifest import read_manifest
     from pipeline.data.loader import TrainingLoader

@@ -43,7 +43,7 @@ def load_checkpoint(
 
     Raises: CheckpointError, the same on every rank, when a file holds something else than it should on any of them.
     """
-    from albef.tensor_file import read_tensors
+    from albef.weights.tensor_file import read_tensors
     from pipeline.deepspeed_engine_files import RestrictedFiles
     from pipeline.elastic import load_into_engine
 
@@ -80,7 +80,7 @@ def read_model_config(path: Path) -> tuple[AlbefConfig, ObjectiveConfig]:
 
 def _on_all_ranks(path: Path, world: World, load: Callable[[], None]) -> None:
     """Call `load`; if it fails on any rank, every rank raises what the first of them met: none waits for another."""
-    from albef.weight_files import first_line
+    from albef.weights.files import first_line
     from pipeline.deepspeed_files import UNREADABLE
 
     problem: CheckpointError | None = None
@@ -100,7 +100,7 @@ def _load_random_state(path: Path, rank: int) -> None:
     """Nothing in a step draws from it (the draws are named by seed, epoch, step and lane); a new rank keeps its own."""
     import torch
 
-    from albef.tensor_file import read_tensors
+    from albef.weights.tensor_file import read_tensors
 
     file = path / f"random_rank_{rank:05d}.safetensors"
     if not file.is_file():

@@ -11,8 +11,8 @@ from torch import Tensor
 from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
-from albef.tensor_file import read_tensors
-from albef.weight_files import check_names, check_shapes, first_line
+from albef.weights.files import check_names, check_shapes, first_line
+from albef.weights.tensor_file import read_tensors
 from pipeline.checkpoint import resolve_checkpoint
 from pipeline.checkpoint_loading import read_model_config
 from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta

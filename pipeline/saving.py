@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from albef.errors import CheckpointError
-from albef.tensor_file import write_tensors
+from albef.weights.tensor_file import write_tensors
 from pipeline.checkpoint import CheckpointMeta, digest, latest_name, prune_checkpoints, publish, step_tag, unpublish
 from pipeline.checkpoint_removal import claim
 from pipeline.config.sections import CheckpointConfig

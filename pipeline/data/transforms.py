@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from albef.preprocess import normalise_
+from albef.inputs.preprocess import normalise_
 from pipeline.config.sections import AugmentConfig
 from pipeline.data.decode import load_pixels, open_image
 from pipeline.data.randaugment import rand_augment

@@ -67,10 +67,10 @@ def export_checkpoint(
     check_free(out, overwrite=overwrite)
     # imported where they are used, so that `export --help` need not wait for torch
     from albef.model import AlbefForPretraining
-    from albef.official import to_official
     from albef.pretrained import Albef
-    from albef.tensor_file import write_pickle
-    from albef.weight_files import load_strictly
+    from albef.weights.files import load_strictly
+    from albef.weights.official import to_official
+    from albef.weights.tensor_file import write_pickle
     from pipeline.checkpoint_weights import load_weights
     from pipeline.export.model_card import card_of_checkpoint
 

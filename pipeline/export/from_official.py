@@ -86,9 +86,9 @@ def import_official(
     import torch
 
     from albef.model import AlbefForPretraining
-    from albef.official import read_official
     from albef.pretrained import Albef
-    from albef.weight_files import load_strictly
+    from albef.weights.files import load_strictly
+    from albef.weights.official import read_official
     from pipeline.export.model_card import card_of_official
 
     found = read_official(file, vision_heads=vision_heads, text_heads=text_heads, image_size=image_size)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from albef.errors import CheckpointError
-from albef.model_folder import MODEL_FILES, is_model_folder
+from albef.weights.model_folder import MODEL_FILES, is_model_folder
 from samples.quote import quote
 
 OFFICIAL_NAME = "albef.pth"

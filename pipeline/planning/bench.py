@@ -120,7 +120,7 @@ class _BenchStep:
 
         from albef.model import AlbefForPretraining
         from albef.momentum import MomentumTeacher
-        from albef.queue import FeatureQueue
+        from albef.objective.queue import FeatureQueue
         from pipeline.config.sections import OptimConfig
         from pipeline.engine import distributed
         from pipeline.engine.optim import build_optimizer

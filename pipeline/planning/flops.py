@@ -7,11 +7,11 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from albef.batch import PretrainBatch
 from albef.config import AlbefConfig, ObjectiveConfig
+from albef.inputs.batch import PretrainBatch
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.queue import FeatureQueue
+from albef.objective.queue import FeatureQueue
 
 # Dense bf16 TFLOP/s by the vendor's data sheet, without sparsity.
 DATA_SHEET_TFLOPS = {

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from albef.batch import PretrainBatch, TeacherTargets
 from albef.config import AlbefConfig, ObjectiveConfig
+from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.queue import FeatureQueue
+from albef.objective.queue import FeatureQueue
 from pipeline.config.run_config import RunConfig
 from pipeline.engine.ds_config import ResolvedDeepSpeed
 from pipeline.planning.flops import random_batch

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from albef.errors import UserError
-from albef.initialise import initialise
+from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
-from albef.tokenizer import AlbefTokenizer
+from albef.weights.initialise import initialise
 from pipeline.checkpoint import has_checkpoints
 from pipeline.config.run_config import RunConfig
 from pipeline.data import shared_memory, socket_folder

@@ -95,7 +95,7 @@ def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: st
     """
     import torch
 
-    from albef.batch import PretrainBatch
+    from albef.inputs.batch import PretrainBatch
     from pipeline.data.seeds import derive
     from pipeline.engine.distributed import local_device
     from pipeline.task import LaneStep

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from albef.errors import DataError
-from albef.tensor_file import read_tensors, write_tensors
+from albef.weights.tensor_file import read_tensors, write_tensors
 from pipeline.run import atomic_file
 from samples.json_text import parse_json
 from samples.plain_file import read_plain

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from albef.batch import PretrainBatch
 from albef.config import AlbefConfig, ObjectiveConfig
-from albef.masking import mask_tokens
+from albef.inputs.batch import PretrainBatch
 from albef.model import AlbefForPretraining
-from albef.queue import FeatureQueue
+from albef.objective.masking import mask_tokens
+from albef.objective.queue import FeatureQueue
 
 CONFIG = AlbefConfig(
     image_size=32,

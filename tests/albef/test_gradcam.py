@@ -11,9 +11,9 @@ from PIL import Image
 
 from albef.config import AlbefConfig
 from albef.gradcam import cross_attention, overlay, token_maps, word_maps
+from albef.inputs.preprocess import preprocess_image
+from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
-from albef.preprocess import preprocess_image
-from albef.tokenizer import AlbefTokenizer
 
 TEXT = "A skateboarder, jumping"
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from albef.batch import PretrainBatch, TeacherTargets
 from albef.config import AlbefConfig, ObjectiveConfig
+from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.model import AlbefForPretraining, PretrainOutput
 from albef.momentum import MomentumTeacher
-from albef.queue import FeatureQueue
+from albef.objective.queue import FeatureQueue
 from tests.albef.small import CONFIG, make_batch, make_queue, make_student
 
 ALPHA = 0.4

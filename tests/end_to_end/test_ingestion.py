@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from albef.config import AlbefConfig, ObjectiveConfig
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.loader import TrainingLoader

@@ -18,12 +18,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from albef.batch import PretrainBatch
 from albef.config import AlbefConfig, ObjectiveConfig
+from albef.inputs.batch import PretrainBatch
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.official import from_official, official_names
-from albef.queue import FeatureQueue
+from albef.objective.queue import FeatureQueue
+from albef.weights.official import from_official, official_names
 
 EXACT = 1e-9
 """Tolerance of float64 tensors, relative to the largest entry when that is above 1."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from albef.gradcam import RecordedAttention, cross_attention, token_maps
 from albef.model import AlbefForPretraining
-from albef.official import from_official
-from albef.weight_files import load_strictly
+from albef.weights.files import load_strictly
+from albef.weights.official import from_official
 from tests.parity import goldens
 
 GOLDEN = goldens.load("gradcam_tiny")

@@ -9,7 +9,7 @@ import torch
 
 from albef.config import AlbefConfig
 from albef.model import AlbefForPretraining
-from albef.official import STUDENT_ONLY, official_names, to_official
+from albef.weights.official import STUDENT_ONLY, official_names, to_official
 from pipeline.engine.optim import split_names
 from tests.parity import goldens
 

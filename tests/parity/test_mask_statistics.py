@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from albef.config import AlbefConfig
-from albef.masking import mask_tokens
-from albef.negatives import draw_negatives
+from albef.objective.masking import mask_tokens
+from albef.objective.negatives import draw_negatives
 from tests.parity.goldens import load
 
 SIGMAS = 5

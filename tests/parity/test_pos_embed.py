@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from albef.position_embedding import resize_position_embedding
+from albef.weights.position_embedding import resize_position_embedding
 from tests.parity import goldens
 
 GOLDEN = goldens.load("pos_embed")

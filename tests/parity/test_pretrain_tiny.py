@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef.batch import PretrainBatch, TeacherTargets
-from albef.losses import contrastive_logits, itc_loss, itc_targets, mlm_loss
+from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.model import PretrainOutput
-from albef.negatives import negative_weights
+from albef.objective.losses import contrastive_logits, itc_loss, itc_targets, mlm_loss
+from albef.objective.negatives import negative_weights
 from tests.parity.goldens import (
     Golden,
     Trio,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from albef.model import AlbefForPretraining
-from albef.official import from_official
+from albef.weights.official import from_official
 from pipeline.engine.distributed import World
 from pipeline.tasks.retrieval.evaluation import RetrievalResult, RetrievalSet, ranks_after, recall, retrieve
 from tests.parity import goldens

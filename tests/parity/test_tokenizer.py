@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.tokenizer import AlbefTokenizer
 from tests.parity import goldens
 
 CALLS = [name for name, call in goldens.load("tokenizer").info.items() if isinstance(call, dict) and "kwargs" in call]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from albef.tensor_file import read_tensors
+from albef.weights.tensor_file import read_tensors
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 
@@ -78,6 +78,12 @@ def test_the_seam_knows_no_task() -> None:
     assert not [name for name in imported(ROOT / "pipeline" / "task.py") if name.startswith(("pipeline", "albef"))]
     for file in ("train.py", "saving.py", "data/loader.py", "data/lane_task.py", "data/workers.py", "run/metrics.py"):
         names = imported(ROOT / "pipeline" / file)
-        model = {"albef.model", "albef.momentum", "albef.queue", "albef.batch", "albef.losses"}
+        model = {
+            "albef.model",
+            "albef.momentum",
+            "albef.objective.queue",
+            "albef.inputs.batch",
+            "albef.objective.losses",
+        }
         assert not names & model, file
         assert not [name for name in names if name.startswith("pipeline.tasks")], file

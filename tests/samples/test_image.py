@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from albef.preprocess import MEAN, STD, preprocess_images
+from albef.inputs.preprocess import MEAN, STD, preprocess_images
 from data_prep.filters.perceptual_hash import hash_image, hash_jpeg
 from data_prep.output.job import ImageSettings
 from data_prep.shards.image_encoding import encode_image, keep_or_encode

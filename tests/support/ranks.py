@@ -32,8 +32,8 @@ def run_ranks(
     """Call `function(rank, world_size, *args)` in `world_size` processes joined by gloo.
 
     `function` is a top-level function of a module that can be imported. A test module qualifies: pytest's importlib
-    mode names it by its path from the root (`tests.albef.test_queue`), the root is on `sys.path`, and the ranks inherit
-    that path. Arguments and results travel by pickle, tensors by value.
+    mode names it by its path from the root (`tests.albef.objective.test_queue`), the root is on `sys.path`, and the
+    ranks inherit that path. Arguments and results travel by pickle, tensors by value.
 
     Every rank has RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment and
     one thread. Without a GPU the ranks are forked from a server that has imported torch and deepspeed once, which saves

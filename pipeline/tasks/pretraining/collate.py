@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from albef.batch import PretrainBatch
 from albef.config import AlbefConfig, ObjectiveConfig
-from albef.masking import mask_tokens
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.batch import PretrainBatch
+from albef.inputs.tokenizer import AlbefTokenizer
+from albef.objective.masking import mask_tokens
 from pipeline.config.sections import AugmentConfig
 from pipeline.data.corpus.reader import BadSample, RawSample
 from pipeline.data.seeds import Draws, derive, generator, uniforms

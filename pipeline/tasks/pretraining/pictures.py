@@ -15,9 +15,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from albef.batch import PretrainBatch, TeacherTargets
-from albef.preprocess import MEAN, STD
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.inputs.preprocess import MEAN, STD
+from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.run.markdown import as_text
 from samples.quote import quote
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albef.batch import PretrainBatch, TeacherTargets
 from albef.errors import CheckpointError
-from albef.initialise import initialise
+from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.queue import FeatureQueue
-from albef.tokenizer import AlbefTokenizer
+from albef.objective.queue import FeatureQueue
+from albef.weights.initialise import initialise
 from pipeline.checkpoint_weights import CheckpointWeights
 from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import DataConfig

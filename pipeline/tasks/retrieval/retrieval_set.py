@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from albef.config import AlbefConfig
-from albef.preprocess import preprocess_image
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.preprocess import preprocess_image
+from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.tasks.retrieval.annotations import EvaluationPairs
 from pipeline.tasks.retrieval.evaluation import RetrievalSet
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from albef.config import AlbefConfig
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.config.sections import ValidationConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.engine.distributed import World

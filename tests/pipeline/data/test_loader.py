@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 
-from albef.batch import PretrainBatch
 from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import DataError, ProcessKilledError
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.batch import PretrainBatch
+from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig, DataConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.loader import StepBatches, TrainingLoader

@@ -8,7 +8,7 @@ import torch
 from albef.config import AlbefConfig
 from albef.errors import ConfigError
 from albef.model import AlbefForPretraining
-from albef.official import official_names
+from albef.weights.official import official_names
 from pipeline.config.sections import OptimConfig
 from pipeline.engine.optim import build_optimizer, parameter_groups, split_names
 from tests.parity import goldens

@@ -14,15 +14,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from albef import Albef
-from albef.batch import PretrainBatch
 from albef.config import ObjectiveConfig
 from albef.errors import CheckpointError
-from albef.masking import mask_tokens
+from albef.inputs.batch import PretrainBatch
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.official import read_official
-from albef.queue import FeatureQueue
-from albef.weight_files import read_weights
+from albef.objective.masking import mask_tokens
+from albef.objective.queue import FeatureQueue
+from albef.weights.files import read_weights
+from albef.weights.official import read_official
 from pipeline.checkpoint import new_meta
 from pipeline.checkpoint_weights import load_weights
 from pipeline.cli import main

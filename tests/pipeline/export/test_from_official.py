@@ -11,8 +11,8 @@ from torch import Tensor
 from albef import Albef
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from albef.official import to_official
-from albef.queue import FeatureQueue
+from albef.objective.queue import FeatureQueue
+from albef.weights.official import to_official
 from pipeline.cli import main
 from tests.support.refusal import refusal
 from tests.support.small_model import small_config

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from albef.config import AlbefConfig, ObjectiveConfig
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.config.sections import AugmentConfig
 from pipeline.data.corpus.reader import BadSample, RawSample
 from pipeline.tasks.pretraining.collate import Example, collate, mask_draws, training_example

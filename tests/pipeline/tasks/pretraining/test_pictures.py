@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from albef.batch import PretrainBatch, TeacherTargets
-from albef.preprocess import preprocess_image
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.inputs.preprocess import preprocess_image
+from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.tasks.pretraining.pictures import PAD, TILE, itc_targets, mlm_targets, training_pictures, training_tables
 
 CAPTIONS = ["a dog on a beach", "two cups of coffee", "a red | blue kite"]

@@ -12,8 +12,8 @@ import torch
 
 from albef import Albef
 from albef.errors import DataError
+from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
-from albef.tokenizer import AlbefTokenizer
 from pipeline.cli import main
 from pipeline.config.sections import ValidationConfig
 from pipeline.engine.distributed import World

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from albef.losses import contrastive_logits, itc_loss, itc_targets, itm_accuracy, itm_loss, mlm_loss
+from albef.objective.losses import contrastive_logits, itc_loss, itc_targets, itm_accuracy, itm_loss, mlm_loss
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

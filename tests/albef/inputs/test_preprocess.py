@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from albef.preprocess import MEAN, STD, preprocess_image, preprocess_images
+from albef.inputs.preprocess import MEAN, STD, preprocess_image, preprocess_images
 from samples.image import to_rgb
 
 

@@ -15,9 +15,9 @@ from transformers import BertConfig, BertForMaskedLM
 
 from albef.config import AlbefConfig, InitConfig
 from albef.errors import CheckpointError
-from albef.initialise import initialise, load_bert_weights, load_vision_weights
-from albef.layers import token_mask
 from albef.model import AlbefForPretraining
+from albef.network.layers import token_mask
+from albef.weights.initialise import initialise, load_bert_weights, load_vision_weights
 
 SMALL: dict[str, Any] = {
     "image_size": 32,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from albef.errors import CheckpointError
-from albef.queue import FeatureQueue
+from albef.objective.queue import FeatureQueue
 from tests.support.ranks import run_ranks
 
 

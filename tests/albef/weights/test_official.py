@@ -12,7 +12,7 @@ from torch import Tensor
 
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
-from albef.official import from_official, read_official, to_official
+from albef.weights.official import from_official, read_official, to_official
 from tests.parity import goldens
 
 PRETRAIN, RETRIEVAL = goldens.load("pretrain_tiny"), goldens.load("gradcam_tiny")

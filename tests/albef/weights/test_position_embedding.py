@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from albef.errors import CheckpointError
-from albef.position_embedding import resize_position_embedding
+from albef.weights.position_embedding import resize_position_embedding
 
 
 def cubic(x: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from albef.config import AlbefConfig
-from albef.masking import mask_tokens
+from albef.objective.masking import mask_tokens
 
 CONFIG = AlbefConfig.tiny(vocab_size=50, pad_token_id=0, cls_token_id=2, mask_token_id=4)
 IDS = torch.tensor([[2, 11, 12, 13, 3], [2, 21, 3, 0, 0]])  # 3 is [SEP]

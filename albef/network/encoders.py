@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from albef.batch import PretrainBatch
 from albef.config import AlbefConfig
-from albef.fusion import MultimodalEncoder
-from albef.layers import MlmHead
+from albef.inputs.batch import PretrainBatch
+from albef.network.fusion import MultimodalEncoder
+from albef.network.layers import MlmHead
+from albef.network.text import TextEncoder
+from albef.network.vision import ImageEncoder
 from albef.precision import at_least_fp32
-from albef.text import TextEncoder
-from albef.vision import ImageEncoder
 
 
 class AlbefEncoders(nn.Module):

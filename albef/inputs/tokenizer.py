@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast  # type: ignore[attr-defined]
 
 from albef.errors import CheckpointError
-from albef.inputs import as_texts
+from albef.inputs.arguments import as_texts
 from albef.regular_file import read_text
 from samples.quote import quote
 
-PACKAGED_VOCABULARY = Path(__file__).parent / "assets" / "bert-base-uncased"
+PACKAGED_VOCABULARY = Path(__file__).parents[1] / "assets" / "bert-base-uncased"
 HINT = "give a folder with BERT's vocab.txt, such as an exported model, or none for the packaged vocabulary"
 WRITE_AGAIN = "write the tokenizer files again: AlbefTokenizer().save(folder)"
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -73,7 +73,7 @@ class AlbefTokenizer:
         """Token ids of a batch of texts.
 
         Args:
-            texts: B texts, or one, cleaned by the caller (`albef.captions`).
+            texts: B texts, or one, cleaned by the caller (`albef.inputs.captions`).
             max_length: cut each to this many tokens, [CLS] included; None does not cut.
             pad: fill with [PAD] up to the longest of the batch, or to this many tokens.
 

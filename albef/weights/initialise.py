@@ -18,9 +18,9 @@ from albef.config import AlbefConfig, InitConfig
 from albef.errors import CheckpointError
 from albef.json_file import read_object
 from albef.model import AlbefForPretraining
-from albef.official import layer_pairs
-from albef.position_embedding import resize_position_embedding
-from albef.weight_files import check_names, check_shapes, few, first_line, read_weights
+from albef.weights.files import check_names, check_shapes, few, first_line, read_weights
+from albef.weights.official import layer_pairs
+from albef.weights.position_embedding import resize_position_embedding
 from samples.quote import quote
 
 HUB = "hub:"

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from albef.errors import CheckpointError
-from albef.weight_files import load_strictly, read_weights
+from albef.weights.files import load_strictly, read_weights
 from tests.support.unprivileged import as_ordinary_user
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from albef.negatives import Negatives, draw_negatives, negative_weights
+from albef.objective.negatives import Negatives, draw_negatives, negative_weights
 
 BELOW_ONE = math.nextafter(1.0, 0.0)
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from albef.errors import CheckpointError
-from albef.tokenizer import PACKAGED_VOCABULARY, AlbefTokenizer
+from albef.inputs.tokenizer import PACKAGED_VOCABULARY, AlbefTokenizer
 
 TEXTS = ["a skateboarder at a café", "yes[SEP]", ""]
 

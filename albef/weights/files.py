@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from albef.beside_weights import STAND_INS
 from albef.errors import CheckpointError
 from albef.regular_file import check_readable, unreadable
-from albef.tensor_file import read_tensors
+from albef.weights.beside_weights import STAND_INS
+from albef.weights.tensor_file import read_tensors
 from samples.quote import quote
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
@@ -40,7 +40,7 @@ def read_weights(path: str | Path, *, device: str | torch.device = "cpu") -> dic
     """The tensors of a .safetensors file, or of a .pth/.bin file, wrapped (`{"model": ...}`) or bare.
 
     A pickle is read with `weights_only=True`: a file from the web cannot run code here. Settings beside the weights
-    are discarded (`albef.beside_weights`).
+    are discarded (`albef.weights.beside_weights`).
 
     Args:
         device: device of the tensors; on "meta" only names and shapes are read.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
-from albef.layers import Attention, FeedForward, initialise_bert, token_mask
+from albef.network.layers import Attention, FeedForward, initialise_bert, token_mask
 
 
 class CrossAttention(Attention):

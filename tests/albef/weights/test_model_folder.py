@@ -16,7 +16,7 @@ from albef import Albef
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
-from albef.tensor_file import write_tensors
+from albef.weights.tensor_file import write_tensors
 from tests.support.small_model import small_config
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
-from albef.position_embedding import resize_position_embedding
-from albef.weight_files import check_names, check_shapes, first_line, read_weights, unwrap
+from albef.weights.files import check_names, check_shapes, first_line, read_weights, unwrap
+from albef.weights.position_embedding import resize_position_embedding
 
 QUEUE_NAMES = {"image_queue": "image", "text_queue": "text", "idx_queue": "ids", "queue_ptr": "pointer"}
 STUDENT_ONLY = ("temperature", "itm_head.")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from albef.tensor_file import read_tensors, write_pickle, write_tensors
+from albef.weights.tensor_file import read_tensors, write_pickle, write_tensors
 from tests.support.small_disk import run_on_small_disk
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(3, dtype=torch.bfloat16), "empty": torch.empty(0, 4)}
@@ -65,11 +65,11 @@ def test_a_cut_file_is_damaged_and_a_missing_one_missing(tmp_path: Path) -> None
 
 def test_nothing_else_in_the_product_writes_safetensors() -> None:
     """Only through `write_tensors` do colleagues get to read what is written."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     packages = ("albef", "data_prep", "demo", "pipeline", "samples")
     files = [path for package in packages for path in (root / package).rglob("*.py")]
     writers = [path.relative_to(root) for path in files if re.search(r"\bsave_(file|model)\b", path.read_text())]
-    assert writers == [Path("albef/tensor_file.py")]
+    assert writers == [Path("albef/weights/tensor_file.py")]
 
 
 def write_too_much(disk: Path) -> dict[str, int | None]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from albef.inputs import as_images, check_one
+from albef.inputs.arguments import as_images, check_one
 from samples.image import upright_rgb
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

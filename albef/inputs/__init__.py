@@ -1,0 +1,8 @@
+"""What the model is given: images, texts and their tensors.
+
+arguments   images and texts that users pass: one or a list, anything else is an error
+batch       the tensors of a micro-batch, and the teacher's targets for it
+captions    cleans captions and questions, for users of the model
+preprocess  images for evaluation and use
+tokenizer   text to word pieces, as ALBEF was trained
+"""
