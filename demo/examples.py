@@ -136,7 +136,7 @@ def _maps_of(
     source: str,
     boxes: Sequence[tuple[str, tuple[int, int, int, int]]] = (),
 ) -> WordMaps:
-    found = gradcam.word_maps(albef.model, albef.inputs.tokenizer, picture, text, max_text_tokens=albef.max_text_tokens)
+    found = gradcam.word_maps(albef.model, albef.tokenizer, picture, text, max_text_tokens=albef.max_text_tokens)
     picture = picture.convert("RGB")
     scale = 232 / max(picture.size)
     shown = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
@@ -177,13 +177,13 @@ def pointing(albef: Albef, archive: PictureArchive, scenes: Sequence[Picture], b
         pictures = [archive.open(scene.image) for scene in batch]
         texts = [clean_caption(scene.captions[0]) for scene in batch]
         pixels = preprocess_images(pictures, albef.config.image_size).to(albef.device)
-        input_ids, mask = (x.to(albef.device) for x in albef.inputs.tokenizer(texts, albef.max_text_tokens))
+        input_ids, mask = (x.to(albef.device) for x in albef.tokenizer(texts, albef.max_text_tokens))
         found = gradcam.cross_attention(albef.model, pixels, input_ids, mask)
         maps = gradcam.token_maps(found, mask).cpu()  # (B, L, G, G)
         for scene, picture, ids, heat in zip(batch, pictures, input_ids, maps, strict=True):
-            pieces = albef.inputs.tokenizer.pieces(ids)
+            pieces = albef.tokenizer.pieces(ids)
             for label, box in scene.boxes:
-                named = place_of(albef.inputs.tokenizer.tokenize(clean_caption(label)), pieces)
+                named = place_of(albef.tokenizer.tokenize(clean_caption(label)), pieces)
                 if named:
                     hits += points_into(box, heat[named].mean(dim=0), picture.size)
                     labels += 1

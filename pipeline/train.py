@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 
 from albef.errors import CheckpointError
-from pipeline import checkpoint
-from pipeline.checkpoint_loading import load_checkpoint
+from pipeline.checkpoints.layout import find_checkpoint
+from pipeline.checkpoints.loading import load_checkpoint
+from pipeline.checkpoints.meta import CheckpointMeta, new_meta
+from pipeline.checkpoints.saving import CheckpointSaver
 from pipeline.config.run_config import RunConfig
 from pipeline.data import seeds, shared_memory
 from pipeline.data.corpus.manifest import read_manifest
@@ -41,7 +43,6 @@ from pipeline.run.data_fingerprint import check_same_data
 from pipeline.run.folder import RunFolder
 from pipeline.run.lock import exclusive_run
 from pipeline.run.metrics import Metrics
-from pipeline.saving import CheckpointSaver
 from pipeline.task import LaneStep, Pictures, Task, must_be_finite
 from pipeline.watch.heartbeat import Heartbeat
 from pipeline.watch.skipped_steps import SkippedSteps, StepFacts
@@ -305,10 +306,10 @@ def resume_run(training: Training, resume: str) -> None:
     log.info("resuming from %s: step %d of %d", path, meta.step, training.total_steps)
 
 
-def find_on_main(checkpoints: Path) -> tuple[Path, checkpoint.CheckpointMeta] | CheckpointError | None:
+def find_on_main(checkpoints: Path) -> tuple[Path, CheckpointMeta] | CheckpointError | None:
     """What rank 0 found, or the error for all ranks to raise: one that raised alone would leave the others waiting."""
     try:
-        return checkpoint.find_checkpoint(checkpoints)
+        return find_checkpoint(checkpoints)
     except CheckpointError as error:
         return error
 
@@ -316,7 +317,7 @@ def find_on_main(checkpoints: Path) -> tuple[Path, checkpoint.CheckpointMeta] | 
 def save(training: Training, *, step: int, epoch: int, wait: bool) -> None:
     """Begin to save `step` finished steps; with `wait` (the last step, a requested stop) until it is published."""
     run, saver = training.run, training.saver
-    meta = checkpoint.new_meta(
+    meta = new_meta(
         run_name=run.name,
         step=step,
         epoch=epoch,

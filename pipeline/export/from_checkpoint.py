@@ -71,7 +71,7 @@ def export_checkpoint(
     from albef.weights.files import load_strictly
     from albef.weights.official import to_official
     from albef.weights.tensor_file import write_pickle
-    from pipeline.checkpoint_weights import load_weights
+    from pipeline.checkpoints.weights import load_weights
     from pipeline.export.model_card import card_of_checkpoint
 
     found = load_weights(checkpoint)

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from albef.errors import CheckpointError
-from pipeline.checkpoint import digest
+from pipeline.checkpoints.layout import digest
 from pipeline.export.output_folder import atomic_folder, check_free
 from pipeline.run.logs import print_answer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from albef.config import AlbefConfig
-from pipeline.checkpoint_weights import CheckpointWeights
+from pipeline.checkpoints.weights import CheckpointWeights
 from pipeline.run.markdown import as_code, as_text
 from pipeline.run.metrics_file import newest_first
 

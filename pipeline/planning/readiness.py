@@ -13,7 +13,7 @@ from albef.errors import UserError
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
 from albef.weights.initialise import initialise
-from pipeline.checkpoint import has_checkpoints
+from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.config.run_config import RunConfig
 from pipeline.data import shared_memory, socket_folder
 from pipeline.data.corpus.manifest import Manifest, read_manifest

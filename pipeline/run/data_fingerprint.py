@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from albef.errors import CheckpointError, ConfigError, DataError, UserError
-from pipeline.checkpoint import has_checkpoints
+from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.data.corpus.manifest import Manifest
 from pipeline.engine.distributed import World
 from pipeline.run import atomic_file

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from albef.errors import CheckpointError, ConfigError, UserError
-from pipeline.checkpoint import has_checkpoints
+from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.config.run_config import RunConfig, differences, load_config, to_yaml
 from pipeline.engine.distributed import World
 from pipeline.run import atomic_file, logs

@@ -89,7 +89,7 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
 
     albef = Albef.from_pretrained(args.model, device=world.device).to(getattr(torch, args.dtype))
     pairs = load_pairs(args)
-    data = retrieval_set(pairs, albef.config, albef.inputs.tokenizer, max_text_tokens=albef.max_text_tokens)
+    data = retrieval_set(pairs, albef.config, albef.tokenizer, max_text_tokens=albef.max_text_tokens)
     if world.is_main:
         ranks = f"{world.size} ranks" if world.size > 1 else "one rank"
         log.info("%d images, %d texts, %s on %s", data.num_images, data.num_texts, ranks, world.device)

@@ -14,7 +14,7 @@ from albef.errors import CheckpointError
 from pipeline.run.logs import print_answer
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `replay --help` need not wait for it
-    from pipeline.checkpoint_weights import CheckpointWeights
+    from pipeline.checkpoints.weights import CheckpointWeights
     from pipeline.watch.nonfinite import LaneReport
     from pipeline.watch.skipped_step_dump import Dump
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`replay`."""
-    from pipeline.checkpoint_weights import load_weights
+    from pipeline.checkpoints.weights import load_weights
     from pipeline.watch.skipped_step_dump import plain, read_dump
 
     dump = read_dump(args.dump)
@@ -58,7 +58,7 @@ def nearest_checkpoint(dump: Dump) -> Path:
 
     Raises: CheckpointError when the run has neither.
     """
-    from pipeline.checkpoint import find_checkpoint, saved_steps
+    from pipeline.checkpoints.layout import find_checkpoint, saved_steps
 
     folder = dump.path.resolve().parent.parent / "checkpoints"
     usable = [step for step in saved_steps(folder) if steps_away(dump, step) >= 0]
@@ -76,7 +76,7 @@ def steps_away(dump: Dump, step: int) -> int:
 
     A skipped step leaves the weights as they were: a checkpoint of a later step will do when all up to it were skipped.
     """
-    from pipeline.checkpoint import step_tag
+    from pipeline.checkpoints.layout import step_tag
 
     last = dump.step
     while (dump.path.resolve().parent / step_tag(last + 1)).is_dir():

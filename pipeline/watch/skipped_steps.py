@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from albef.errors import TrainingError
-from pipeline.checkpoint import step_tag
+from pipeline.checkpoints.layout import step_tag
 from pipeline.config.sections import WatchConfig
 from pipeline.data.loader import StepBatches
 from pipeline.engine.distributed import World

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.errors import CheckpointError, ConfigError
-from pipeline.checkpoint import step_of, survey_checkpoints
+from pipeline.checkpoints.layout import step_of, survey_checkpoints
 from pipeline.config.recipe import read_recipe
 from pipeline.config.recipe_yaml import Plain
 from pipeline.run.logs import print_answer

@@ -14,7 +14,7 @@ from albef import Albef
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
 from albef.inputs.preprocess import preprocess_images
-from albef.inputs.tokenizer import AlbefTokenizer
+from albef.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
 from samples.captions import clean_caption
 
@@ -150,7 +150,7 @@ def test_what_is_no_text_is_a_type_error(trained: AlbefForPretraining, images: l
         "position 0 there is a value of type list": [TEXTS],
     }
     for named, value in wrong.items():
-        for call in (albef.encode_text, albef.inputs.tokenizer, lambda texts: albef.match(images, texts)):
+        for call in (albef.encode_text, albef.tokenizer, lambda texts: albef.match(images, texts)):
             with pytest.raises(TypeError, match=named) as error:
                 call(value)  # type: ignore[arg-type]
             assert "a string or a list of strings" in str(error.value)

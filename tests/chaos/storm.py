@@ -29,7 +29,7 @@ from typing import Protocol
 
 import torch
 
-from pipeline.checkpoint import META
+from pipeline.checkpoints.layout import META
 from tests.support.job_processes import family
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import losses, newest, whole_state

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint import read_meta
+from pipeline.checkpoints.layout import read_meta
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import (

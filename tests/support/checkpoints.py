@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from pipeline.checkpoint import new_meta, publish, read_meta
+from pipeline.checkpoints.layout import new_meta, publish, read_meta
 
 
 def published(folder: Path, step: int, *, content: bytes = b"weights", created: str | None = None) -> Path:

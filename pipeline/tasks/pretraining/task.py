@@ -22,7 +22,7 @@ from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.objective.queue import FeatureQueue
 from albef.weights.initialise import initialise
-from pipeline.checkpoint_weights import CheckpointWeights
+from pipeline.checkpoints.weights import CheckpointWeights
 from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import DataConfig
 from pipeline.data import seeds

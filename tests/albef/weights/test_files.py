@@ -100,7 +100,7 @@ def test_an_object_that_may_run_code_is_named(tmp_path: Path) -> None:
     for zipped in (True, False):
         content = {"model": {"a": torch.zeros(1)}, "settings": Settings()}
         torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointError, match=r"holds an object of \S*test_weight_files\.Settings") as error:
+        with pytest.raises(CheckpointError, match=r"holds an object of \S*test_files\.Settings") as error:
             read_weights(tmp_path / "w.pth")
         assert "weights_only=False" in error.value.hint
 

@@ -23,8 +23,9 @@ from albef.objective.masking import mask_tokens
 from albef.objective.queue import FeatureQueue
 from albef.weights.files import read_weights
 from albef.weights.official import read_official
-from pipeline.checkpoint import new_meta
-from pipeline.checkpoint_weights import load_weights
+from pipeline.checkpoints.layout import new_meta
+from pipeline.checkpoints.saving import CheckpointSaver
+from pipeline.checkpoints.weights import load_weights
 from pipeline.cli import main
 from pipeline.config.run_config import load_config
 from pipeline.config.sections import CheckpointConfig
@@ -33,7 +34,6 @@ from pipeline.engine import distributed
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.engine.optim import build_optimizer
 from pipeline.export.output_folder import check_free
-from pipeline.saving import CheckpointSaver
 from pipeline.tasks.pretraining.task import Pretraining
 from tests.support.checkpoints import seal
 from tests.support.ranks import run_ranks

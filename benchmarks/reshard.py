@@ -1,4 +1,4 @@
-"""What going on under other ranks or another ZeRO stage changes: `python -m benchmarks.elastic`.
+"""What going on under other ranks or another ZeRO stage changes: `python -m benchmarks.reshard`.
 
 Each layout trains the tiny recipe ten steps without interruption, dropout and augmentation on, and saves after five.
 Then every other layout goes on from that checkpoint. Printed is the largest difference of the last weights, teacher or

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import CheckpointError, ConfigError
-from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
+from pipeline.checkpoints.meta import USE_ANOTHER, CheckpointMeta
 from samples.json_text import parse_json
 from samples.plain_file import read_plain
 from samples.quote import quote
@@ -36,7 +36,7 @@ def load_checkpoint(
     """Bring engine, task and random state to where the save left them, on every rank; a collective.
 
     The layout that saved is loaded by DeepSpeed's own code, from what torch's restricted unpickler reads. Any other
-    number of ranks, ZeRO stage or precision takes the same weights and moments piece by piece (`pipeline.elastic`).
+    number of ranks, ZeRO stage or precision takes the same weights and moments piece by piece (`reshard.py`).
 
     Args:
         path: a checkpoint that is verified, and its `meta`.
@@ -44,8 +44,8 @@ def load_checkpoint(
     Raises: CheckpointError, the same on every rank, when a file holds something else than it should on any of them.
     """
     from albef.weights.tensor_file import read_tensors
-    from pipeline.deepspeed_engine_files import RestrictedFiles
-    from pipeline.elastic import load_into_engine
+    from pipeline.checkpoints.deepspeed_engine_files import RestrictedFiles
+    from pipeline.checkpoints.reshard import load_into_engine
 
     now = {"world_size": world.size, "zero_stage": zero_stage, "precision": precision}
     changed = [f"{name} {old} -> {value}" for name, value in now.items() if (old := getattr(meta, name)) != value]
@@ -81,7 +81,7 @@ def read_model_config(path: Path) -> tuple[AlbefConfig, ObjectiveConfig]:
 def _on_all_ranks(path: Path, world: World, load: Callable[[], None]) -> None:
     """Call `load`; if it fails on any rank, every rank raises what the first of them met: none waits for another."""
     from albef.weights.files import first_line
-    from pipeline.deepspeed_files import UNREADABLE
+    from pipeline.checkpoints.deepspeed_files import UNREADABLE
 
     problem: CheckpointError | None = None
     try:

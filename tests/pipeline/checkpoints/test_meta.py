@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from albef.errors import CheckpointError
-from pipeline.checkpoint import find_checkpoint, read_meta
-from pipeline.checkpoint_meta import step_of, step_tag
+from pipeline.checkpoints.layout import find_checkpoint, read_meta
+from pipeline.checkpoints.meta import step_of, step_tag
 from tests.support.checkpoints import published
 
 

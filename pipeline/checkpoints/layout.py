@@ -1,4 +1,4 @@
-"""Publish, find, verify and prune checkpoints. `pipeline.saving` writes them, `pipeline.checkpoint_loading` loads them.
+"""Publish, find, verify and prune checkpoints. `saving.py` writes them, `loading.py` loads them.
 
 A checkpoint is DeepSpeed's own folder `checkpoints/step_00001000/` with our files beside its own: the teacher, the
 queue, each rank's random state, the model's shape, and `meta.json`, written last, with the size and SHA-256 of every
@@ -6,7 +6,7 @@ file. A folder without a `meta.json` was never finished and is never read. `chec
 is replaced by an atomic rename, so that at any instant there is a good checkpoint to resume from.
 
 Only folders whose name is exactly a step's are checkpoints. Folders with other names, such as a person's copy
-`step_00001000_good`, are ignored. `pipeline.checkpoint_removal` has the rules for what is removed.
+`step_00001000_good`, are ignored. `pipeline.checkpoints.removal` has the rules for what is removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albef.errors import CheckpointError
-from pipeline.checkpoint_meta import (
+from pipeline.checkpoints.meta import (
     META,
     USE_ANOTHER,
     CheckpointMeta,
@@ -29,7 +29,7 @@ from pipeline.checkpoint_meta import (
     step_tag,
     write_meta,
 )
-from pipeline.checkpoint_removal import is_leftover, set_aside, unpublish
+from pipeline.checkpoints.removal import is_leftover, set_aside, unpublish
 from pipeline.config.sections import CheckpointConfig
 from pipeline.run import atomic_file
 from samples.plain_file import read_plain

@@ -27,8 +27,16 @@ from torch import Tensor
 
 from albef.errors import CheckpointError
 from albef.weights.tensor_file import write_tensors
-from pipeline.checkpoint import CheckpointMeta, digest, latest_name, prune_checkpoints, publish, step_tag, unpublish
-from pipeline.checkpoint_removal import claim
+from pipeline.checkpoints.layout import (
+    CheckpointMeta,
+    digest,
+    latest_name,
+    prune_checkpoints,
+    publish,
+    step_tag,
+    unpublish,
+)
+from pipeline.checkpoints.removal import claim
 from pipeline.config.sections import CheckpointConfig
 from pipeline.engine.distributed import World
 from pipeline.task import Task

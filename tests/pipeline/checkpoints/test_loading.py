@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from albef.errors import CheckpointError
-from pipeline.checkpoint import find_checkpoint, resolve_checkpoint
-from pipeline.checkpoint_loading import read_model_config
-from pipeline.checkpoint_weights import load_weights
+from pipeline.checkpoints.layout import find_checkpoint, resolve_checkpoint
+from pipeline.checkpoints.loading import read_model_config
+from pipeline.checkpoints.weights import load_weights
 from tests.support.checkpoints import published, seal
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
@@ -62,7 +62,7 @@ def damaged(run_dir: Path, to: Path, damage: Callable[[Path], object], file: str
 
 def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str, checkpoints: list[str]) -> list[str]:
     """One rank of a run that is built and loads one checkpoint after another; returns the error of each, or ""."""
-    from pipeline.checkpoint_loading import load_checkpoint
+    from pipeline.checkpoints.loading import load_checkpoint
     from pipeline.config.run_config import load_config
     from pipeline.engine import distributed
     from pipeline.tasks.pretraining.task import PRETRAINING

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from albef.errors import CheckpointError
-from pipeline import checkpoint
-from pipeline.checkpoint import find_checkpoint, prune_checkpoints, verify_checkpoint
+from pipeline.checkpoints import layout
+from pipeline.checkpoints.layout import find_checkpoint, prune_checkpoints, verify_checkpoint
 from pipeline.config.sections import CheckpointConfig
 from tests.support.checkpoints import published
 
@@ -94,14 +94,14 @@ def test_a_file_that_cannot_be_read_is_damage(tmp_path, monkeypatch, error):
     """The tests run as root, which may read everything: the failure is the digest's."""
     published(tmp_path, 10)
     newest = published(tmp_path, 20)
-    digest = checkpoint.digest
+    digest = layout.digest
 
     def failing(file: Path) -> str:
         if file.parent == newest:
             raise OSError(error, os.strerror(error), str(file))
         return digest(file)
 
-    monkeypatch.setattr(checkpoint, "digest", failing)
+    monkeypatch.setattr(layout, "digest", failing)
     assert taken(tmp_path) == ("step_00000010", 10)
 
 

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from albef.errors import CheckpointError
-from pipeline.checkpoint_meta import META, read_meta, step_of
+from pipeline.checkpoints.meta import META, read_meta, step_of
 
 log = logging.getLogger(__name__)
 

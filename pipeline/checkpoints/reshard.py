@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.checkpoint_meta import CheckpointMeta
-from pipeline.deepspeed_files import MOMENTS, WEIGHT, SavedParameters, read_parameters
+from pipeline.checkpoints.deepspeed_files import MOMENTS, WEIGHT, SavedParameters, read_parameters
+from pipeline.checkpoints.meta import CheckpointMeta
 
 
 @torch.no_grad()

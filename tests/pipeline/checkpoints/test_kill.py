@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.checkpoint import find_checkpoint
+from pipeline.checkpoints.layout import find_checkpoint
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import digest, losses, newest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OVERRIDES = ["--max_steps=24", "--checkpoint.save_every=2"]
 
 

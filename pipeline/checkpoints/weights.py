@@ -13,10 +13,10 @@ from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from albef.weights.files import check_names, check_shapes, first_line
 from albef.weights.tensor_file import read_tensors
-from pipeline.checkpoint import resolve_checkpoint
-from pipeline.checkpoint_loading import read_model_config
-from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
-from pipeline.deepspeed_files import UNREADABLE, read_parameters
+from pipeline.checkpoints.deepspeed_files import UNREADABLE, read_parameters
+from pipeline.checkpoints.layout import resolve_checkpoint
+from pipeline.checkpoints.loading import read_model_config
+from pipeline.checkpoints.meta import USE_ANOTHER, CheckpointMeta
 from samples.quote import quote
 
 

@@ -15,8 +15,8 @@ from deepspeed.runtime.zero.config import ZeroStageEnum
 from deepspeed.utils.tensor_fragment import fragment_address
 
 from albef.errors import CheckpointError
-from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
-from pipeline.deepspeed_files import MODEL_STATES, PARTITION, load_restricted
+from pipeline.checkpoints.deepspeed_files import MODEL_STATES, PARTITION, load_restricted
+from pipeline.checkpoints.meta import USE_ANOTHER, CheckpointMeta
 
 CLASSES: list[Any] = [LossScaler, ZeroStageEnum, fragment_address]
 """Classes that DeepSpeed pickles beside tensors at stages 0 to 2, and that its loader needs."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.checkpoint import find_checkpoint
-from pipeline.saving import host_copy
+from pipeline.checkpoints.layout import find_checkpoint
+from pipeline.checkpoints.saving import host_copy
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import digest, newest, run, train

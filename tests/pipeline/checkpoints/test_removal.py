@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoint import prune_checkpoints
-from pipeline.checkpoint_removal import claim, record_of, unpublish
+from pipeline.checkpoints.layout import prune_checkpoints
+from pipeline.checkpoints.removal import claim, record_of, unpublish
 from pipeline.config.sections import CheckpointConfig
 from tests.support.checkpoints import published
 

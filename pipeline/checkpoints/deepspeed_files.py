@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from albef.errors import CheckpointError
-from pipeline.checkpoint_meta import USE_ANOTHER, CheckpointMeta
+from pipeline.checkpoints.meta import USE_ANOTHER, CheckpointMeta
 from samples.quote import quote
 
 MODEL_STATES = "mp_rank_00_model_states.pt"
