@@ -14,7 +14,7 @@ from albef import Albef
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError
 from albef.inputs.preprocess import preprocess_images
-from albef.tokenizer import AlbefTokenizer
+from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
 from samples.captions import clean_caption
 
