@@ -1,23 +1,8 @@
-"""Errors that a user can cause and fix. Raised where the fault is known; `pipeline.cli` prints all of them."""
+"""What can be wrong with what a user gives to the model or a run. `pipeline.cli` prints these errors."""
 
 from __future__ import annotations
 
-
-class UserError(Exception):
-    """What is wrong, with the numbers in it, and how to fix it.
-
-    Args:
-        message: one sentence naming the thing that is wrong; printed after `error:`.
-        hint: what the user can do about it; printed after `hint:`.
-    """
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message, hint)  # both: pickle, which ranks use to send errors, rebuilds them from these
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message} (hint: {self.hint})"
+from base.errors import UserError
 
 
 class ConfigError(UserError):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn, TextIO
 
+from base.errors import UsageError, UserError
 from data_prep.commands import (
     download,
     import_tars,
@@ -27,7 +28,6 @@ from data_prep.commands import (
     verify,
 )
 from data_prep.commands import filter as filter_command
-from data_prep.errors import UsageError, UserError
 from samples.json_text import NOT_UTF8_HINT, is_unicode
 from samples.quote import cut_words, printable, quote, visible
 

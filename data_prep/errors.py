@@ -1,29 +1,8 @@
-"""Errors that a user can cause and fix. Raised where the fault is known, printed in one place (`data_prep.cli`)."""
+"""What can be wrong with what a user gives to data_prep. `data_prep.cli` prints these errors."""
 
 from __future__ import annotations
 
-
-class UserError(Exception):
-    """What is wrong, with its numbers, and the way out.
-
-    Args:
-        message: one sentence naming the thing that is wrong; printed after `error:`.
-        hint: what the user can do about it; printed after `hint:`.
-    """
-
-    exit_code = 2
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message, hint)  # both: an exception from a worker process is rebuilt from its args
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message} (hint: {self.hint})"
-
-
-class UsageError(UserError):
-    """A command line that cannot be run as it is."""
+from base.errors import UserError
 
 
 class InputError(UserError):

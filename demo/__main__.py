@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from albef.errors import ConfigError, UserError
+from albef.errors import ConfigError
+from base.errors import UserError
 from demo.processes import end_leftovers
 from demo.results import RECALL_AT, recalls
 from demo.settings import Layout, Settings, open_record
-from demo.stages import StageFailed, Stages
+from demo.stages import Stages
 from samples.quote import printable
 
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except UserError as error:
         print(f"error: {printable(error.message)}\nhint: {printable(error.hint)}", file=sys.stderr)
-        return error.code if isinstance(error, StageFailed) else 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

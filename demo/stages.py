@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from albef.errors import UserError
+from base.errors import UserError
 from demo.address_lists import SPLITS, chosen, write_list
 from demo.pictures import PictureArchive
 from demo.processes import run_child
@@ -26,12 +26,12 @@ class StageFailed(UserError):
     """A command of the demo ended with an error, which it has told itself.
 
     Args:
-        code: its exit code, which becomes the demo's.
+        exit_code: the command's, which becomes the demo's.
     """
 
-    def __init__(self, message: str, hint: str, code: int) -> None:
+    def __init__(self, message: str, hint: str, exit_code: int) -> None:
         super().__init__(message, hint)
-        self.code = code
+        self.exit_code = exit_code
 
 
 class Stages:

@@ -10,7 +10,8 @@ import importlib
 import os
 import sys
 
-from albef.errors import ConfigError, ProcessKilledError, UserError
+from albef.errors import ConfigError, ProcessKilledError
+from base.errors import UserError
 from pipeline.config.nearest import nearest
 from pipeline.exit_codes import LOST
 from pipeline.run import logs
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         logs.print_error(cut_words(error.message, arguments), cut_words(error.hint, arguments), rank=rank)
-        return LOST if isinstance(error, ProcessKilledError) else 2
+        return LOST if isinstance(error, ProcessKilledError) else error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has seen enough
@@ -83,7 +84,7 @@ def _run(arguments: list[str]) -> int:
         return _dispatch(arguments)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in ("albef", "pipeline", "samples", ""):
+        if missing in ("albef", "base", "pipeline", "samples", ""):
             raise
         raise ConfigError(
             f"{missing} is not installed", "install the project with `pip install -e .[train]`"

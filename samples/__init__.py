@@ -1,7 +1,7 @@
 """The definition of a sample, shared by the side that writes shards and the side that reads them.
 
 `data_prep` and `pipeline` exchange files only, and `albef` reads the same images and captions; what all of them must
-agree on lives here. May import the standard library, numpy and Pillow, and nothing of this project.
+agree on lives here. May import the standard library, numpy and Pillow, and of this project only `base`.
 
 captions     cleans captions and questions, as the model was trained
 image        the one way to read an image: formats, limits, orientation, RGB

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("albef", "data_prep", "demo", "pipeline", "samples")
-MODEL_MAY_IMPORT = {"albef", "samples", "torch", "timm", "transformers", "numpy", "PIL", "safetensors"}
+PACKAGES = ("albef", "base", "data_prep", "demo", "pipeline", "samples")
+MODEL_MAY_IMPORT = {"albef", "base", "samples", "torch", "timm", "transformers", "numpy", "PIL", "safetensors"}
 NO_NAMES = {"utils.py", "util.py", "helpers.py", "misc.py", "common.py", "logging.py"}
 
 
@@ -35,9 +35,15 @@ def test_the_model_imports_only_what_a_model_needs() -> None:
     assert [(where, name) for where, name in imports("albef") if name not in allowed] == []
 
 
-def test_samples_is_the_ground_floor() -> None:
-    """samples: what all packages agree on imports none of them, and nothing that a download node lacks."""
-    allowed = {"samples", "numpy", "PIL"} | set(sys.stdlib_module_names)
+def test_base_is_the_ground_floor() -> None:
+    """base: what all commands share imports the standard library alone, and so runs wherever Python does."""
+    allowed = {"base"} | set(sys.stdlib_module_names)
+    assert [(where, name) for where, name in imports("base") if name not in allowed] == []
+
+
+def test_samples_is_the_floor_above() -> None:
+    """samples: what all packages agree on imports none of them but base, and nothing that a download node lacks."""
+    allowed = {"base", "samples", "numpy", "PIL"} | set(sys.stdlib_module_names)
     assert [(where, name) for where, name in imports("samples") if name not in allowed] == []
 
 

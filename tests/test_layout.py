@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("albef", "data_prep", "demo", "pipeline", "samples")
+PACKAGES = ("albef", "base", "data_prep", "demo", "pipeline", "samples")
 FOLDERS = sorted({path.parent for package in PACKAGES for path in (ROOT / package).rglob("*.py")})
 MAX_FILES = 13
 """In one folder, so that a newcomer sees it at a glance."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("albef", "benchmarks", "data_prep", "demo", "pipeline", "samples", "slurm")
+CODE = ("albef", "base", "benchmarks", "data_prep", "demo", "pipeline", "samples", "slurm")
 RUN_CODE = {
     "pickle.load",
     "pickle.loads",

@@ -64,7 +64,7 @@ def test_a_download_node_gets_no_torch() -> None:
 def test_the_wheel_holds_the_packages_with_their_data_and_no_tests(tmp_path: Path) -> None:
     """Vocabulary, recipes and DeepSpeed JSONs travel with the code; both commands are installed."""
     tree = tmp_path / "tree"
-    kept = ("albef", "data_prep", "demo", "pipeline", "samples", "ds_configs", "tests")
+    kept = ("albef", "base", "data_prep", "demo", "pipeline", "samples", "ds_configs", "tests")
     for name in kept:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "pictures.zip"))
     for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
@@ -79,7 +79,7 @@ def test_the_wheel_holds_the_packages_with_their_data_and_no_tests(tmp_path: Pat
         commands = wheel.read(entry_points).decode()
     source = {
         str(path.relative_to(ROOT))
-        for package in ("albef", "data_prep", "pipeline", "samples")
+        for package in ("albef", "base", "data_prep", "pipeline", "samples")
         for path in (ROOT / package).rglob("*.py")
     }
     data = {

@@ -19,7 +19,7 @@ from pipeline.config.recipe import shipped_recipes
 from tests.support.shards import picture
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("albef", "data_prep", "ds_configs", "pipeline", "slurm")
+COPIED = ("albef", "base", "data_prep", "ds_configs", "pipeline", "slurm")
 NUM_PICTURES = 128  # one global batch of the demo's recipe
 
 
@@ -131,7 +131,9 @@ def test_what_the_troubleshooting_quotes_is_printed() -> None:
     quoted = re.findall(r"^\| [^|]*?`([^`|]+)`", section[1], re.MULTILINE)
     rows = [line for line in section[1].splitlines() if line.startswith("| ")]
     assert len(quoted) == len(rows) - 2
-    files = [*(path for package in ("albef", "data_prep", "pipeline") for path in (ROOT / package).rglob("*.py"))]
+    files = [
+        *(path for package in ("albef", "base", "data_prep", "pipeline") for path in (ROOT / package).rglob("*.py"))
+    ]
     code = "\n".join(path.read_text() for path in [*files, *(ROOT / "slurm").glob("*.sh")])
     for text in quoted:
         parts = [part.strip() for part in re.split(r"\b[\w./-]*\d[\w./-]*", text) if len(part.strip()) > 4]

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("albef", "data_prep", "demo", "pipeline", "samples")
+PACKAGES = ("albef", "base", "data_prep", "demo", "pipeline", "samples")
 
 LEVELS = {
     "albef": [

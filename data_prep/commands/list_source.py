@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from base.errors import UsageError
 from data_prep.accounts.min_yield import REASONS_SHOWN, check_yield
 from data_prep.commands.flags import flag_types
 from data_prep.commands.flags.yield_flag import add_min_yield
-from data_prep.errors import InputError, UsageError
+from data_prep.errors import InputError
 from data_prep.lists.published_file import check_is_file, lines
 from data_prep.lists.row_list import SHOWN, whole_number
 from data_prep.sources.catalogue import SOURCES

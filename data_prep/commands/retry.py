@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from base.errors import UsageError
 from data_prep.accounts.accounting import account_of, print_summary
 from data_prep.commands import verify
 from data_prep.commands.flags.fetch_flags import add_fetch_flags, check_resolver, fetch_settings
 from data_prep.commands.flags.job_flags import add_max_image_bytes, add_processes
 from data_prep.commands.flags.yield_flag import add_min_yield
 from data_prep.commands.run_job import run_job
-from data_prep.errors import FolderError, InputError, UsageError, YieldError
+from data_prep.errors import FolderError, InputError, YieldError
 from data_prep.lists.exclusion import Exclusions, kept_exclusions
 from data_prep.output.job import Folder, Job, exclusive, read_job
 from data_prep.output.part_progress import PartProgress

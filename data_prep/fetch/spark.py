@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.errors import UsageError
+from base.errors import UsageError
 
 DISTRIBUTORS = ("multiprocessing", "pyspark")
 

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from base.errors import UsageError
 from data_prep.accounts.datasheet import DATASHEET_NAME, write_datasheet
-from data_prep.errors import FolderError, InputError, UsageError
+from data_prep.errors import FolderError, InputError
 from data_prep.filters.evaluation_sets import EvaluationSet
 from data_prep.filters.near_duplicates import DISTINCT
 from data_prep.filters.settings import RULES, FilterSettings

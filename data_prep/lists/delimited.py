@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from data_prep.errors import InputError, UsageError
+from base.errors import UsageError
+from data_prep.errors import InputError
 from data_prep.lists.list_columns import ROWS_LOOKED_AT, ListColumns, check_columns
 from data_prep.lists.published_file import lines
 from data_prep.lists.row_list import ListedImage

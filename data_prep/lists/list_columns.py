@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.errors import UsageError
+from base.errors import UsageError
 from samples.quote import quote
 
 ROWS_LOOKED_AT = 1000

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.errors import InputError, UsageError
+from base.errors import UsageError
+from data_prep.errors import InputError
 from data_prep.lists.delimited import read_delimited
 from data_prep.lists.json_stream import stream_json_list
 from data_prep.lists.list_columns import ROWS_LOOKED_AT, ListColumns, check_columns

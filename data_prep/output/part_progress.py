@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from data_prep.errors import UserError
+from base.errors import UserError
 from data_prep.output.job import Folder, write_json
 from data_prep.output.ownership import remove_leftovers
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from data_prep.errors import UsageError
+from base.errors import UsageError
 
 
 @dataclass(frozen=True)

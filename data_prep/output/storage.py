@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow.parquet as pq
 
-from data_prep.errors import FolderError, UsageError
+from base.errors import UsageError
+from data_prep.errors import FolderError
 from samples.quote import quote, quote_error
 
 

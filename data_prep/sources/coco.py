@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.errors import InputError, UsageError
+from base.errors import UsageError
+from data_prep.errors import InputError
 from data_prep.lists.json_stream import stream_json_object
 from data_prep.lists.row_list import read_note, whole_number
 from data_prep.sources.source import ListedRow, ListOptions, Source, distinct, local_row

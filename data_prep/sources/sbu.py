@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import InputError, UsageError
+from base.errors import UsageError
+from data_prep.errors import InputError
 from data_prep.lists.json_stream import stream_json_object
 from data_prep.lists.published_file import lines
 from data_prep.lists.row_list import SHOWN

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from data_prep.errors import UsageError
+from base.errors import UsageError
 from data_prep.lists.json_stream import stream_json_list
 from data_prep.lists.row_list import whole_number
 from data_prep.sources.source import ListedRow, ListOptions, Source, distinct, local_row

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from albef.errors import DataError, ProcessKilledError, UserError
+from albef.errors import DataError, ProcessKilledError
+from base.errors import UserError
 from pipeline.data import shared_memory, socket_folder
 from pipeline.data.lane_task import STOP_SIGNALS, LaneBuilder, LaneResult, prepare_worker
 from pipeline.data.sampling.lanes import LaneTask

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from albef.errors import UserError
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
 from albef.weights.initialise import initialise
+from base.errors import UserError
 from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.config.run_config import RunConfig
 from pipeline.data import shared_memory, socket_folder

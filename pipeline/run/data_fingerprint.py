@@ -6,7 +6,8 @@ import logging
 import os
 from typing import Any
 
-from albef.errors import CheckpointError, ConfigError, DataError, UserError
+from albef.errors import CheckpointError, ConfigError, DataError
+from base.errors import UserError
 from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.data.corpus.manifest import Manifest
 from pipeline.engine.distributed import World

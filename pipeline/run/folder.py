@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from albef.errors import CheckpointError, ConfigError, UserError
+from albef.errors import CheckpointError, ConfigError
+from base.errors import UserError
 from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.config.run_config import RunConfig, differences, load_config, to_yaml
 from pipeline.engine.distributed import World

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from albef.errors import UserError
+from base.errors import UserError
 from pipeline.engine.distributed import World
 from pipeline.exit_codes import LOST
 from pipeline.run import logs

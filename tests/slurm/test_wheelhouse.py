@@ -18,7 +18,7 @@ PACKAGES = ("packaging", "setuptools")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a checkout has and these scripts need; the editable installation leaves its traces there."""
     folder = tmp_path_factory.mktemp("offline") / "project"
-    for name in ("albef", "data_prep", "ds_configs", "pipeline", "slurm"):
+    for name in ("albef", "base", "data_prep", "ds_configs", "pipeline", "slurm"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "assets", "site.sh"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)

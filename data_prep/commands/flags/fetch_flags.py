@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Collection
 
+from base.errors import UsageError
 from data_prep.commands.flags import flag_types
 from data_prep.commands.flags.job_flags import num_processes
-from data_prep.errors import UsageError
 from data_prep.fetch.dns_check import check_dns, sample_hosts
 from data_prep.fetch.retrying_opener import FetchLimits
 from data_prep.fetch.spark import DISTRIBUTORS, check_distributor

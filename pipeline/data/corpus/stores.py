@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from albef.errors import DataError
+from base.errors import UserError
 from samples.quote import quote, without_memory_addresses
 
 T = TypeVar("T")
@@ -146,7 +147,9 @@ def is_store_fault(error: Exception) -> bool:
 
     botocore, aiohttp and others derive their errors from Exception; a bug raises Python's built-in ones.
     """
-    return isinstance(error, OSError | EOFError) or type(error).__module__ not in ("builtins", "albef.errors")
+    if isinstance(error, OSError | EOFError):
+        return True
+    return not isinstance(error, UserError) and type(error).__module__ != "builtins"
 
 
 def _store(url: str) -> tuple[Any, str]:

@@ -66,7 +66,7 @@ def test_a_cut_file_is_damaged_and_a_missing_one_missing(tmp_path: Path) -> None
 def test_nothing_else_in_the_product_writes_safetensors() -> None:
     """Only through `write_tensors` do colleagues get to read what is written."""
     root = Path(__file__).resolve().parents[3]
-    packages = ("albef", "data_prep", "demo", "pipeline", "samples")
+    packages = ("albef", "base", "data_prep", "demo", "pipeline", "samples")
     files = [path for package in packages for path in (root / package).rglob("*.py")]
     writers = [path.relative_to(root) for path in files if re.search(r"\bsave_(file|model)\b", path.read_text())]
     assert writers == [Path("albef/weights/tensor_file.py")]

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
+from base.errors import UsageError
 from data_prep.cli import main
-from data_prep.errors import FolderError, InputError, UsageError, YieldError
+from data_prep.errors import FolderError, InputError, YieldError
 from data_prep.filters.corpus import Corpus
 from data_prep.filters.evaluation_sets import EvaluationSet
 from data_prep.filters.settings import FilterSettings

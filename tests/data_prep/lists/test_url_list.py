@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.errors import InputError, UsageError
+from base.errors import UsageError
+from data_prep.errors import InputError
 from data_prep.lists import json_stream, published_file
 from data_prep.lists.annotations import read_annotations
 from data_prep.lists.json_stream import CHUNK_CHARACTERS

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from base.errors import UsageError
 from data_prep.cli import main
-from data_prep.errors import UsageError
 from data_prep.lists.row_list import ListedImage, read_shard_rows, write_rows
 from data_prep.output.parts import WHOLE, Part, parse_part
 from data_prep.shards.manifest import read_manifest

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from base.errors import UsageError
 from data_prep.cli import build_parser, main
-from data_prep.errors import InputError, UsageError
+from data_prep.errors import InputError
 from data_prep.sources.catalogue import SOURCES
 from data_prep.sources.list_file import is_list, list_source, read_list
 from data_prep.sources.source import ListedRow, ListOptions

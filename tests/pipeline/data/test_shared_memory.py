@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 LOADS = """
 import gc, json, os, subprocess, sys, time
 from pathlib import Path
-from albef.errors import UserError
+from base.errors import UserError
 from pipeline.data import shared_memory
 from tests.pipeline.data.test_loader import make_loader
 

@@ -17,7 +17,7 @@ def pretrain(
     recipe: Path, run_dir: Path, overrides: list[str], before_step: dict[int, Any] | None = None
 ) -> tuple[str, str]:
     """Train in this process, and do something before some steps. Returns what ended the run, and its console."""
-    from albef.errors import UserError
+    from base.errors import UserError
     from pipeline import train as module
     from pipeline.config.run_config import load_config
     from pipeline.run import logs

@@ -1,0 +1,7 @@
+"""What every command of the project shares: its errors.
+
+At the bottom: imports the standard library only, and nothing of this project. `samples` is what the data have in
+common; `base` is what the programs have in common.
+
+errors  errors that a user can cause and fix: message, hint, exit code
+"""
