@@ -35,8 +35,8 @@ COMMANDS = {
         "repeat a skipped step; show the module and the samples with which it goes wrong",
     ),
     "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval"),
-    "export": ("pipeline.export.from_checkpoint", "turn a checkpoint into a model folder, or the official .pth"),
-    "import": ("pipeline.export.from_official", "turn an official .pth into a model folder"),
+    "export": ("pipeline.tasks.pretraining.export", "turn a checkpoint into a model folder, or the official .pth"),
+    "import": ("pipeline.tasks.pretraining.import_official", "turn an official .pth into a model folder"),
     "bench": ("pipeline.planning.bench", "measure one training step on the device at hand"),
 }
 """Command -> (module with `add_arguments(parser)` and `run(args) -> exit code`, what it does)."""

@@ -10,5 +10,5 @@ meta                    meta.json: the facts and files of a checkpoint, with a c
 removal                 removes checkpoints, and only files that the pipeline wrote
 reshard                 loads a checkpoint of any layout into an engine of another
 saving                  copies to host memory, and threads that write them
-weights                 reads fp32 weights from a checkpoint of any ZeRO stage
+weights                 reads fp32 weights and the task's state from a checkpoint of any ZeRO stage
 """

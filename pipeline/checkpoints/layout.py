@@ -1,9 +1,9 @@
 """Publish, find, verify and prune checkpoints. `saving.py` writes them, `loading.py` loads them.
 
-A checkpoint is DeepSpeed's own folder `checkpoints/step_00001000/` with our files beside its own: the teacher, the
-queue, each rank's random state, the model's shape, and `meta.json`, written last, with the size and SHA-256 of every
-file. A folder without a `meta.json` was never finished and is never read. `checkpoints/latest` names the newest one and
-is replaced by an atomic rename, so that at any instant there is a good checkpoint to resume from.
+A checkpoint is DeepSpeed's own folder `checkpoints/step_00001000/` with our files beside its own: what the task keeps
+beside the engine, each rank's random state, the model's shape, and `meta.json`, written last, with the size and SHA-256
+of every file. A folder without a `meta.json` was never finished and is never read. `checkpoints/latest` names the
+newest one and is replaced by an atomic rename, so that at any instant there is a good checkpoint to resume from.
 
 Only folders whose name is exactly a step's are checkpoints. Folders with other names, such as a person's copy
 `step_00001000_good`, are ignored. `pipeline.checkpoints.removal` has the rules for what is removed.
@@ -37,6 +37,7 @@ from samples.quote import quote
 
 __all__ = [
     "META",
+    "MODEL_CONFIG",
     "CheckpointMeta",
     "digest",
     "find_checkpoint",
@@ -45,9 +46,11 @@ __all__ = [
     "new_meta",
     "prune_checkpoints",
     "publish",
+    "random_state_file",
     "read_meta",
     "resolve_checkpoint",
     "saved_steps",
+    "state_file",
     "step_of",
     "step_tag",
     "survey_checkpoints",
@@ -58,6 +61,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
+MODEL_CONFIG = "model_config.json"
+"""The file of `Task.shape`."""
 MAX_LATEST_BYTES = 100
 WHERE = "give a run folder, its checkpoints folder, or one of the step_* folders in it"
 
@@ -71,6 +76,16 @@ class Survey:
     """Name of a checkpoint, or `latest` -> why it cannot be used."""
     num_published: int
     """Number of those that were finished once."""
+
+
+def state_file(name: str) -> str:
+    """The file of one part of `Task.state`."""
+    return f"{name}.safetensors"
+
+
+def random_state_file(rank: int) -> str:
+    """The file of a rank's random states."""
+    return f"random_rank_{rank:05d}.safetensors"
 
 
 def publish(target: Path, meta: CheckpointMeta) -> None:

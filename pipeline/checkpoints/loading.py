@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from albef.config import AlbefConfig, ObjectiveConfig
-from albef.errors import CheckpointError, ConfigError
+from albef.errors import CheckpointError
+from pipeline.checkpoints.layout import random_state_file, state_file
 from pipeline.checkpoints.meta import USE_ANOTHER, CheckpointMeta
-from samples.json_text import parse_json
-from samples.plain_file import read_plain
 from samples.quote import quote
 
 if TYPE_CHECKING:
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from pipeline.task import Task
 
 log = logging.getLogger(__name__)
-
-MAX_CONFIG_BYTES = 1 << 20
 
 
 def load_checkpoint(
@@ -59,23 +55,10 @@ def load_checkpoint(
         _on_all_ranks(path, world, lambda: files.load_into(engine))
 
     def load_ours() -> None:
-        task.load_state({name: read_tensors(path / f"{name}.safetensors") for name in task.state()})
+        task.load_state({name: read_tensors(path / state_file(name)) for name in task.state()})
         _load_random_state(path, world.rank)
 
     _on_all_ranks(path, world, load_ours)
-
-
-def read_model_config(path: Path) -> tuple[AlbefConfig, ObjectiveConfig]:
-    """The model's shape and objective, as saved beside the weights.
-
-    Raises: CheckpointError when the file is missing, damaged or describes no model.
-    """
-    file = path / "model_config.json"
-    try:
-        values = parse_json(read_plain(file, MAX_CONFIG_BYTES))
-        return AlbefConfig.from_dict(values["model"]), ObjectiveConfig(**values["objective"])
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, ConfigError) as error:
-        raise CheckpointError(f"{file} cannot be read: {quote(error)}", USE_ANOTHER) from None
 
 
 def _on_all_ranks(path: Path, world: World, load: Callable[[], None]) -> None:
@@ -102,7 +85,7 @@ def _load_random_state(path: Path, rank: int) -> None:
 
     from albef.weights.tensor_file import read_tensors
 
-    file = path / f"random_rank_{rank:05d}.safetensors"
+    file = path / random_state_file(rank)
     if not file.is_file():
         return
     state = read_tensors(file)

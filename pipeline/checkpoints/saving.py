@@ -28,11 +28,14 @@ from torch import Tensor
 from albef.errors import CheckpointError
 from albef.weights.tensor_file import write_tensors
 from pipeline.checkpoints.layout import (
+    MODEL_CONFIG,
     CheckpointMeta,
     digest,
     latest_name,
     prune_checkpoints,
     publish,
+    random_state_file,
+    state_file,
     step_tag,
     unpublish,
 )
@@ -166,11 +169,11 @@ class CheckpointSaver:
             self.engine.checkpoint_engine = original_engine
             del self.engine._copy_recovery_script
         files: dict[str, Callable[[Path], None]] = {name: _torch_file(state) for name, state in held.files.items()}
-        files[f"random_rank_{self.world.rank:05d}.safetensors"] = _tensor_file(random_state())
+        files[random_state_file(self.world.rank)] = _tensor_file(random_state())
         if self.world.is_main:
             for name, tensors in self.task.state().items():
-                files[f"{name}.safetensors"] = _tensor_file(host_copy(dict(tensors)))
-            files["model_config.json"] = _text_file(json.dumps(self.task.shape, indent=2) + "\n")
+                files[state_file(name)] = _tensor_file(host_copy(dict(tensors)))
+            files[MODEL_CONFIG] = _text_file(json.dumps(self.task.shape, indent=2) + "\n")
         if self.world.device.type == "cuda":
             torch.cuda.synchronize(self.world.device)  # the copies were only begun
         return files

@@ -1,7 +1,7 @@
-"""Model folders: from a checkpoint, from the official weights, and the files beside the weights.
+"""What exports share, whatever task trained the model: the output folder and the model card.
 
-from_checkpoint  `export`: a checkpoint to a model folder or the official .pth
-from_official    `import`: an official .pth to a model folder
-model_card       the card of an exported model
-output_folder    a folder that is written whole or not at all
+A task's own export is in its folder: `pipeline/tasks/pretraining/export.py`.
+
+model_card     the card of an exported model
+output_folder  a folder that is written whole or not at all
 """

@@ -1,30 +1,20 @@
-"""README.md of an exported model: what it is and where it comes from, with no facts but those of its run."""
+"""README.md of an exported model: what it is and where it comes from, with no facts but those of its run.
+
+A task adds the rows about its own training, how its model is used, and what its validation measures.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 
 from albef.config import AlbefConfig
-from pipeline.checkpoints.weights import CheckpointWeights
+from pipeline.checkpoints.meta import CheckpointMeta
 from pipeline.run.markdown import as_code, as_text
 from pipeline.run.metrics_file import newest_first
 
 log = logging.getLogger(__name__)
-
-USE = """\
-## Use
-
-```python
-from PIL import Image
-from albef import Albef
-
-model = Albef.from_pretrained("this folder")
-_, image_feat = model.encode_image([Image.open("photo.jpg")])
-_, text_feat, _ = model.encode_text(["a dog on a beach", "two cups of coffee"])
-similarity = image_feat @ text_feat.T                      # contrastive: fast, for ranking many
-probability = model.match([Image.open("photo.jpg")], ["a dog on a beach"])  # the multimodal encoder's opinion
-```
-"""
 
 LIMITS = """\
 ## Limits
@@ -34,37 +24,15 @@ web's associations, wrong and harmful ones included; measure it on your own task
 """
 
 
-def card_of_checkpoint(weights: CheckpointWeights, kind: str) -> str:
-    """The card of a model taken from a run's checkpoint; `kind` is student or teacher."""
-    meta, objective = weights.meta, weights.objective
-    losses = [name for name in ("itc", "itm", "mlm") if getattr(objective, name)]
-    distilled = [name for name in losses if name != "itm" and getattr(objective, f"distill_{name}")]
-    rows = {
-        "run": as_text(meta.run_name),
-        "weights": "momentum teacher (matching head and temperature are the student's)" if kind == "teacher" else kind,
-        "optimizer steps": f"{meta.step:,}",
-        "pairs seen": f"{meta.samples_seen:,} (with repetition), in epoch {meta.epoch}",
-        "losses": ", ".join(losses),
-        "momentum distillation": f"{', '.join(distilled)}, alpha {objective.alpha:g}" if distilled else "none",
-        "queue": f"{objective.queue_size:,} features per modality",
-        "text": f"at most {objective.max_text_tokens} tokens, [CLS] included",
-        "trained in": f"{as_text(meta.precision)}, ZeRO stage {meta.zero_stage}, {_count(meta.world_size, 'rank')}",
-        "checkpoint": f"{as_text(weights.path.name)}, saved {as_text(meta.created)}",
-        "configuration hash": as_code(meta.config_hash),
-    }
-    return _card(meta.run_name, weights.config, rows, _validation(weights))
+def model_card(title: str, config: AlbefConfig, *, origin: Mapping[str, str], use: str, validation: str = "") -> str:
+    """The card, in Markdown.
 
-
-def card_of_official(name: str, config: AlbefConfig, sha256: str, notes: list[str]) -> str:
-    """The card of a model translated from an official checkpoint; `notes` name what was changed or left out."""
-    rows = {
-        "translated from": f"{as_code(name)}, a checkpoint in the layout of salesforce/ALBEF",
-        "its SHA-256": as_code(sha256),
-    }
-    return _card(name, config, rows | {"changes": "; ".join(as_text(note, 500) for note in notes) or "none"}, "")
-
-
-def _card(title: str, config: AlbefConfig, rows: dict[str, str], evaluation: str) -> str:
+    Args:
+        title: a name; any text.
+        origin: rows of the table "Where it comes from", in Markdown.
+        use: the section that shows how the model is used.
+        validation: the section of `validation_of`, or none.
+    """
     shape = {
         "image": f"{config.image_size} px, patches of {config.patch_size} px, squashed to a square",
         "image encoder": f"{_count(config.vision_depth, 'layer')} of width {config.vision_width}",
@@ -77,36 +45,58 @@ def _card(title: str, config: AlbefConfig, rows: dict[str, str], evaluation: str
         f"# ALBEF: {as_text(title)}\n",
         "An image and text encoder with a multimodal encoder on top, after Li et al., *Align before Fuse: Vision and "
         "Language\nRepresentation Learning with Momentum Distillation* (2021).\n",
-        "## Where it comes from\n\n" + _table(rows),
+        "## Where it comes from\n\n" + _table(origin),
         "## Shape\n\n" + _table(shape),
-        evaluation,
-        USE,
+        validation,
+        use,
         LIMITS,
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _table(rows: dict[str, str]) -> str:
-    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+def rows_of_run(meta: CheckpointMeta, *, weights: str, trained: Mapping[str, str], checkpoint: str) -> dict[str, str]:
+    """The rows "Where it comes from" of a model taken from a run's checkpoint.
+
+    Args:
+        weights: which of the checkpoint's weights were taken.
+        trained: the task's own rows: what was trained, and how.
+        checkpoint: the name of its folder.
+    """
+    return {
+        "run": as_text(meta.run_name),
+        "weights": weights,
+        "optimizer steps": f"{meta.step:,}",
+        "pairs seen": f"{meta.samples_seen:,} (with repetition), in epoch {meta.epoch}",
+        **trained,
+        "trained in": f"{as_text(meta.precision)}, ZeRO stage {meta.zero_stage}, {_count(meta.world_size, 'rank')}",
+        "checkpoint": f"{as_text(checkpoint)}, saved {as_text(meta.created)}",
+        "configuration hash": as_code(meta.config_hash),
+    }
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+def validation_of(checkpoint: Path, step: int, what: str) -> str:
+    """The section with the validation scalars that the run's metrics.jsonl has for a step; empty if it has none.
 
-
-def _validation(weights: CheckpointWeights) -> str:
-    """The validation recalls that the run's metrics.jsonl has for this step, if the checkpoint is in its run folder."""
+    Args:
+        checkpoint: the step's folder in its run folder; anywhere else there are no metrics.
+        what: the sentence that says what the scalars are.
+    """
     values: dict[str, float] = {}
-    metrics = weights.path.parent.parent / "metrics.jsonl"
+    metrics = checkpoint.parent.parent / "metrics.jsonl"
     try:
-        entries = [entry for entry in newest_first(metrics) if entry["step"] == weights.meta.step]
+        entries = [entry for entry in newest_first(metrics) if entry["step"] == step]
     except OSError as error:
         log.warning("the card has no validation results: %s", error)
         entries = []
     for entry in reversed(entries):
         values |= {name: value for name, value in entry.items() if name.startswith("val/") and value is not None}
     rows = {as_text(name.removeprefix("val/")): f"{value:.2f}" for name, value in values.items()}
-    if not rows:
-        return ""
-    what = "Zero-shot retrieval of the student on the run's validation pairs at this step, percent"
-    return f"## Validation\n\n{what} (`itc_`: before re-ranking).\n\n{_table(rows)}"
+    return f"## Validation\n\n{what}\n\n{_table(rows)}" if rows else ""
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    return "| | |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

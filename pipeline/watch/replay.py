@@ -14,7 +14,7 @@ from albef.errors import CheckpointError
 from pipeline.run.logs import print_answer
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `replay --help` need not wait for it
-    from pipeline.checkpoints.weights import CheckpointWeights
+    from pipeline.tasks.pretraining.weights import PretrainingWeights
     from pipeline.watch.nonfinite import LaneReport
     from pipeline.watch.skipped_step_dump import Dump
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """`replay`."""
-    from pipeline.checkpoints.weights import load_weights
+    from pipeline.tasks.pretraining.weights import load_weights
     from pipeline.watch.skipped_step_dump import plain, read_dump
 
     dump = read_dump(args.dump)
@@ -84,7 +84,7 @@ def steps_away(dump: Dump, step: int) -> int:
     return dump.step - 1 - step if step < dump.step else min(0, last - step)
 
 
-def replay(dump: Dump, weights: CheckpointWeights, *, device: str, precision: str) -> dict[str, Any]:
+def replay(dump: Dump, weights: PretrainingWeights, *, device: str, precision: str) -> dict[str, Any]:
     """Take every lane of the dump with those weights, and the samples of each bad lane one by one.
 
     Args:

@@ -74,7 +74,7 @@ def test_a_skipped_step_moves_nothing(tmp_path, ds_config):
 def test_stop_resume_and_export(tmp_path):
     """Five of ten steps, stop, resume on the GPU: the weights of ten steps; the export gives the trainer's features."""
     from albef import Albef
-    from pipeline.export.from_checkpoint import export_checkpoint
+    from pipeline.tasks.pretraining.export import export_checkpoint
 
     choice = ["--deepspeed.config=zero1_bf16"]
     whole = run(tmp_path, "whole", overrides=choice)

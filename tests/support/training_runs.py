@@ -60,7 +60,7 @@ def states(checkpoint: Path) -> dict[str, dict[str, torch.Tensor]]:
 def relative_differences(one: Path, other: Path) -> dict[str, float]:
     """For student (fp32, as the optimizer holds it), teacher and queue the largest difference of two checkpoints, as a
     share of the part's largest value."""
-    from pipeline.checkpoints.weights import load_weights
+    from pipeline.tasks.pretraining.weights import load_weights
 
     ours, theirs = load_weights(one), load_weights(other)
     found = {}

@@ -22,7 +22,6 @@ from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.objective.queue import FeatureQueue
 from albef.weights.initialise import initialise
-from pipeline.checkpoints.weights import CheckpointWeights
 from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import DataConfig
 from pipeline.data import seeds
@@ -31,6 +30,7 @@ from pipeline.engine.schedule import alpha_at
 from pipeline.task import LaneLosses, LaneStep, Pictures, Progress
 from pipeline.tasks.pretraining.collate import PretrainBatcher
 from pipeline.tasks.pretraining.pictures import training_pictures, training_tables
+from pipeline.tasks.pretraining.weights import PretrainingWeights
 from pipeline.tasks.retrieval.validation import Validator
 from pipeline.train import TaskMaker, train
 
@@ -67,7 +67,7 @@ class Pretraining:
 
     @classmethod
     def of_weights(
-        cls, weights: CheckpointWeights, *, alpha: float, device: torch.device, compute_dtype: torch.dtype
+        cls, weights: PretrainingWeights, *, alpha: float, device: torch.device, compute_dtype: torch.dtype
     ) -> Pretraining:
         """A saved run's parts without an engine, to take single lanes of a step with.
 

@@ -71,8 +71,8 @@ def export_checkpoint(
     from albef.weights.files import load_strictly
     from albef.weights.official import to_official
     from albef.weights.tensor_file import write_pickle
-    from pipeline.checkpoints.weights import load_weights
-    from pipeline.export.model_card import card_of_checkpoint
+    from pipeline.tasks.pretraining.model_card import card_of_checkpoint
+    from pipeline.tasks.pretraining.weights import load_weights
 
     found = load_weights(checkpoint)
     weights = found.student | (found.teacher if kind == "teacher" else {})

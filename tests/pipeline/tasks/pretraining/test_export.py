@@ -15,7 +15,6 @@ from torch import Tensor
 
 from albef import Albef
 from albef.config import ObjectiveConfig
-from albef.errors import CheckpointError
 from albef.inputs.batch import PretrainBatch
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
@@ -25,7 +24,6 @@ from albef.weights.files import read_weights
 from albef.weights.official import read_official
 from pipeline.checkpoints.layout import new_meta
 from pipeline.checkpoints.saving import CheckpointSaver
-from pipeline.checkpoints.weights import load_weights
 from pipeline.cli import main
 from pipeline.config.run_config import load_config
 from pipeline.config.sections import CheckpointConfig
@@ -33,8 +31,8 @@ from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.engine import distributed
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.engine.optim import build_optimizer
-from pipeline.export.output_folder import check_free
 from pipeline.tasks.pretraining.task import Pretraining
+from pipeline.tasks.pretraining.weights import load_weights
 from tests.support.checkpoints import seal
 from tests.support.ranks import run_ranks
 from tests.support.refusal import refusal
@@ -341,24 +339,6 @@ def test_the_output_folder_is_replaced_only_when_asked_and_only_if_it_was_export
     (tmp_path / "file").write_text("")
     assert "not a folder" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "file")])
     assert "cannot be written" in refusal(capsys, ["export", str(copy), "--out", str(tmp_path / "file" / "model")])
-
-
-def test_only_what_export_and_import_wrote_is_overwritten(tmp_path):
-    """Another library's model, a download named albef.pth, our names in other hands: none may be replaced."""
-    model, official, download, folders = (tmp_path / name for name in ("model", "official", "download", "folders"))
-    for folder in (model, official, download, folders):
-        folder.mkdir()
-    for name in ("config.json", "model.safetensors", "README.md"):
-        (model / name).write_text('{"model_type": "bert"}')
-    (folders / "config.json").write_text('{"model_type": "albef"}')
-    (folders / "model.safetensors").mkdir()
-    for folder in (official, download):
-        (folder / "albef.pth").write_bytes(b"weights")
-    (official / "made_by_pipeline").write_text("")
-    check_free(official, overwrite=True)
-    for folder in (model, download, folders):
-        with pytest.raises(CheckpointError, match="holds something other than an exported model"):
-            check_free(folder, overwrite=True)
 
 
 def test_read_back_weights_carry_no_extra_names(saved, tmp_path):

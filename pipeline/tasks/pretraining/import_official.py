@@ -89,7 +89,7 @@ def import_official(
     from albef.pretrained import Albef
     from albef.weights.files import load_strictly
     from albef.weights.official import read_official
-    from pipeline.export.model_card import card_of_official
+    from pipeline.tasks.pretraining.model_card import card_of_official
 
     found = read_official(file, vision_heads=vision_heads, text_heads=text_heads, image_size=image_size)
     with torch.random.fork_rng(devices=[]):
