@@ -1,7 +1,8 @@
-"""What every command of the project shares: its errors.
+"""What every command of the project shares: its errors, and files that are replaced whole.
 
 At the bottom: imports the standard library only, and nothing of this project. `samples` is what the data have in
 common; `base` is what the programs have in common.
 
-errors  errors that a user can cause and fix: message, hint, exit code
+atomic_file  files that are replaced whole or not at all
+errors       errors that a user can cause and fix: message, hint, exit code
 """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from base import atomic_file
 from demo.pictures import Picture, read_pictures
 
 BROKEN = ("gone", "gone", "gone", "gone", "page", "page", "cut", "cut", "empty", "noai", "noai", "flaky", "flaky")
@@ -50,7 +50,5 @@ def write_list(path: Path, pictures: Sequence[Picture], *, port: int, first_capt
                 {"url": f"{root}/faults/{fault}/{picture.image}", "caption": list(picture.captions)},
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}")
-    unpublished.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(unpublished, path)
+    atomic_file.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return len(rows)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from albef.pretrained import Albef
+from base import atomic_file
 from demo import examples
 from demo.address_lists import BROKEN, SPLITS, chosen
 from demo.page import Page, render
@@ -64,9 +65,7 @@ def write_report(layout: Layout, record: Record) -> None:
         stages=[(name, stage["seconds"], stage["command"]) for name, stage in record.stages.items()],
         credits=CREDITS,
     )
-    unpublished = layout.report.with_name(f".{layout.report.name}.{os.getpid()}")
-    unpublished.write_text(render(page), encoding="utf-8")
-    os.replace(unpublished, layout.report)
+    atomic_file.write_text(layout.report, render(page))
 
 
 def trained_by(layout: Layout) -> list[tuple[str, str]]:

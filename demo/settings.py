@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from albef.errors import ConfigError
+from base import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,7 @@ class Record:
     def save(self, path: Path) -> None:
         """Atomic: the file is there whole, or as it was before."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        unpublished = path.with_name(f".{path.name}.{os.getpid()}")
-        unpublished.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(unpublished, path)
+        atomic_file.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def open_record(path: Path, wanted: Settings) -> Record:

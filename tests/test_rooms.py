@@ -48,7 +48,6 @@ LEVELS = {
         ["pipeline.data.sampling"],
         ["pipeline.data"],
         ["pipeline.engine"],
-        ["pipeline.run.atomic_file"],
         ["pipeline.checkpoints"],
         ["pipeline.run"],
         ["pipeline.export"],

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from base.atomic_file import replacing
+
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """Found in the message of a SafetensorError that the operating system caused."""
 
@@ -33,8 +35,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
 
     Raises: OSError when it cannot be written; `path` is then unchanged.
     """
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as unpublished:
         with unpublished.open("wb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -47,9 +48,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
             raise OSError(number, os.strerror(number), str(path)) from error
         if unpublished.stat().st_mode & 0o777 != mode:  # on a mount where all files have one mode, chmod may fail
             unpublished.chmod(mode)
-        os.replace(unpublished, path)
-    finally:
-        unpublished.unlink(missing_ok=True)
 
 
 def write_pickle(path: Path, values: Any) -> None:

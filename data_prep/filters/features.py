@@ -6,7 +6,6 @@ settings need no tar again. A file is named after its shard and the tar's SHA-25
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from base.atomic_file import replacing
 from data_prep.errors import FolderError
 from data_prep.filters.perceptual_hash import NUM_BYTES, hash_jpeg
 from data_prep.filters.sample_rules import caption_hash
@@ -87,9 +87,8 @@ def is_features_name(name: str) -> bool:
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table atomically: a file with its final name is whole."""
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, unpublished, compression="zstd")
-    os.replace(unpublished, path)
+    with replacing(path) as beside:
+        pq.write_table(table, beside, compression="zstd")
 
 
 def perceptual_hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

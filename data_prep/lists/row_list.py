@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from base.atomic_file import replacing
 from data_prep.output.parts import WHOLE, Part, parse_part
 from samples.json_text import is_unicode
 from samples.quote import quote
@@ -140,11 +140,10 @@ def _refuse_written_out(caption: str) -> None:
 
 def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part: Part = WHOLE) -> int:
     """Write a part of the list atomically; returns the number of rows of the whole list. Memory: one shard's rows."""
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     num_rows = 0
     iterator = iter(images)
     schema = SCHEMA.with_metadata({PART_KEY: str(part)})
-    with pq.ParquetWriter(unpublished, schema, compression="zstd") as writer:
+    with replacing(path) as unpublished, pq.ParquetWriter(unpublished, schema, compression="zstd") as writer:
         while chunk := list(itertools.islice(iterator, shard_size)):
             shard = num_rows // shard_size
             num_rows += len(chunk)
@@ -169,7 +168,6 @@ def write_rows(path: Path, images: Iterable[ListedImage], shard_size: int, part:
                 schema=schema,
             )
             writer.write_table(table, row_group_size=shard_size)
-    os.replace(unpublished, path)
     return num_rows
 
 

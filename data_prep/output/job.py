@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from base import atomic_file
 from data_prep.errors import FolderError
 from data_prep.output.ownership import check_new, check_work
 from data_prep.output.parts import WHOLE, Part
@@ -225,12 +226,8 @@ def write_json(path: Path, content: Any) -> None:
         path.write_text(text, encoding="utf-8")
         return
     # The process id is not enough: a part on another machine may have the same.
-    unpublished = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    with open(unpublished, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unpublished, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    atomic_file.write_text(path, text, temporary=temporary)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from base.atomic_file import replacing
 from data_prep.errors import InputError
 from data_prep.lists.row_list import ListedImage
 from data_prep.output.job import default_source
@@ -45,17 +46,12 @@ def list_tars(
             `broken_tar`.
     Raises: InputError naming a tar that cannot be read, or, without `keep_going`, one that is damaged.
     """
-    unpublished = members.with_name(f".{members.name}.{os.getpid()}.tmp")
-    try:
-        with pq.ParquetWriter(unpublished, MEMBERS, compression="zstd") as writer:
-            samples = _all_samples(tars, processes, keep_going)
-            while chunk := list(itertools.islice(samples, shard_size)):
-                images = [{"tar": tar, "offset": sample.offset, "size": sample.size} for tar, sample in chunk]
-                writer.write_table(pa.Table.from_pylist(images, MEMBERS), row_group_size=shard_size)
-                yield from (sample.listed for _, sample in chunk)
-        os.replace(unpublished, members)
-    finally:
-        unpublished.unlink(missing_ok=True)
+    with replacing(members) as unpublished, pq.ParquetWriter(unpublished, MEMBERS, compression="zstd") as writer:
+        samples = _all_samples(tars, processes, keep_going)
+        while chunk := list(itertools.islice(samples, shard_size)):
+            images = [{"tar": tar, "offset": sample.offset, "size": sample.size} for tar, sample in chunk]
+            writer.write_table(pa.Table.from_pylist(images, MEMBERS), row_group_size=shard_size)
+            yield from (sample.listed for _, sample in chunk)
 
 
 def _all_samples(tars: Sequence[Path], processes: int, keep_going: bool) -> Iterator[tuple[int, TarSample]]:

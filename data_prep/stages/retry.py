@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from base.atomic_file import replacing
 from data_prep.accounts.accounting import finished_shards
 from data_prep.errors import FolderError, InputError
 from data_prep.lists.row_list import ListedImage, read_part, read_shard_rows
@@ -168,14 +168,13 @@ def _write_retried(folder: Folder, job: Job, reasons: Sequence[str], failures: I
         return 0
     folder.root.mkdir(exist_ok=True)
     path = folder.root / RETRIED_NAME
-    unpublished = path.with_name(f".{RETRIED_NAME}.{os.getpid()}.tmp")
     chosen, num_rows = itertools.chain([first], chosen), 0
-    with pq.ParquetWriter(unpublished, SCHEMA.with_metadata({REASONS_KEY: ",".join(reasons)})) as writer:
+    schema = SCHEMA.with_metadata({REASONS_KEY: ",".join(reasons)})
+    with replacing(path) as unpublished, pq.ParquetWriter(unpublished, schema) as writer:
         while chunk := list(itertools.islice(chosen, job.shard_size)):
             rows, why = zip(*chunk, strict=True)
             writer.write_table(pa.table({"row": rows, "reason": why}, schema=writer.schema), row_group_size=len(chunk))
             num_rows += len(chunk)
-    os.replace(unpublished, path)
     return num_rows
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albef.errors import CheckpointError
+from base import atomic_file
 from pipeline.checkpoints.meta import (
     META,
     USE_ANOTHER,
@@ -31,7 +32,6 @@ from pipeline.checkpoints.meta import (
 )
 from pipeline.checkpoints.removal import is_leftover, set_aside, unpublish
 from pipeline.config.sections import CheckpointConfig
-from pipeline.run import atomic_file
 from samples.plain_file import read_plain
 from samples.quote import quote
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from albef.errors import CheckpointError
-from pipeline.run import atomic_file
+from base import atomic_file
 from samples.json_text import parse_json
 from samples.plain_file import read_plain
 from samples.quote import quote

@@ -1,6 +1,5 @@
 """The run folder: what is in it, its lock, its metrics and logs.
 
-atomic_file       files that are replaced whole or not at all
 data_fingerprint  data.json: a run resumes only on the data it started with
 event_file        TensorBoard's file of one start
 folder            the paths of a run, and whether a recipe may resume there

@@ -7,11 +7,11 @@ import os
 from typing import Any
 
 from albef.errors import CheckpointError, ConfigError, DataError
+from base import atomic_file
 from base.errors import UserError
 from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.data.corpus.manifest import Manifest
 from pipeline.engine.distributed import World
-from pipeline.run import atomic_file
 from pipeline.run.folder import RunFolder
 from pipeline.run.retrying_file import reason, unwritable
 from samples.json_text import parse_json

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from albef.errors import CheckpointError, ConfigError
+from base import atomic_file
 from base.errors import UserError
 from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.config.run_config import RunConfig, differences, load_config, to_yaml
 from pipeline.engine.distributed import World
-from pipeline.run import atomic_file, logs
+from pipeline.run import logs
 from pipeline.run.retrying_file import unwritable
 from samples.quote import quote
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from albef.errors import ConfigError
-from pipeline.run import atomic_file
+from base import atomic_file
 from pipeline.run.retrying_file import RetryingFile
 from samples.json_text import parse_json
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from albef.errors import CheckpointError, ConfigError
-from pipeline.run import atomic_file
+from base import atomic_file
 from pipeline.run.logs import print_answer
 from samples.json_text import parse_json
 from samples.plain_file import read_plain

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from albef.errors import DataError
 from albef.weights.tensor_file import read_tensors, write_tensors
-from pipeline.run import atomic_file
+from base import atomic_file
 from samples.json_text import parse_json
 from samples.plain_file import read_plain
 from samples.quote import quote

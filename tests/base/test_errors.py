@@ -10,7 +10,7 @@ import albef.errors
 import data_prep.errors
 from base.errors import UsageError, UserError
 
-KINDS = [
+KINDS: list[type[UserError]] = [
     UserError,
     UsageError,
     *(
