@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=32)
     parser.add_argument("--shard-size", type=int, default=500)
-    parser.add_argument("--repeat", type=int, default=1, help="pairs of runs, taking turns; the median is told")
+    parser.add_argument("--repeat", type=int, default=1, help="pairs of runs, taking turns; the median is printed")
     flags = parser.parse_args()
     bodies = [photo(number, flags.side) for number in range(DISTINCT)]
     ours: list[Run] = []
@@ -71,8 +71,8 @@ def main() -> None:
             {
                 **vars(flags),
                 "body_kib": round(sum(map(len, bodies)) / DISTINCT / 1024, 1),
-                "data_prep": told(ours, start_up[0], flags.images),
-                "img2dataset": told(bare, start_up[1], flags.images),
+                "data_prep": summary(ours, start_up[0], flags.images),
+                "img2dataset": summary(bare, start_up[1], flags.images),
                 "images_per_s_ratio": round(median(bare, "seconds") / median(ours, "seconds"), 3),
                 "cpu_per_image_ratio": round(median(ours, "cpu_s") / median(bare, "cpu_s"), 3),
                 "cpu_per_further_image_ratio": round(further(ours, start_up[0]) / further(bare, start_up[1]), 3),
@@ -139,7 +139,7 @@ def stored(out: Path) -> int:
 BOTH = (data_prep_command, bare_command)
 
 
-def told(runs: list[Run], start_up: Run, num_images: int) -> dict[str, float]:
+def summary(runs: list[Run], start_up: Run, num_images: int) -> dict[str, float]:
     seconds, cpu_s = median(runs, "seconds"), median(runs, "cpu_s")
     return {
         "seconds": round(seconds, 1),

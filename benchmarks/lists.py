@@ -44,9 +44,9 @@ def main() -> None:
         else:
             prepared = sum(1 for _ in list_tars([Path(name, "x.tar")], Path(name, "m"), 10_000, processes=1))
         seconds = time.process_time() - began
-    told = {"what": flags.what, "rows": flags.rows, "out": prepared, "processor_s": round(seconds, 1)}
-    told |= {"rows_per_processor_s": round(flags.rows / seconds), "mib_at_start": at_start, "mib_peak": peak_mib()}
-    print(json.dumps(told))
+    result = {"what": flags.what, "rows": flags.rows, "out": prepared, "processor_s": round(seconds, 1)}
+    result |= {"rows_per_processor_s": round(flags.rows / seconds), "mib_at_start": at_start, "mib_peak": peak_mib()}
+    print(json.dumps(result))
 
 
 def peak_mib() -> int:
@@ -69,7 +69,7 @@ def take_list(folder: Path) -> None:
 def entries(rows: int) -> Iterator[ListedImage]:
     for row in range(rows):
         image = row % (rows // 40) if row < rows // 8 else row
-        caption = f"a caption of some ten words that tells what is in picture {row}"
+        caption = f"a caption of some ten words that names what is in picture {row}"
         yield ListedImage(f"/export/home/data/cc/{image:09d}_{image * 7919:012d}.jpg", [caption])
 
 
@@ -77,7 +77,7 @@ def prepare_tar(folder: Path, rows: int) -> None:
     """As img2dataset writes: an image, a text and a JSON a sample, with PAX headers for fractions of seconds."""
     with tarfile.open(folder / "x.tar", "w") as tar:
         for row in range(rows):
-            text = f"a caption of some ten words that tells what is in picture {row}".encode()
+            text = f"a caption of some ten words that names what is in picture {row}".encode()
             fields = {
                 "caption": text.decode(),
                 "url": f"https://a.example/{row}.jpg",

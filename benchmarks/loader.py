@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--batches", type=int, default=25, help="measured, after the first")
     parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--repeat", type=int, default=2, help="turns; the median is told")
+    parser.add_argument("--repeat", type=int, default=2, help="turns; the median is printed")
     flags = parser.parse_args()
     stored = [encode_image(photo(number, SIDE), ImageSettings()).jpeg for number in range(DISTINCT)]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""What going on under other ranks or another ZeRO stage changes: `python -m benchmarks.reshard`.
+"""How a run changes when it resumes on other ranks or at another ZeRO stage: `python -m benchmarks.reshard`.
 
 Each layout trains the tiny recipe ten steps without interruption, dropout and augmentation on, and saves after five.
-Then every other layout goes on from that checkpoint. Printed is the largest difference of the last weights, teacher or
+Then every other layout resumes from that checkpoint. Printed is the largest difference of the last weights, teacher or
 queue from the run that was not interrupted, as a share of the part's largest value; 0 means equal to the bit.
 """
 
@@ -55,7 +55,7 @@ def train(folder: Path, lanes: int, ranks: int, stage: int, name: str = "") -> P
 
 
 def compare(folder: Path, whole: Path, lanes: int, ranks: int, stage: int) -> str:
-    """Go on from `whole`'s fifth step under this layout; the largest difference at its end."""
+    """Resume from `whole`'s fifth step under this layout; returns the largest difference at the end."""
     name = f"from_{whole.name}_to_{ranks}_ranks_zero{stage}"
     begin_at(whole, 5, folder / name)
     changed = train(folder, lanes, ranks, stage, name)

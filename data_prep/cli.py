@@ -59,8 +59,8 @@ class Parser(argparse.ArgumentParser):
         hints = []
         for flag in unknown:
             flags = self.all_flags()
-            begun = [known for known in flags if known.startswith(flag)]
-            near = begun or difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
+            longer = [known for known in flags if known.startswith(flag)]
+            near = longer or difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
             hints += [f"did you mean {near[0]} instead of {flag}?"] if near else []
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:

@@ -3,7 +3,6 @@
 Orchestration only: data_prep and pipeline are run as the commands a user would type; of the project's code only
 `albef` is imported, to look at what the exported model does. Nothing imports demo.
 
-address_lists  the lists that data_prep downloads
 charts         line charts as inline SVG
 examples       the exported model on held-out pictures
 page           the report: one HTML page that opens offline
@@ -12,7 +11,8 @@ pictures       the pictures that ship with the demo
 processes      children that do not outlive the demo
 report         collects a run's results for the page
 results        reads what the stages left
-server         a small web on loopback, with broken addresses
+server         a small web on loopback, with broken URLs
 settings       what a demo run is, and the record it resumes from
 stages         the stages, in order; one that is done is not done again
+url_lists      the lists that data_prep downloads
 """

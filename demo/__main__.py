@@ -21,7 +21,7 @@ from samples.quote import printable
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; returns its exit code: 0, 2 for what the user can mend, 75 when stopped and saved."""
+    """Run the demo; returns its exit code: 0, 2 for what the user can fix, 75 when stopped and saved."""
     try:
         args = parse(argv)
         layout = Layout(args.run_dir)
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {printable(error.message)}\nhint: {printable(error.hint)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command resumes from here", file=sys.stderr)
         return 130
 
 
@@ -95,13 +95,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m demo",
         description="Serve the sample pictures, download, pretrain, evaluate, export, report. "
-        "The same command again goes on where it stopped.",
+        "The same command again resumes where it stopped.",
         allow_abbrev=False,
     )
     parser.add_argument("--run-dir", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
     parser.add_argument("--steps", type=_positive, metavar="N", help="optimizer steps; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
-    parser.add_argument("--pictures", type=_positive, metavar="N", help="at most so many a list; default: all")
+    parser.add_argument("--pictures", type=_positive, metavar="N", help="at most N pictures a list; default: all")
     parser.add_argument("--port", type=int, default=0, help="of the picture server on loopback; default: any free one")
     args = parser.parse_args(argv)
     if not 0 <= args.port < 65_536 or args.seed < 0:

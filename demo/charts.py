@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no library, no script, no address outside the page."""
+"""Line charts as inline SVG: no library, no script, no URL outside the page."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from demo.page_pictures import ImageQuery, TextQuery, WordMaps, found_section, m
 from demo.results import RECALL_AT, Ingestion, recalls
 
 STYLES = (BASE_STYLE, Path(__file__).parent / "report.css")
-TITLE = "A small ALBEF, from addresses to a model"
+TITLE = "A small ALBEF, from URLs to a model"
 
 Curves = dict[str, list[tuple[float, float]]]
 
@@ -38,7 +38,7 @@ class Page:
     """How often the maps point at the right place."""
     ingestion: Sequence[Ingestion]
     faults: Sequence[tuple[str, int]]
-    """Addresses broken on purpose in the training list: (how, how many)."""
+    """URLs broken on purpose in the training list: (how, how many)."""
     trained_by: Sequence[tuple[str, str]]
     stages: Sequence[tuple[str, float, str]]
     """(name, seconds, command)."""
@@ -127,7 +127,7 @@ def _curves(curves: Curves) -> str:
     return (
         "<h2>Curves</h2><p>From metrics.jsonl, over the optimizer step; thin as logged, thick the running mean. The "
         "legend "
-        f'tells the last value.</p><div class="charts">{"".join(charts)}</div>'
+        f'shows the last value.</p><div class="charts">{"".join(charts)}</div>'
     )
 
 
@@ -156,7 +156,7 @@ def _ingestion(lists: Sequence[Ingestion], faults: Sequence[tuple[str, int]]) ->
     return (
         "<h2>Ingestion</h2>"
         "<p>Downloaded over HTTP on loopback by data_prep (img2dataset), verified, and counted: every listed "
-        f"address is a sample, or a failure with its reason. Broken on purpose in the training list: "
+        f"URL is a sample, or a failure with its reason. Broken on purpose in the training list: "
         f"{escape(broken)}.</p>" + _table("", head, rows, "words")
     )
 

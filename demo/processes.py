@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1
 def run_child(command: Sequence[str], *, run_dir: Path, environment: Mapping[str, str] | None = None) -> int:
     """Run a command with our terminal as its own; returns its exit code.
 
-    If the demo dies, by kill -9 too, the child is told to stop (SIGTERM): a trainer saves and leaves. On Ctrl-C, which
+    If the demo dies, by kill -9 too, the kernel sends the child SIGTERM: a trainer saves and ends. On Ctrl-C, which
     the terminal sends to both, the child is waited for.
     """
     started = [sys.executable, "-m", "demo.processes", *command]
@@ -35,7 +35,7 @@ def run_child(command: Sequence[str], *, run_dir: Path, environment: Mapping[str
 def end_leftovers(run_dir: Path, *, patience_s: float = 20.0) -> int:
     """End what an earlier, killed start left running for this run folder; returns how many processes there were.
 
-    They were told to stop when their parent died and mostly are gone; what still runs would write to the same folder.
+    They got SIGTERM when their parent died and most have ended; one that still runs would write to the same folder.
     """
     found = leftovers(run_dir)
     if not found:

@@ -12,12 +12,12 @@ from pathlib import Path
 from albef.pretrained import Albef
 from base import atomic_file
 from demo import examples
-from demo.address_lists import BROKEN, SPLITS, chosen
 from demo.page import Page, render
 from demo.pictures import PictureArchive, read_pictures
 from demo.results import read_ingestion, read_json, read_scalars
 from demo.server import FAULTS
 from demo.settings import Layout, Record
+from demo.url_lists import BROKEN, SPLITS, chosen
 
 CREDITS = (
     "Pictures: Noto Emoji (Google, Apache-2.0), Twemoji (Twitter and contributors, CC-BY-4.0), EmojiOne 2.3 "

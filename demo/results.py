@@ -15,7 +15,7 @@ RECALL_AT = (1, 5, 10)
 
 @dataclass(frozen=True, kw_only=True)
 class Ingestion:
-    """What became of one list of addresses."""
+    """What became of one list of URLs."""
 
     split: str
     listed: int

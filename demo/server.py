@@ -1,4 +1,4 @@
-"""A small web on loopback: the demo's pictures, and a few addresses that are broken the way real ones are."""
+"""A small web on loopback: the demo's pictures, and a few URLs that are broken the way real ones are."""
 
 from __future__ import annotations
 

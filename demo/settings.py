@@ -1,4 +1,4 @@
-"""What a demo run is, where its files lie, and the record that lets the same command go on."""
+"""What a demo run is, where its files lie, and the record from which the same command resumes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from base import atomic_file
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What was asked for; a run folder is begun with one of these and goes on with the same."""
+    """What was asked for; a run folder starts with one of these and resumes with the same."""
 
     steps: int | None = None
     """Optimizer steps; None takes the recipe's."""
     seed: int = 0
     """Seed of weights, order, masks and everything else that is drawn."""
     pictures: int | None = None
-    """Use so many training pictures; None takes all."""
+    """Use this number of training pictures; None takes all."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Layout:
     def report(self) -> Path:
         return self.root / "report.html"
 
-    def address_list(self, split: str) -> Path:
+    def url_list(self, split: str) -> Path:
         return self.root / "data" / "lists" / f"{split}.jsonl"
 
     def shards(self, split: str) -> Path:
@@ -70,7 +70,7 @@ class Record:
 
     settings: Settings
     port: int = 0
-    """The port that the address lists name; 0 before there are lists."""
+    """The port that the URL lists name; 0 before there are lists."""
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class Record:
 def open_record(path: Path, wanted: Settings) -> Record:
     """The record of a run folder, or a new one.
 
-    Raises: ConfigError when the folder was begun with other settings, or its record cannot be read.
+    Raises: ConfigError when the folder was started with other settings, or its record cannot be read.
     """
     if not path.exists():
         return Record(settings=wanted)
@@ -98,7 +98,7 @@ def open_record(path: Path, wanted: Settings) -> Record:
             if getattr(record.settings, name) != value
         )
         raise ConfigError(
-            f"{path.parent} was begun with other settings: {differs}",
-            "give the same ones to go on, or another --run-dir",
+            f"{path.parent} was started with other settings: {differs}",
+            "give the same ones to resume, or another --run-dir",
         )
     return record

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from base.errors import UserError
-from demo.address_lists import SPLITS, chosen, write_list
 from demo.pictures import PictureArchive
 from demo.processes import run_child
 from demo.results import read_json
 from demo.server import PictureServer
 from demo.settings import Layout, Record
+from demo.url_lists import SPLITS, chosen, write_list
 
 PRETRAIN_SCRIPT = Path(__file__).resolve().parent.parent / "slurm" / "pretrain.sh"
 NUM_RANKS = 2
@@ -23,7 +23,7 @@ SHARD_SIZE = {"train": 1_000, "val": 500, "test": 1_000}
 
 
 class StageFailed(UserError):
-    """A command of the demo ended with an error, which it has told itself.
+    """A command of the demo ended with an error, which it has printed itself.
 
     Args:
         exit_code: the command's, which becomes the demo's.
@@ -58,7 +58,7 @@ class Stages:
                     f"download {split}",
                     [
                         *(sys.executable, "-m", "data_prep", "download"),
-                        *("--urls", str(self.layout.address_list(split))),
+                        *("--urls", str(self.layout.url_list(split))),
                         *("--out", str(self.layout.shards(split))),
                         *("--source", "demo"),
                         "--allow-private-addresses",  # the pictures are served on loopback
@@ -135,7 +135,7 @@ class Stages:
                 print(f"port {self.record.port}: {error.strerror}; unfinished downloads start over", flush=True)
                 for split in splits:
                     shutil.rmtree(self.layout.shards(split), ignore_errors=True)
-                    self.layout.address_list(split).unlink(missing_ok=True)
+                    self.layout.url_list(split).unlink(missing_ok=True)
         try:
             server = PictureServer(archive, wanted_port)
         except OSError as error:
@@ -146,9 +146,9 @@ class Stages:
 
     def _write_lists(self, port: int) -> None:
         for split in SPLITS:
-            if not self.layout.address_list(split).exists():
+            if not self.layout.url_list(split).exists():
                 write_list(
-                    self.layout.address_list(split),
+                    self.layout.url_list(split),
                     chosen(split, self.record.settings.pictures),
                     port=port,
                     first_caption_only=split == "test",
@@ -173,11 +173,11 @@ class Stages:
         def run() -> None:
             code = run_child(command, run_dir=self.layout.root, environment=environment)
             if code == 75:
-                raise StageFailed(f"{name} was told to stop and saved", "the same command goes on from there", 75)
+                raise StageFailed(f"{name} stopped by request, and saved", "the same command resumes from there", 75)
             if code:
                 raise StageFailed(
                     f"{name} ended with exit code {code}",
-                    "what it printed above says why; the same command goes on from here",
+                    "what it printed above says why; the same command resumes from here",
                     code if code in (2, 130) else 1,
                 )
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval"),
     "export": ("pipeline.tasks.pretraining.export", "turn a checkpoint into a model folder, or the official .pth"),
     "import": ("pipeline.tasks.pretraining.import_official", "turn an official .pth into a model folder"),
-    "bench": ("pipeline.planning.bench", "measure one training step on the device at hand"),
+    "bench": ("pipeline.planning.bench", "measure one training step on this machine's device"),
 }
 """Command -> (module with `add_arguments(parser)` and `run(args) -> exit code`, what it does)."""
 

@@ -139,7 +139,7 @@ launcher_of_slurm() {
   [ "${SLURM_HET_SIZE:-1}" -le 1 ] || fail "a heterogeneous job of $SLURM_HET_SIZE components, whose tasks srun counts apart" \
     "submit one component: every node with the same number of GPUs and tasks"
   MASTER_ADDR=$(first_host "$SLURM_JOB_NODELIST")
-  if ! getent hosts "$MASTER_ADDR" > /dev/null; then    # a node name that is no host name: ask Slurm for its address
+  if ! getent hosts "$MASTER_ADDR" > /dev/null; then    # a node name that is no host name: ask Slurm for its IP address
     MASTER_ADDR=$(scontrol show node -o "$MASTER_ADDR" 2> /dev/null | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') || :
     MASTER_ADDR=${MASTER_ADDR:-$(hostname)}    # a batch script runs on the first node
   fi

@@ -37,7 +37,7 @@ def requirements(group: str) -> list[Requirement]:
 
 
 def test_the_lock_names_packages_and_versions_and_nothing_else() -> None:
-    """No registry, no address, no path, no wheel of one machine; sorted, each name once."""
+    """No registry, no URL, no path, no wheel of one machine; sorted, each name once."""
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][a-z0-9.]*", line)] == []
     assert lines == sorted(set(lines), key=lambda line: line.split("==")[0])

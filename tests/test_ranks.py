@@ -47,7 +47,7 @@ def test_the_traceback_of_a_failing_rank_is_raised() -> None:
 
 
 def test_a_rank_that_dies_silently_is_reported() -> None:
-    """An exit without a traceback is told by its exit code."""
+    """An exit without a traceback is reported by its exit code."""
     with pytest.raises(RuntimeError, match="rank 0 of 2 ended with exit code 7"):
         run_ranks(_one_dies, 2)
 

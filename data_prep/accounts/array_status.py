@@ -103,14 +103,14 @@ class ArrayStatus:
 
     def _part_json(self, number: int, part: PartState | None) -> dict[str, Any]:
         if part is None:
-            return {"part": f"{number}/{self.count}", "state": "not begun"}
+            return {"part": f"{number}/{self.count}", "state": "not started"}
         silent_s = round(part.silent_s(self.now))
         return {**dataclasses.asdict(part), "state": "silent" if silent_s else part.state, "silent_s": silent_s}
 
     def _line(self, number: int, part: PartState | None, count: int = 0) -> str:
         name = f"part {number}/{count or self.count}"
         if part is None:
-            return f"{name}: not begun"
+            return f"{name}: not started"
         if part.state == "finished":
             return f"{name}: finished {part.written}, {_shards(part)}, {part.kept} kept"
         if part.state == "stopped":

@@ -22,7 +22,7 @@ from data_prep.output.part_progress import PartProgress
 from data_prep.output.storage import local_folder
 from data_prep.shards.writer import ShardRecord
 from data_prep.stages.download import download_arguments, download_shards
-from data_prep.stages.retry import WORTH_RETRYING, begun_reasons, finished_download, open_round, retried_images
+from data_prep.stages.retry import WORTH_RETRYING, finished_download, open_round, retried_images, round_reasons
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def run(flags: argparse.Namespace) -> int:
                 **exclusions.identity(),
                 "command": "retry",
                 "round": job.round,
-                "reasons": begun_reasons(retried),
+                "reasons": round_reasons(retried),
                 "list": made.arguments.get("list", ""),
                 "inputs_sha256": first.inputs_sha256,
             }
@@ -90,8 +90,10 @@ def run(flags: argparse.Namespace) -> int:
 
 def _check_exclusions(folder: Folder, made: ShardRecord, exclusions: Exclusions) -> None:
     """Raises: FolderError for other exclusions than the download's: the retry could fetch what it left out."""
-    begun = {name: made.arguments[name] for name in ("excluded_domains", "excluded_hashes") if name in made.arguments}
-    if begun != exclusions.identity():
+    recorded = {
+        name: made.arguments[name] for name in ("excluded_domains", "excluded_hashes") if name in made.arguments
+    }
+    if recorded != exclusions.identity():
         raise FolderError(
             f"{folder.root / 'excluded'} does not hold the lists that the download was made with",
             "restore it; or delete it and run the same download command again, which writes it",

@@ -92,12 +92,12 @@ def _remove_leftovers(folder: Folder, job: Job) -> None:
 
 def _begin(folder: Folder, wanted: Job, images: Iterable[ListedImage]) -> Job:
     """The job with its number of rows; the list is read on the first start and then kept."""
-    begun = check_same_job(folder, wanted)
-    if begun is not None and folder.rows.exists():
-        if begun.flags != wanted.flags:
-            begun = dataclasses.replace(begun, flags=wanted.flags)
-            write_job(folder, begun)
-        return begun
+    job = check_same_job(folder, wanted)
+    if job is not None and folder.rows.exists():
+        if job.flags != wanted.flags:
+            job = dataclasses.replace(job, flags=wanted.flags)
+            write_job(folder, job)
+        return job
     num_rows = write_rows(folder.rows, _counted(images), wanted.shard_size, folder.part)
     job = dataclasses.replace(wanted, num_rows=num_rows)
     if job.num_rows == 0:

@@ -36,7 +36,9 @@ def run(flags: argparse.Namespace) -> int:
         raise InputError(f"{folder.root} is not the folder of a download or pack", "give its --out folder")
     status = array_status(folder, job)
     rounds = {
-        round_.root.name: array_status(round_, begun) for round_ in retry_rounds(folder) if (begun := read_job(round_))
+        round_.root.name: array_status(round_, started)
+        for round_ in retry_rounds(folder)
+        if (started := read_job(round_))
     }
     if flags.json:
         retries = {name: retried.as_json() for name, retried in rounds.items()}

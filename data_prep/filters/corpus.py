@@ -175,14 +175,14 @@ def begin(corpus: Corpus, wanted: dict[str, Any]) -> None:
 
     Raises: FolderError when the folder holds a finished corpus of other data or rules, or other files.
     """
-    begun = read_record(corpus)
-    if begun is None:
+    record = read_record(corpus)
+    if record is None:
         check_new(corpus.root, corpus.record, (*OUTPUTS, "job.json", corpus.removed.name))
-    if begun is not None and corpus.manifest.exists():
+    if record is not None and corpus.manifest.exists():
         for part, what in (("inputs", "other data"), ("rules", "other rules"), ("evaluation_sets", "other sets")):
-            if begun[part] != wanted[part]:
+            if record[part] != wanted[part]:
                 raise FolderError(
-                    f"{corpus.root} was filtered from {what}: {_difference(begun[part], wanted[part])}",
+                    f"{corpus.root} was filtered from {what}: {_difference(record[part], wanted[part])}",
                     f"use another --out; with --features {corpus.features} no image is read again",
                 )
     write_json(corpus.record, wanted)

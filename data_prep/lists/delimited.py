@@ -61,24 +61,24 @@ def tsv_rows(path: Path) -> Iterator[NumberedRow]:
 def csv_rows(path: Path) -> Iterator[NumberedRow]:
     """Rows of a CSV; quoted cells may hold commas and line ends. Raises: InputError for a quote never closed."""
     csv.field_size_limit(2**31 - 1)
-    begun = number = 0
+    last_line = number = 0
 
     def numbered() -> Iterator[str]:
         nonlocal number
         for line in lines(path):
             number += 1
-            if number - begun > MAX_LINES_A_ROW:
+            if number - last_line > MAX_LINES_A_ROW:
                 raise csv.Error(f"a quoted cell of more than {MAX_LINES_A_ROW} lines")
             yield line.replace(b"\r", b" ").decode("utf-8", "surrogateescape") + "\n"
 
     try:
         for cells in csv.reader(numbered(), strict=True):
             if cells:
-                yield begun + 1, [cell.encode("utf-8", "surrogateescape") for cell in cells]
-            begun = number
+                yield last_line + 1, [cell.encode("utf-8", "surrogateescape") for cell in cells]
+            last_line = number
     except csv.Error as error:
         raise InputError(
-            f"{path}, line {begun + 1}: {error}",
+            f"{path}, line {last_line + 1}: {error}",
             "a CSV doubles the quotes inside a quoted field; if its quotes are plain letters, make it a .tsv",
         ) from error
 

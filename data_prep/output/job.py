@@ -173,11 +173,11 @@ def check_same_job(folder: Folder, wanted: Job) -> Job | None:
 
     Raises: FolderError when the folder's job has another list, shard size or encoding, or it holds others' files.
     """
-    begun = read_job(folder)
-    if begun is None:
+    recorded = read_job(folder)
+    if recorded is None:
         check_new(folder.root, folder.job, OUTPUTS)
         return None
-    for what, before, now in _differences(begun, wanted):
+    for what, before, now in _differences(recorded, wanted):
         if what == "the list":
             raise FolderError(
                 f"{folder.root} was started with another list (or other columns or exclusions): sha256 {before[:12]}, "
@@ -188,17 +188,17 @@ def check_same_job(folder: Folder, wanted: Job) -> Job | None:
             f"{folder.root} was started with {what} {_shown(before)}, now {_shown(now)}",
             f"use {what} {_shown(before)} to resume, or another --out",
         )
-    return begun
+    return recorded
 
 
-def _differences(begun: Job, wanted: Job) -> Iterator[tuple[str, Any, Any]]:
+def _differences(recorded: Job, wanted: Job) -> Iterator[tuple[str, Any, Any]]:
     """(flag, before, now) of each difference; flags come before the hash of the list, which explains less."""
     for flag, now in wanted.flags.items():
-        before = begun.flags.get(flag, now)
+        before = recorded.flags.get(flag, now)
         if before != now and not (flag in MAY_GROW and now[: len(before)] == before):
             yield flag, before, now
     for name, what in _WHAT.items():
-        before, now = _field(begun, name), _field(wanted, name)
+        before, now = _field(recorded, name), _field(wanted, name)
         if before != now:
             yield what, before, now
 
@@ -269,8 +269,10 @@ def _check_work_belongs(folder: Folder) -> None:
     owner = folder.all_work / "out.txt"
     if not owner.exists():
         owner.write_text(f"{folder.root}\n", encoding="utf-8")
-    elif (begun := owner.read_text(encoding="utf-8").strip()) != str(folder.root):
-        raise FolderError(f"{folder.all_work} is the work folder of {begun}", f"give another --work for {folder.root}")
+    elif (recorded := owner.read_text(encoding="utf-8").strip()) != str(folder.root):
+        raise FolderError(
+            f"{folder.all_work} is the work folder of {recorded}", f"give another --work for {folder.root}"
+        )
 
 
 def _cannot_lock(error: OSError, root: Path) -> bool:

@@ -19,7 +19,7 @@ from data_prep.workers.worker_pool import in_order
 from samples.image_roots import ImageRoots, NotRead, RootError
 
 MAY_TURN_UP = ("missing_file", "unreadable_file", "outside_images")
-"""Reasons that may be gone on a later start, once somebody has copied the missing images."""
+"""Reasons that a later start may no longer find, once somebody has copied the missing images."""
 Encode = Callable[[bytes, ImageSettings], EncodedImage]
 
 

@@ -67,16 +67,16 @@ def open_round(folder: Folder, job: Job, reasons: Sequence[str] | None) -> tuple
     """
     rounds = retry_rounds(folder)
     for unfinished in rounds:
-        begun = read_job(unfinished)
-        assert begun is not None
-        if len(finished_shards(unfinished, begun)) < begun.num_shards:
-            before = begun_reasons(unfinished)
+        started = read_job(unfinished)
+        assert started is not None
+        if len(finished_shards(unfinished, started)) < started.num_shards:
+            before = round_reasons(unfinished)
             if reasons is not None and set(reasons) != set(before):
                 raise FolderError(
                     f"{unfinished.root} was started with --reasons {','.join(before)} and is not finished",
                     "leave --reasons out to finish it first",
                 )
-            return unfinished, begun
+            return unfinished, started
     number = len(rounds) + 1
     next_round = Folder(folder.root / f"retry-{number:02d}")
     wanted = tuple(reasons or WORTH_RETRYING)
@@ -105,8 +105,8 @@ def left_failures(folder: Folder, job: Job) -> Iterator[Failure]:
 def later_retries(folder: Folder, job: Job) -> tuple[Path, ...]:
     """The lists of rows of the retry rounds after this job (a download, or a round of one), in their order."""
     first = Folder(folder.root.parent) if job.kind == "retry" else folder
-    begun = [(retried, read_job(retried)) for retried in retry_rounds(first)]
-    return tuple(retried.root / RETRIED_NAME for retried, later in begun if later and later.round > job.round)
+    rounds = [(retried, read_job(retried)) for retried in retry_rounds(first)]
+    return tuple(retried.root / RETRIED_NAME for retried, later in rounds if later and later.round > job.round)
 
 
 def superseded_rows(later: Sequence[Path], rows: Collection[int]) -> dict[int, str]:
@@ -178,7 +178,7 @@ def _write_retried(folder: Folder, job: Job, reasons: Sequence[str], failures: I
     return num_rows
 
 
-def begun_reasons(folder: Folder) -> list[str]:
+def round_reasons(folder: Folder) -> list[str]:
     """The reasons that the round was started with."""
     return pq.read_schema(folder.root / RETRIED_NAME).metadata[REASONS_KEY].decode().split(",")
 

@@ -1,9 +1,9 @@
-"""Saving without stopping: a copy to host memory in the step, files, checksums and publication behind it.
+"""Saving without stopping: the step copies to host memory; files, checksums and publication follow in a thread.
 
 DeepSpeed's own asynchronous writer needs its compiled file engine, and publishes inside the engine's step. Here
-DeepSpeed composes its files as ever but hands them to a checkpoint engine that keeps copies; a thread of each rank
-writes and digests them; and once all ranks are done, which they agree on at the end of a step, rank 0 publishes. So no
-rank that fails to write, for want of room, leaves another waiting, and a failed save costs nothing but itself.
+DeepSpeed composes its files as usual, but a checkpoint engine of ours keeps copies of them; a thread of each rank
+writes the copies and computes their checksums. At the end of a step the ranks agree whether all have written, and then
+rank 0 publishes. So a rank that cannot write, on a full disk say, leaves no other rank waiting: only this save is lost.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ from pipeline.task import Task
 log = logging.getLogger(__name__)
 
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
-"""What a full disk, a lost mount or a quota is reported as by Python, torch's and safetensors' writers."""
+"""The errors by which the writers of Python, torch and safetensors report a full disk, a lost mount or a quota."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteResult:
-    """What one rank's thread has to say of its files."""
+    """What one rank's thread wrote."""
 
     files: dict[str, dict[str, Any]]
     """name -> {"bytes": int, "sha256": str}"""
     problem: str = ""
-    """Why they could not be written."""
+    """Why the files could not be written; empty when they were."""
 
 
 @dataclass(kw_only=True)
 class PendingSave:
-    """A checkpoint on its way."""
+    """A checkpoint that is being written."""
 
     meta: CheckpointMeta
     target: Path
@@ -93,14 +93,14 @@ class CheckpointSaver:
     _save: PendingSave | None = field(default=None, init=False)
 
     def start(self, meta: CheckpointMeta) -> None:
-        """Copy everything to host memory and begin to write it; a save still on its way is finished first.
+        """Copy everything to host memory and start to write it; an earlier save that is still being written ends first.
 
-        Returns as soon as the copies are made. Not published before `publish_if_written` or `finish` says so.
+        Returns as soon as the copies are made. `publish_if_written` or `finish` publishes the checkpoint.
         """
         self.finish()
         began = time.monotonic()
         target = self.folder / step_tag(meta.step)
-        # The others wait for rank 0 here: the folder may hold a killed save of this very step, or an earlier one of it.
+        # The others wait for rank 0 here: the folder may hold an earlier save of this step, a killed one too.
         problem = self.world.broadcast_object(_claim(target) if self.world.is_main else "")
         if problem:
             self._give_up(target, f"rank 0: {problem}")
@@ -112,13 +112,13 @@ class CheckpointSaver:
         self._save = save
 
     def publish_if_written(self) -> Path | None:
-        """Publish the save on its way if all ranks have written it; once a step. Returns its folder when it did."""
+        """Publish the save if all ranks have written it; once a step. Returns the folder that was published."""
         if self._save is None or self.world.agree(self._save.written is None):
             return None
         return self.finish()
 
     def finish(self) -> Path | None:
-        """Wait for the save on its way and publish it. Returns its folder, None if there was none or it failed.
+        """Wait for the save that is being written, and publish it. Returns its folder; None without one or on failure.
 
         A save that failed on any rank is removed, warned of, and counted; `latest` still names the one before.
         """
@@ -128,7 +128,7 @@ class CheckpointSaver:
         self._save = None
         waited = time.monotonic()
         save.thread.join()
-        assert save.written is not None, "the thread reports whatever happens"
+        assert save.written is not None, "the thread sets this on every way out"
         parts = self.world.gather_objects(save.written)
         problems = [f"rank {rank}: {part.problem}" for rank, part in enumerate(parts) if part.problem]
         if not problems:
@@ -144,7 +144,7 @@ class CheckpointSaver:
         return save.target
 
     def save_now(self, meta: CheckpointMeta) -> Path:
-        """Save and publish before going on: the last step, and when told to stop.
+        """Save and publish before returning: for the last step, and when a stop was requested.
 
         Raises: CheckpointError when it failed: the run must not end as if this step were safe.
         """
@@ -153,8 +153,8 @@ class CheckpointSaver:
         if path is None:
             kept = self.world.broadcast_object(latest_name(self.folder) if self.world.is_main else None)
             raise CheckpointError(
-                f"step {meta.step} could not be saved in {self.folder} (the log says why)",
-                f"make room there; the same command goes on from {kept or 'the first step'}",
+                f"step {meta.step} could not be saved in {self.folder} (the reason is in the log)",
+                f"make room there; the same command resumes from {kept or 'the first step'}",
             )
         return path
 
@@ -175,11 +175,11 @@ class CheckpointSaver:
                 files[state_file(name)] = _tensor_file(host_copy(dict(tensors)))
             files[MODEL_CONFIG] = _text_file(json.dumps(self.task.shape, indent=2) + "\n")
         if self.world.device.type == "cuda":
-            torch.cuda.synchronize(self.world.device)  # the copies were only begun
+            torch.cuda.synchronize(self.world.device)  # the copies were only started
         return files
 
     def _publish(self, save: PendingSave, files: dict[str, dict[str, Any]]) -> str:
-        """Rank 0: `meta.json`, then `latest`, then retention. Returns what went wrong."""
+        """Rank 0: write `meta.json`, then `latest`, then remove old checkpoints. Returns what went wrong."""
         try:
             publish(save.target, dataclasses.replace(save.meta, files=dict(sorted(files.items()))))
         except OSError as error:
@@ -195,13 +195,13 @@ class CheckpointSaver:
         if self.world.is_main:
             unpublish(target)
             log.warning(
-                "%s could not be saved and is removed (%s); going on, the latest checkpoint is still %s",
+                "%s could not be saved and is removed (%s); training continues, the latest checkpoint is still %s",
                 *(target, problems, latest_name(self.folder) or "none"),
             )
 
 
 def _claim(target: Path) -> str:
-    """Rank 0: an empty folder for the checkpoint. Returns what went wrong."""
+    """Rank 0: make an empty folder for the checkpoint. Returns what went wrong."""
     try:
         claim(target)
     except OSError as error:
@@ -221,7 +221,7 @@ class InMemoryCheckpointEngine(CheckpointEngine):
         """Nothing to prepare."""
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """No folder either: a full disk is for the thread that writes to meet."""
+        """No folder either: the thread that writes makes it, and reports a full disk."""
 
     def save(self, state_dict: Any, path: str) -> None:
         """Hold a copy of what DeepSpeed wants written."""
@@ -237,7 +237,7 @@ class InMemoryCheckpointEngine(CheckpointEngine):
 
 
 def write(save: PendingSave) -> None:
-    """The thread of one rank: write each file, flush it to the disk, digest it, let go of its copy."""
+    """The thread of one rank: write each file, flush it to the disk, compute its checksum, free its copy."""
     digests: dict[str, dict[str, Any]] = {}
     problem = "a bug: see the traceback above"
     try:
@@ -254,7 +254,8 @@ def write(save: PendingSave) -> None:
 
 
 def host_copy(value: Any) -> Any:
-    """The same structure with every tensor copied to host memory: page-locked from CUDA, and only begun there."""
+    """The same structure with every tensor copied to host memory: page-locked when it comes from CUDA, where
+    the copy is only started."""
     if isinstance(value, Tensor):
         source = value.detach()
         if source.device.type == "cpu":
@@ -279,7 +280,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def sync_and_digest(file: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file that is on the disk, not on its way there."""
+    """Size and SHA-256 of a file, after it has reached the disk."""
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
     return {"bytes": file.stat().st_size, "sha256": digest(file)}

@@ -12,9 +12,9 @@ from pipeline.data.lane_task import LaneResult
 log = logging.getLogger(__name__)
 
 FIRST_LINES = 10
-"""So many replaced samples get a line each ..."""
+"""The first replaced samples get a line each ..."""
 INTERVAL_S = 60.0
-"""... then there is one line in this time, with totals."""
+"""... and later ones share a line in this time, with totals."""
 
 HINT = (
     "is the disk or mount with the shards still there? `python -m data_prep verify DIR` checks every shard; "
@@ -23,10 +23,10 @@ HINT = (
 
 
 class BadSamples:
-    """Watches the results of this rank's lanes in their order, so that what it says does not depend on workers.
+    """Watches the results of this rank's lanes in their order, so that what it logs does not depend on workers.
 
     Args:
-        max_in_a_row: so many samples replaced one after another end the run.
+        max_in_a_row: the run ends when this number of samples in a row are replaced.
     """
 
     def __init__(self, max_in_a_row: int) -> None:

@@ -39,7 +39,7 @@ class StepBatches:
 
 
 class TrainingLoader:
-    """Micro-batches by (seed, epoch, step, lane): the same whatever the world size and the number of workers.
+    """Micro-batches by (seed, epoch, step, lane): the same for any world size and number of workers.
 
     Workers (pipeline/data/workers.py) live until `close`, and pass from epoch to epoch without a pause.
 

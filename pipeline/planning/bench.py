@@ -1,4 +1,4 @@
-"""`pipeline bench step`: what one training step costs on the device at hand.
+"""`pipeline bench step`: what one training step costs on this machine's device.
 
 Two measurements of the same step through the DeepSpeed engine, on noise, loader excluded: free-running for samples/s,
 and with a synchronisation after each part for the split. FLOPs are counted (`flops.py`), so MFU follows.

@@ -102,7 +102,7 @@ class Metrics:
     def _open(self, step: int) -> ConfigError | None:
         """Rank 0: the error for every rank to raise, or None and the files are there."""
         try:
-            # A run that begins anew takes step 0's validation again too.
+            # A run that starts again takes step 0's validation again too.
             last = truncate_jsonl(self.folder.metrics, step if step else -1)
             self._skipped_samples = float(last.get("data/skipped_samples") or 0.0)
             self._file = RetryingFile(self.folder.metrics)

@@ -211,7 +211,7 @@ def test_one_loss_alone() -> None:
 
 
 def test_distillation_switched_off_uses_hard_targets() -> None:
-    """With both switches off the losses are those at alpha 0, whatever alpha is."""
+    """With both switches off the losses are those at alpha 0, for any alpha."""
     batch = make_batch()
     hard = run(make_student(), batch, alpha=0.0)
     output = run(make_student(distill_itc=False, distill_mlm=False), batch)

@@ -97,7 +97,7 @@ class Storm:
 
 
 class Watch:
-    """What one start of the run has done so far, as the run folder tells."""
+    """What one start of the run has done so far, as the run folder records it."""
 
     def __init__(self, run_dir: Path, life: Life) -> None:
         self._run_dir, self._life = run_dir, life
@@ -105,7 +105,7 @@ class Watch:
         self._fewest = self._lines()
 
     def steps(self) -> int:
-        """Steps logged by this start. Going on from a checkpoint first cuts the lines after it, so ask often."""
+        """Steps logged by this start. Resuming from a checkpoint first cuts the lines after it, so ask often."""
         lines = self._lines()
         self._fewest = min(self._fewest, lines)
         return lines - self._fewest
@@ -119,7 +119,7 @@ class Watch:
         return False
 
     def wait(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let this much time pass."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.steps()
@@ -178,19 +178,19 @@ def storm(start: Callable[[], Life], run_dir: Path, kills: int, seed: int, start
     """Kill `kills` starts of one run, a third aimed at each phase, then let it end.
 
     Args:
-        start: begins or goes on with the run in `run_dir`; gives a Life.
+        start: starts or resumes the run in `run_dir`; gives a Life.
         startup_s: seconds a start needs until its first step.
     """
     draw = random.Random(seed)
     aims = [PHASES[number % len(PHASES)] for number in range(kills)]
     draw.shuffle(aims)
-    told = Storm()
+    result = Storm()
     for aim in aims:
-        told.starts += 1
-        told.hits[strike(start(), run_dir, aim, draw, startup_s)] += 1
-    told.starts += 1
+        result.starts += 1
+        result.hits[strike(start(), run_dir, aim, draw, startup_s)] += 1
+    result.starts += 1
     start().finish()
-    return told
+    return result
 
 
 def main() -> int:
@@ -211,7 +211,7 @@ def main() -> int:
         watch.wait_until(lambda: watch.steps() > 0)
         startup_s = time.monotonic() - began
         alone.finish()
-        told = storm(
+        result = storm(
             lambda: CommandLine(recipe, folder / "struck", flags.ranks, overrides),
             folder / "struck",
             flags.kills,
@@ -227,8 +227,8 @@ def main() -> int:
         "ranks": flags.ranks,
         "steps": flags.steps,
         "kills": flags.kills,
-        "hit": dict(told.hits),
-        "starts": told.starts,
+        "hit": dict(result.hits),
+        "starts": result.starts,
         "bits_that_differ": bits,
         "same_losses": same_curve,
         "minutes": round((time.monotonic() - began) / 60, 1),

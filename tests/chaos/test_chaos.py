@@ -37,8 +37,8 @@ def test_kills_at_random_instants_change_no_bit(tmp_path: Path) -> None:
     struck = tmp_path / "struck"
     seed = int.from_bytes(os.urandom(4))
     print(f"storm of seed {seed}")
-    told = storm(lambda: Forked(recipe, struck), struck, KILLS, seed, startup_s=2.0)
-    print(f"hit {dict(told.hits)}")
-    assert sum(told.hits.values()) == KILLS
+    result = storm(lambda: Forked(recipe, struck), struck, KILLS, seed, startup_s=2.0)
+    print(f"hit {dict(result.hits)}")
+    assert sum(result.hits.values()) == KILLS
     assert differing_bits(newest(struck), alone) == 0
     assert losses(struck) == losses(alone.parents[1])

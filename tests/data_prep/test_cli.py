@@ -74,7 +74,7 @@ def test_pack_accounts_for_every_entry(packed: Path) -> None:
     assert (report["listed"], report["kept"], sum(report["failed"].values())) == (8, 4, 4)
 
 
-def test_pack_goes_on_where_it_was(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_resumes_where_it_was(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A shard whose record is gone is made again, to the same bytes; the others are not touched."""
     shards = packed / "out" / "shards"
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(shards.glob("*.tar"))}
@@ -86,7 +86,7 @@ def test_pack_goes_on_where_it_was(packed: Path, capsys: pytest.CaptureFixture[s
     assert "3 rows in" in capsys.readouterr().out
 
 
-def test_verify_and_status_tell_what_is_there(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_and_status_report_what_is_there(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(packed / "out")
     assert main(["verify", out, "--processes", "1", "--sample", "0.5", "--seed", "1"]) == 0
     printed = capsys.readouterr().out
@@ -171,7 +171,7 @@ MISTAKES: dict[str, tuple[list[str], str, str]] = {
         "it should be",
     ),
     "not a folder of shards": (["verify", "{dir}"], "holds no shards/", "--out folder"),
-    "nothing begun": (["status", "{dir}"], "is not the folder of a download or pack", "--out folder"),
+    "no job yet": (["status", "{dir}"], "is not the folder of a download or pack", "--out folder"),
     "a file where the folder should be": (
         ["download", "--urls", "{dir}/list.tsv", "--out", "{dir}/list.tsv"],
         "cannot create",

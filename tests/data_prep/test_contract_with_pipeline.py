@@ -66,7 +66,7 @@ def test_an_epoch_over_a_filtered_corpus_reads_what_stays_once_each(tmp_path: Pa
 
 
 def test_another_selection_of_the_same_tars_is_other_data(tmp_path: Path) -> None:
-    """What a run holds to: with nothing dropped it is the folder's own data, with one sample less it is not."""
+    """What a run keeps to: with nothing dropped it is the folder's own data, with one sample less it is not."""
     entries: list[Entry] = [
         (detailed(number, 90, 80), text) for number, text in enumerate(("a b c", "one two", "x y z"))
     ]

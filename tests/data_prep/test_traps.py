@@ -34,7 +34,7 @@ def grainy(number: int) -> bytes:
     return jpeg(Image.fromarray(pixels), quality=80)
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_shard(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_half_shard(tmp_path: Path) -> None:
     """img2dataset exits with 0 there. 30 originals of 10 KiB do not fit, so no shard counts; with room it resumes."""
     bodies = [grainy(row) for row in range(NUM_ROWS)]
     assert sum(map(len, bodies)) > 2 * 512 * SMALL_BLOCKS

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from albef.pretrained import Albef
-from demo.address_lists import BROKEN
 from demo.pictures import ASSETS
 from demo.processes import leftovers
 from demo.results import read_ingestion, read_json, read_scalars
 from demo.settings import Layout
+from demo.url_lists import BROKEN
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, PICTURES = 9, 192
@@ -41,10 +41,10 @@ def test_killed_twice_the_same_command_finishes_the_demo(tmp_path: Path) -> None
             os.kill(pid, signal.SIGKILL)
     assert third.returncode == 0, third.stderr[-3000:]
     assert "download train: done before" in third.stdout
-    went_on = re.search(rf"resuming from .*: step (\d+) of {STEPS}$", third.stderr, re.MULTILINE)
-    assert went_on, third.stderr
-    # the kernel tells the trainer to stop when the demo dies, so it may have saved one step more
-    assert int(went_on[1]) >= saved_step > 0
+    resumed = re.search(rf"resuming from .*: step (\d+) of {STEPS}$", third.stderr, re.MULTILINE)
+    assert resumed, third.stderr
+    # the kernel sends the trainer SIGTERM when the demo dies, so it may have saved one step more
+    assert int(resumed[1]) >= saved_step > 0
     check_numbers(layout)
     check_table(third.stdout)
     check_report(layout.report.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def kill_once(layout: Layout, when: Callable[[], bool], what: str) -> None:
 
 
 def check_numbers(layout: Layout) -> None:
-    """Every listed address is accounted for; recalls before and after; each step once."""
+    """Every listed URL is accounted for; recalls before and after; each step once."""
     train = read_ingestion("train", layout.manifest("train"))
     assert train.listed == PICTURES + len(BROKEN)
     assert train.kept + sum(train.failures.values()) == train.listed

@@ -21,13 +21,13 @@ from PIL import Image
 
 from albef.errors import ConfigError
 from demo.__main__ import main, table
-from demo.address_lists import BROKEN, chosen, write_list
 from demo.charts import Line, line_chart, ticks
 from demo.pictures import ASSETS, SPLITS, PictureArchive, read_pictures
 from demo.processes import MARK, end_leftovers, leftovers
 from demo.results import read_scalars
 from demo.server import FAULTS, PictureServer
 from demo.settings import Record, Settings, open_record
+from demo.url_lists import BROKEN, chosen, write_list
 
 ALLOWED_VENDORS = {"noto", "noto-v1", "twemoji", "emojione", "openclipart"}
 
@@ -76,8 +76,8 @@ def fetch(url: str) -> tuple[int, str, bytes]:
         return error.code, error.headers["Content-Type"], b""
 
 
-def test_the_server_answers_each_kind_of_address_as_stated() -> None:
-    """The picture's bytes for a picture; for each fault what FAULTS says of it."""
+def test_the_server_answers_each_kind_of_url_as_stated() -> None:
+    """The picture's bytes for a picture; for each fault what FAULTS gives for it."""
     archive = PictureArchive()
     name = read_pictures("val")[0].image
     with PictureServer(archive) as server:
@@ -97,7 +97,7 @@ def test_the_server_answers_each_kind_of_address_as_stated() -> None:
 
 
 def test_a_list_holds_every_picture_and_the_broken_rows_besides(tmp_path: Path) -> None:
-    """60 pictures and 13 rows broken on purpose, each of them at an address that says so."""
+    """60 pictures and 13 rows broken on purpose, each of them at a URL that names its fault."""
     pictures = chosen("train", 60)
     path = tmp_path / "train.jsonl"
     assert write_list(path, pictures, port=8000, first_caption_only=False, broken=True) == 60 + len(BROKEN)
@@ -178,7 +178,7 @@ def test_children_end_with_the_demo_and_leftovers_are_found(tmp_path: Path) -> N
         wait_until(lambda: len(leftovers(tmp_path)) == 2, "child and grandchild run")
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        wait_until(lambda: len(leftovers(tmp_path)) == 1, "the child is told to stop")
+        wait_until(lambda: len(leftovers(tmp_path)) == 1, "the child got SIGTERM")
         assert end_leftovers(tmp_path, patience_s=0.5) == 1
         wait_until(lambda: not leftovers(tmp_path), "the grandchild is gone")
     finally:
@@ -189,7 +189,7 @@ def test_children_end_with_the_demo_and_leftovers_are_found(tmp_path: Path) -> N
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
-    """Poll; AssertionError that says what did not happen."""
+    """Poll; AssertionError that names what did not happen."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, what

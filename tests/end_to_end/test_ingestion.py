@@ -1,4 +1,4 @@
-"""Ingestion as it is lived: 2,000 addresses of a hostile web, two machines, both killed, every row accounted for."""
+"""Ingestion as it happens: 2,000 URLs of a hostile web, two machines, both killed, every row accounted for."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def web() -> Iterator[tuple[Web, ImageServer]]:
 def test_every_row_of_a_hostile_list_is_accounted_for_and_every_kept_one_is_read_once(
     web: tuple[Web, ImageServer], tmp_path: Path
 ) -> None:
-    """Two parts killed with -9 and begun again, verify, retry, filter, report, and an epoch of what stayed."""
+    """Two parts killed with -9 and started again, verify, retry, filter, report, and an epoch of what stayed."""
     answers, server = web
     data, corpus, exam = tmp_path / "web", tmp_path / "corpus", tmp_path / "exam"
     download(server, data, tmp_path)
@@ -192,7 +192,7 @@ def download(server: ImageServer, data: Path, tmp_path: Path) -> None:
 
 
 def command(*words: object) -> int:
-    """Runs to its end; shows what it said unless it went well."""
+    """Runs to its end; shows what it printed unless it exits with 0."""
     done = run(*words)
     if done.returncode:
         print(done.stdout, done.stderr)

@@ -85,7 +85,7 @@ def test_a_missing_recipe_lists_those_there_are(capsys: pytest.CaptureFixture[st
     assert "did you mean albef_14m?" in hint and all(name in hint for name in shipped_recipes())
 
 
-def test_flags_and_keys_are_found_anywhere_and_misspelt_ones_are_told_together(
+def test_flags_and_keys_are_found_anywhere_and_misspelt_ones_are_reported_together(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Before and after the recipe, with = and without."""

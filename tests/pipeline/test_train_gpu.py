@@ -64,7 +64,7 @@ def skip(_rank: int, _world_size: int, recipe: str, run_dir: str, overrides: lis
     "ds_config", ["zero0_fp32", "zero1_fp32", "zero2_fp32", "zero0_bf16", "zero1_bf16", "zero2_bf16"]
 )
 def test_a_skipped_step_moves_nothing(tmp_path, ds_config):
-    """An infinite gradient before AdamW has moments, a NaN pixel, a NaN loss alone: to the bit, and then on as ever."""
+    """An infinite gradient before AdamW has moments, a NaN pixel or loss: to the bit, and training continues."""
     recipe, overrides = str(tiny_recipe(tmp_path, max_steps=6)), [f"--deepspeed.config={ds_config}"]
     (seen,) = run_ranks(skip, 1, recipe, str(tmp_path / "run"), overrides, process_group=False)
     assert {step for step, moved in seen["moved"].items() if not moved} == set(POISONS), seen["moved"]

@@ -262,7 +262,7 @@ def test_a_size_beyond_the_limit_is_refused_before_decoding() -> None:
             read_image(data, max_pixels=LIMIT)
 
 
-def test_no_address_in_an_error() -> None:
+def test_no_memory_address_in_an_error() -> None:
     """They differ in every run, so that two runs' records of the same failure would differ."""
     error = ValueError(f"cannot identify image file {io.BytesIO()!r}")
     assert quote_error(error) == "ValueError: cannot identify image file <_io.BytesIO object>"

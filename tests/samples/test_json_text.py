@@ -1,4 +1,4 @@
-"""JSON of strangers: read, or a ValueError, and nothing else; whatever the depth, the size and the encoding."""
+"""JSON of strangers: read, or a ValueError, and nothing else, for any depth, size and encoding."""
 
 from __future__ import annotations
 

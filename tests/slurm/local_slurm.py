@@ -2,7 +2,7 @@
 
 Needs Debian's slurm-wlm and munge. As root each slurmd lives in a mount namespace of its own with an /etc/hosts that
 knows the node names; the machine's own file is not touched. Without root the names stay unknown, and scripts must ask
-Slurm for a node's address. The daemons are children of this process and end with it, however it ends.
+Slurm for a node's IP address. The daemons are children of this process and end with it, however it ends.
 """
 
 from __future__ import annotations

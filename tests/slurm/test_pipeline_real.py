@@ -31,7 +31,7 @@ def finished(data: Path, number: int, count: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_from_addresses_to_numbers_with_both_download_tasks_interrupted(slurm: LocalSlurm, tmp_path: Path) -> None:
+def test_from_urls_to_numbers_with_both_download_tasks_interrupted(slurm: LocalSlurm, tmp_path: Path) -> None:
     """One part is requeued by hand, the other gets USR1 as before its time limit; every row is there once.
 
     What a filter drops is not trained on.

@@ -112,7 +112,7 @@ def test_scancel_saves_and_does_not_requeue(slurm: LocalSlurm, project: Path, tm
 
 
 def test_a_stop_file_stops_for_good(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
-    """Whoever stopped the run by hand does not find it running again."""
+    """A run that was stopped by hand does not start again by itself."""
     job = submit(slurm, project, tmp_path, "--steps", "100000")
     wait_for_step(tmp_path, 3)
     (tmp_path / "runs" / "toy" / "stop").touch()
@@ -148,7 +148,7 @@ def near_its_limit(slurm: LocalSlurm, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_slurm_itself_sends_usr1_before_the_time_limit(slurm: LocalSlurm, near_its_limit: tuple[int, Path]) -> None:
-    """With --time=5 the script's own --signal=USR1@300 is due at the start: saved, requeued, gone on, ended."""
+    """With --time=5 the script's own --signal=USR1@300 is due at the start: saved, requeued, resumed, ended."""
     job, where = near_its_limit
     fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", timeout_s=120)
     text = log(slurm, job)
@@ -159,7 +159,7 @@ def test_slurm_itself_sends_usr1_before_the_time_limit(slurm: LocalSlurm, near_i
     assert latest(where) == starts[-1] + 20
 
 
-def test_two_nodes_go_on_after_scontrol_requeue_and_after_one_of_them_is_taken_down(
+def test_two_nodes_resume_after_scontrol_requeue_and_after_one_of_them_is_taken_down(
     slurm: LocalSlurm, project: Path, tmp_path: Path
 ) -> None:
     """One rank a node; both times Slurm ends the job by itself, and it resumes where it was saved."""
@@ -181,7 +181,7 @@ def test_two_nodes_go_on_after_scontrol_requeue_and_after_one_of_them_is_taken_d
     assert text.count("Slurm requeues the job by itself, to resume from") >= 1
 
 
-def test_a_job_whose_node_dies_goes_on_at_another(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
+def test_a_job_whose_node_dies_resumes_on_another(slurm: LocalSlurm, project: Path, tmp_path: Path) -> None:
     """The node is gone with the script and its ranks, by SIGKILL, and then declared down; nobody could save."""
     job = submit(slurm, project, tmp_path, "--steps", "60")
     wait_for_step(tmp_path, 3)

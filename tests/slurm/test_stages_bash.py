@@ -263,7 +263,7 @@ def test_with_a_corpus_the_shards_are_filtered_before_training(project: Path, tm
 def test_mistakes_are_reported_before_anything_starts(
     project: Path, tmp_path: Path, words: list[str], settings: dict[str, str], error: str
 ) -> None:
-    """Settings and recipe alike: error, hint, exit 2, and no stage has begun."""
+    """Settings and recipe alike: error, hint, exit 2, and no stage has started."""
     done = chain(project, tmp_path, "--local", *words, **settings)
     assert done.returncode == 2
     assert done.stderr.startswith(error) and "\nhint: " in done.stderr, done.stderr

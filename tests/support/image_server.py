@@ -62,7 +62,7 @@ class ImageServer:
         return f"{self.address}{path}"
 
     def add(self, path: str, *replies: Reply) -> str:
-        """Serve `path`; returns its address."""
+        """Serve `path`; returns its URL."""
         self._replies[path] = replies
         return self.url(path)
 

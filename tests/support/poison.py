@@ -25,11 +25,11 @@ def around_steps(before: Callable[[Any, Any], Any], after: Callable[[Any, Any, A
     original = module.train_step
 
     def step(training: Any, batches: Any) -> Any:
-        told = before(training, batches)
-        if told == "spare":
+        given = before(training, batches)
+        if given == "spare":
             return None, {}
         result = original(training, batches)
-        after(training, batches, told)
+        after(training, batches, given)
         return result
 
     module.train_step = step
@@ -72,7 +72,7 @@ def inf_gradient(training: Any, batches: Any) -> None:
 
 
 def nan_loss(training: Any, batches: Any) -> None:
-    """The last rank's first lane reports a matching loss of NaN, while total and gradient are as ever."""
+    """The last rank's first lane reports a matching loss of NaN, while total and gradient are as usual."""
     if training.world.rank != training.world.size - 1:
         return
 

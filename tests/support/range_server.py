@@ -19,7 +19,7 @@ class RangeServer:
     def __init__(self, folder: Path, *, ranges: bool = True) -> None:
         self.folder, self.ranges = folder, ranges
         self.failures = 0
-        """So many of the next requests are answered with 503."""
+        """This number of the next requests are answered with 503."""
         self.num_sent = 0
         """Bytes of bodies sent so far."""
         self._lock = threading.Lock()

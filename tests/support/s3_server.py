@@ -15,7 +15,7 @@ BUCKET = "bucket"
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
-    """The address of an empty bucket. Its endpoint and credentials stand in the environment, for children too."""
+    """The URI of an empty bucket. Its endpoint and credentials stand in the environment, for children too."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

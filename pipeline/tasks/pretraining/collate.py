@@ -1,6 +1,6 @@
 """Samples to a micro-batch: one caption each, augmentation, tokens, mask, and the draws of the hard negatives.
 
-Caption, augmentation and mask of a sample depend on (seed, epoch, sample) only, whatever batch it comes in.
+Caption, augmentation and mask of a sample depend on (seed, epoch, sample) only, not on its batch.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def itc_targets(
 ) -> list[ItcTarget]:
     """The teacher's most probable captions for the first images of the batch.
 
-    Of the B+Q candidates only the batch's B have captions; the queue keeps features. Its share is told as a number.
+    Of the B+Q candidates only the batch's B have captions. The queue keeps features only, so its share is a number.
     """
     if targets.itc_i2t is None:
         return []

@@ -45,9 +45,9 @@ class Validator:
         """Recalls under `val/`, on every rank alike; empty without a manifest. A collective.
 
         Args:
-            model: the student, in whatever mode and precision it trains (`engine.module`). It is left as it was found,
-                and so is every random generator: a run with validation trains like one without.
-            progress: told how far it is.
+            model: the student (`engine.module`), in any mode and precision. It stays as it is, and so does every random
+                generator: a run with validation trains like one without.
+            progress: called with the share that is done.
 
         Raises: DataError when an image cannot be decoded; CheckpointError when the model's features are not finite.
         """

@@ -70,6 +70,6 @@ def test_a_16_bit_file_is_scaled(tmp_path) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV"])
 def test_other_modes_become_rgb(mode: str) -> None:
-    """Whatever PIL can convert."""
+    """Any mode that PIL can convert."""
     rgb = to_rgb(picture(8, 8).convert(mode))
     assert rgb.mode == "RGB" and rgb.size == (8, 8)

@@ -43,7 +43,7 @@ def test_given_choice_and_replacements_are_used_as_they_are() -> None:
 
 
 def test_draws_depend_on_the_generator_only() -> None:
-    """One seed gives one mask, whatever happened to torch's global generator; another seed gives another."""
+    """One seed gives one mask, without a look at torch's global generator; another seed gives another."""
     ids = torch.randint(5, 50, (64, 16), generator=generator(1))
     torch.manual_seed(1)
     first = mask_tokens(ids, config=CONFIG, probability=0.3, generator=generator(7))
@@ -68,7 +68,7 @@ def test_given_uniforms_decide_token_by_token() -> None:
 
 
 def test_later_draws_do_not_depend_on_what_was_chosen() -> None:
-    """The same amount is drawn whatever the texts and choices, so streams after it stay aligned."""
+    """The same amount is drawn for all texts and choices, so streams after it stay aligned."""
     used = []
     for ids, probability in ((IDS, 0.0), (IDS + 5, 1.0)):
         source = generator(3)

@@ -28,7 +28,7 @@ def write(queue: FeatureQueue, start: int, count: int) -> None:
 @pytest.mark.parametrize("size", [1, 5, 6, 16, 17])
 @pytest.mark.parametrize("batch", [1, 4, 6, 40])
 def test_ring_is_a_list_written_modulo_its_size(size: int, batch: int) -> None:
-    """Whatever the sizes, row i goes to place i modulo the queue's size: the newest remain, also of one huge batch."""
+    """For all sizes, row i goes to place i modulo the queue's size: the newest remain, also of one huge batch."""
     queue = FeatureQueue(size, 2, seed=0)
     expected = queue.image[:, 0].tolist()
     for step in range(9):
@@ -41,7 +41,7 @@ def test_ring_is_a_list_written_modulo_its_size(size: int, batch: int) -> None:
 
 
 def test_starts_equal_and_normalised_from_one_seed() -> None:
-    """The seed alone decides the first rows, whatever torch's global generator did."""
+    """The seed alone decides the first rows, and torch's global generator does not."""
     torch.manual_seed(1)
     first = FeatureQueue(8, 16, seed=3)
     torch.manual_seed(2)
@@ -76,8 +76,8 @@ def test_gathered_features_are_a_copy_in_the_queues_precision() -> None:
     assert queue.image[:2].tolist() == [[0.5, 0.5]] * 2 and not queue.image.requires_grad
 
 
-def test_discard_forgets_a_refused_step() -> None:
-    """After a refused step, complete or not, the queue is as before and takes the next step."""
+def test_discard_forgets_a_skipped_step() -> None:
+    """After a skipped step, complete or not, the queue is as before and takes the next step."""
     queue = FeatureQueue(4, 2, seed=0)
     before = queue.image.clone()
     queue.gather(*rows(1, 2))

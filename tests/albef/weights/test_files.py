@@ -106,7 +106,7 @@ def test_an_object_that_may_run_code_is_named(tmp_path: Path) -> None:
 
 
 def test_what_a_download_brings_instead_is_named(tmp_path: Path) -> None:
-    """By its first bytes, whatever it is called."""
+    """By its first bytes, under any name."""
     found = {
         b"\n <!DOCTYPE html><title>Sign in</title>": "a web page",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n": "a pointer of git-lfs",

@@ -48,7 +48,7 @@ def assert_same(written: dict[str, Tensor], original: dict[str, Tensor]) -> None
 @pytest.mark.parametrize("wrapped", [True, False], ids=["wrapped", "bare"])
 @pytest.mark.parametrize("golden", [PRETRAIN, RETRIEVAL], ids=["pretrain", "retrieval"])
 def test_round_trip_is_bit_exact(golden: goldens.Golden, wrapped: bool, queue: bool, momentum: bool) -> None:
-    """There and back gives the same keys, dtypes, shapes and bytes, whichever parts the checkpoint has."""
+    """There and back gives the same keys, dtypes, shapes and bytes, for any parts a checkpoint has."""
     original = {
         name: tensor
         for name, tensor in golden.under("state/").items()
@@ -112,7 +112,7 @@ REPEATED = (
 
 
 def test_what_another_key_repeats_may_be_absent(state: dict[str, Tensor]) -> None:
-    """transformers since 4.31 saves no positions, safetensors one name of two tied tensors, whichever it is."""
+    """transformers since 4.31 saves no positions, safetensors either name of two tied tensors."""
     expected = from_official(state, **HEADS)
     absent = [
         [name for name in state if name.endswith("position_ids")],
@@ -139,7 +139,7 @@ def test_wrapped_modules_are_unwrapped(wrapper: str, prefix: str, state: dict[st
 
 
 def test_every_missing_key_is_named(state: dict[str, Tensor]) -> None:
-    """Whichever single key is taken out, the error names it; of those that are repeated, one may be."""
+    """Each key is taken out alone, and the error names it; of those that are repeated, one may be."""
     for name in state:
         if name.endswith(REPEATED):
             continue
@@ -201,7 +201,7 @@ def test_another_models_checkpoint_is_refused() -> None:
         from_official({"epoch": 3})
 
 
-def test_heads_that_shapes_do_not_tell_must_be_said(state: dict[str, Tensor]) -> None:
+def test_heads_that_shapes_leave_open_must_be_given(state: dict[str, Tensor]) -> None:
     """A width that is no multiple of 64 needs the number of heads; it is not guessed."""
     with pytest.raises(CheckpointError, match="vision attention heads of a width of") as error:
         from_official(state)

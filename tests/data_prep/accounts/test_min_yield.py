@@ -42,7 +42,7 @@ def test_a_tenth_is_no_success_and_stays_true(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_none_is_never_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever is accepted: no manifest, so that training has nothing to start on; verify and report agree."""
+    """Any yield is accepted: no manifest, so that training has nothing to start on; verify and report agree."""
     assert pack(tmp_path, 0, 3, "--min-yield", "0") == 1
     error = capsys.readouterr().err
     assert "error: pack kept 0 of 3 (0.0%): 3 not_an_image" in error and "accepts it" not in error

@@ -50,7 +50,7 @@ def write_progress(root: Path, part: str, *, written_s_ago: float, changed_s_ago
 
 
 def test_each_part_has_a_line_and_all_of_them_one(tmp_path: Path) -> None:
-    """Four parts of 100 rows: one at work, one killed, one finished, one that has not begun."""
+    """Four parts of 100 rows: one at work, one killed, one finished, one that has not started."""
     job = begin(Folder(tmp_path))
     write_progress(
         tmp_path, "1/4", written_s_ago=1, rows_answered=60, rows_finished=50, shards_finished=5, rate=4.0, restarts=1
@@ -63,7 +63,7 @@ def test_each_part_has_a_line_and_all_of_them_one(tmp_path: Path) -> None:
         "part 2/4: silent for 1:35, killed or cut off  shards 2/10, rows 30/100 (30%)  3.0/s  0:23 left  "
         "node2:4711 since 2026-03-01T11:00:00+00:00",
         "part 3/4: finished 2026-03-01T11:50:00+00:00, shards 10/10, 97 kept",
-        "part 4/4: not begun",
+        "part 4/4: not started",
         # what part 1 reports; there is no shard in this folder, so of the others nothing is finished
         "all: 1 running, rows 60/400 (15%)  4.0/s  ? left",
     ]
@@ -94,22 +94,22 @@ def test_time_left_is_that_of_the_slowest_part(tmp_path: Path) -> None:
     assert (status.left_s, status.rate, status.rows_answered) == (30.0, 7.0, 70)
 
 
-def test_a_part_that_writes_but_gets_no_answer_is_told(tmp_path: Path) -> None:
+def test_a_part_that_writes_but_gets_no_answer_is_reported(tmp_path: Path) -> None:
     job = begin(Folder(tmp_path))
     write_progress(tmp_path, "1/1", written_s_ago=0, changed_s_ago=3700, rows_answered=60, rate=4.0)
     assert "making shards, no row for 1:01:40  shards" in array_status(Folder(tmp_path), job, NOW).lines()[0]
 
 
 def test_another_cut_is_forgotten_unless_it_still_runs(tmp_path: Path) -> None:
-    """Begun in two, gone on with in three: the two are history, but one of them was never ended."""
+    """Started in two, resumed in three: the two are history, but one of them was never ended."""
     job = begin(Folder(tmp_path))
     write_progress(tmp_path, "1/2", written_s_ago=4000, state="stopped", error="the disk is full")
     write_progress(tmp_path, "2/2", written_s_ago=10)
     write_progress(tmp_path, "3/3", written_s_ago=5, state="stopped", error="the disk is full")
     lines = array_status(Folder(tmp_path), job, NOW).lines()
     assert [line.partition("  ")[0] for line in lines] == [
-        "part 1/3: not begun",
-        "part 2/3: not begun",
+        "part 1/3: not started",
+        "part 2/3: not started",
         "part 3/3: stopped 2026-03-01T11:59:55+00:00, shards 0/10: the disk is full",
         "part 2/2: making shards",
         "all: 1 running, rows 0/400 (0%)",
@@ -140,7 +140,7 @@ def test_a_part_says_what_it_does_and_why_it_stopped(tmp_path: Path) -> None:
     assert (last.pid, last.host) == (os.getpid(), socket.gethostname())
 
 
-def test_status_tells_of_retry_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_retry_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A round is a job folder of its own inside the job's."""
     begin(Folder(tmp_path))
     begin(Folder(tmp_path / "retry-01"), 30)

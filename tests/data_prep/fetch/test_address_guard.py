@@ -48,7 +48,7 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_what_is_not_on_the_public_internet_is_told(address: str) -> None:
+def test_what_is_not_on_the_public_internet_is_named(address: str) -> None:
     assert why_not_public(ipaddress.ip_address(address))
 
 
@@ -137,8 +137,8 @@ def answers(*addresses: str) -> address_guard.Resolver:
 @pytest.mark.parametrize(
     "resolved", [["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["2600::1", "::ffff:192.168.0.1"], ["fe80::1%eth0"]]
 )
-def test_a_name_is_refused_when_any_of_its_addresses_is_private(resolved: list[str]) -> None:
-    """One private address among public ones is how a name reaches inside on the second attempt."""
+def test_a_name_is_refused_when_any_of_its_ip_addresses_is_private(resolved: list[str]) -> None:
+    """One private IP address among public ones is how a name reaches inside on the second attempt."""
     with pytest.raises(PrivateAddress, match=r"pictures\.example resolves to"):
         checked_addresses("pictures.example", 80, answers(*resolved))
     assert len(checked_addresses("pictures.example", 80, answers("8.8.8.8", "2600::1"))) == 2
@@ -152,8 +152,8 @@ def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("loopback_is_public")
-def test_the_connection_goes_to_the_address_that_was_checked() -> None:
-    """The resolver would answer the second question differently, so it is asked once; a dead address is passed over."""
+def test_the_connection_goes_to_the_ip_address_that_was_checked() -> None:
+    """The resolver would answer a second question differently, so it is asked once; a dead IP address is skipped."""
     asked = []
     with ImageServer() as server, socket.socket() as closed:
         closed.bind(("127.0.0.3", 0))
@@ -183,7 +183,7 @@ def opener(monkeypatch: pytest.MonkeyPatch) -> RetryingOpener:
 
 
 def test_loopback_is_not_asked(opener: RetryingOpener) -> None:
-    """By its usual address, an alias, a number, a name; over https too; and not one connection is made."""
+    """By its usual IP address, an alias, a number, a name; over https too; and not one connection is made."""
     with ImageServer() as server:
         port = server.address.rpartition(":")[2]
         for host in ("127.0.0.1", "127.0.0.2", "[::1]", "2130706433", "localhost", "[::ffff:127.0.0.1]", "0"):
@@ -194,7 +194,7 @@ def test_loopback_is_not_asked(opener: RetryingOpener) -> None:
 
 
 @pytest.mark.usefixtures("loopback_is_public")
-def test_a_redirect_is_checked_like_the_first_address(opener: RetryingOpener) -> None:
+def test_a_redirect_is_checked_like_the_first_url(opener: RetryingOpener) -> None:
     """127.0.0.1 passes here, for the test's sake; where it sends us to does not."""
     with ImageServer() as server:
         good = server.add("/good.jpg", Reply(jpeg()))
@@ -263,10 +263,10 @@ def tls_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]
 
 
 @pytest.mark.usefixtures("loopback_is_public")
-def test_a_certificate_is_checked_against_the_name_not_the_address(
+def test_a_certificate_is_checked_against_the_name_not_the_ip_address(
     tls_server: int, opener: RetryingOpener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Resolved here, connected by address: the certificate must still be that of the name that was listed."""
+    """Resolved here, connected by IP address: the certificate must still be that of the name that was listed."""
     monkeypatch.setattr(address_guard, "_getaddrinfo", answers("127.0.0.1"))
     opener = RetryingOpener(FetchLimits(retries=0))
     assert opener.open(f"https://pictures.example:{tls_server}/x.jpg").read() == jpeg()

@@ -111,7 +111,7 @@ def test_a_body_announced_as_too_large_is_not_read() -> None:
 
 
 def test_only_http_and_https_are_ever_opened(tmp_path: Path) -> None:
-    """Neither a listed address nor a redirect may read a local file."""
+    """Neither a listed URL nor a redirect may read a local file."""
     secret = tmp_path / "secret"
     secret.write_bytes(jpeg())
     opener = RetryingOpener(FetchLimits(retries=0, allow_private_addresses=True))

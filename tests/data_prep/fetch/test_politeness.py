@@ -127,7 +127,7 @@ def resolver(*dead: str):
     return resolve
 
 
-def test_the_share_of_hosts_that_resolve_is_told() -> None:
+def test_the_share_of_hosts_that_resolve_is_reported() -> None:
     check = check_dns(["a.example", "b.example", "c.example", "d.example"], resolve=resolver("b.example"))
     assert str(check) == "dns check: 3 of 4 hosts of the list resolve (75%)"
 
@@ -146,7 +146,7 @@ def test_a_download_does_not_begin_when_no_host_resolves() -> None:
 def test_only_names_that_this_machine_would_look_up_are_sampled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seeded and distinct; not addresses, local names, rejected rows, nor what a proxy looks up for us."""
+    """Seeded and distinct; not IP addresses, local names, rejected rows, nor what a proxy looks up for us."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     images = [ListedImage(f"http://{row % 100}.example/{row}.jpg", ["x"]) for row in range(300)]

@@ -24,12 +24,12 @@ MISTAKES = {
     "no such rule": (["d", "--out", "x", "--off", "near_duplicates"], "invalid choice: 'near_duplicates'"),
     "an aspect below one": (["d", "--out", "x", "--max-aspect", "0.5"], "--max-aspect 0.5 is below 1"),
     "a share above one": (["d", "--out", "x", "--min-letters", "50"], "50 is not between 0 and 1"),
-    "an address": (["s3://bucket/cc3m", "--out", "x"], "works on a disk only"),
+    "a URI": (["s3://bucket/cc3m", "--out", "x"], "works on a disk only"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_with_a_way_out(
+def test_a_mistake_is_reported_with_a_way_out(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def test_a_mistake_is_told_with_a_way_out(
     assert message in printed and "hint: " in printed and "Traceback" not in printed
 
 
-def test_the_command_filters_and_tells_what_it_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_filters_and_reports_what_it_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Counts by rule, with a set of evaluation images."""
     folder = pack(tmp_path, "web", [(detailed(number % 3, 90, 80), "a picture") for number in range(4)])
     (tmp_path / "test").mkdir()

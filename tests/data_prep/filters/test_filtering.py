@@ -269,10 +269,10 @@ def test_kill_9_in_mid_run_then_the_same_bytes(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (out / "manifest.parquet").exists()
-    begun = {path.name: path.stat().st_mtime_ns for path in (out / "features").glob("*.parquet")}
-    assert 2 <= len(begun) < 40
+    done = {path.name: path.stat().st_mtime_ns for path in (out / "features").glob("*.parquet")}
+    assert 2 <= len(done) < 40
     assert main([str(word) for word in words]) == 0
-    assert {name: (out / "features" / name).stat().st_mtime_ns for name in begun} == begun
+    assert {name: (out / "features" / name).stat().st_mtime_ns for name in done} == done
     filter_here(tmp_path / "undisturbed", [source])
     assert contents(out) == contents(tmp_path / "undisturbed")
     assert len(kept(out)) == 200

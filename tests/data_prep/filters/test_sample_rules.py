@@ -83,7 +83,7 @@ def test_one_good_caption_keeps_the_sample() -> None:
 
 
 def test_a_common_caption_is_known_by_its_words() -> None:
-    """Whatever its case and spaces; another caption of the same image saves it."""
+    """For any case and spaces; another caption of the same image saves it."""
     common = frozenset({caption_hash("image not available")})
     fault = judge(["Image  not AVAILABLE"], common)
     assert fault is not None and fault[0] == "common_caption" and fault[1].endswith("stands under more than 100 images")

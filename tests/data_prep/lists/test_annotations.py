@@ -129,7 +129,7 @@ def test_what_a_zip_cannot_give_is_a_reason(zipped: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_list_of_ones_own_with_paths(zipped: Path, kind: str) -> None:
-    """Named columns, as for addresses; a row without a path is counted, and rows of one image are merged."""
+    """Named columns, as for URLs; a row without a path is counted, and rows of one image are merged."""
     rows = [
         ("coco/2.jpg", "two", "42"),
         ("VG_100K/1.jpg", "a clock", ""),

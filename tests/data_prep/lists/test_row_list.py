@@ -51,7 +51,7 @@ def test_a_cell_is_text_or_a_reason(cells: object, expected: str | None) -> None
     assert len(image.rejected or "") < 200
 
 
-def test_texts_are_kept_whatever_holds_them() -> None:
+def test_texts_are_kept_from_every_kind_of_cell() -> None:
     """Lists, several columns, bytes that are UTF-8; blanks around them and empty ones go."""
     cells = [["a dog", None, " a cat "], b"caf\xc3\xa9", float("nan"), ""]
     assert keep_captions("a.jpg", cells) == ListedImage("a.jpg", ["a dog", "a cat", "café"])
@@ -64,7 +64,7 @@ def test_ids_are_texts_or_whole_numbers() -> None:
     assert [keep_captions("a.jpg", ["x"], id=note).id for note in notes] == expected
 
 
-def test_every_reader_holds_to_it(tmp_path: Path) -> None:
+def test_every_reader_obeys_it(tmp_path: Path) -> None:
     """The same cells in JSON lines, in a JSON list, and as sentences of COCO."""
     cells = [*NO_TEXT, *NOTHING[:3], *TEXT]
     expected = [*["caption_not_text"] * len(NO_TEXT), *["empty_caption"] * 3, *[None] * len(TEXT)]
@@ -119,7 +119,7 @@ def test_a_parquet_column_of_any_type(tmp_path: Path, column: pa.Array, expected
 
 @pytest.mark.parametrize("place", [None, math.nan, 3, {"a": 1}, ["a.jpg"], "", " "])
 def test_an_images_name_is_text(tmp_path: Path, place: object) -> None:
-    """`nan` is no path and no address: a row without a name is a bad row."""
+    """`nan` is no path and no URL: a row without a name is a bad row."""
     (tmp_path / "a.jsonl").write_text(json.dumps({"path": place, "caption": "a dog"}))
     assert [reason(image) for image in read_url_list(tmp_path / "a.jsonl", PATHS)] == ["bad_row"]
     row = dict.fromkeys(SCHEMA.names) | {"captions": ["a dog"], "source": "s"}

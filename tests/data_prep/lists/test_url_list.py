@@ -1,4 +1,4 @@
-"""Lists as people have them: quotes, missing headers, other encodings, odd addresses. No row is lost."""
+"""Lists as people have them: quotes, missing headers, other encodings, odd URLs. No row is lost."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tsv_quotes_are_letters_and_every_line_is_a_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["a cat\thttp://a/1.jpg\n", "http://a/1.jpg\ta cat\n"])
 def test_a_headerless_list_is_recognised_by_its_first_row(tmp_path: Path, line: str) -> None:
-    """CC3M lists caption then address, CC12M the other way round, both without a header."""
+    """CC3M lists caption then URL, CC12M the other way round, both without a header."""
     path = tmp_path / "list.tsv"
     path.write_text(line * 2)
     assert list(read_url_list(path, ListColumns())) == [ListedImage("http://a/1.jpg", ["a cat"])] * 2
@@ -98,7 +98,7 @@ def test_csv_reads_quoted_fields_and_refuses_broken_ones(tmp_path: Path) -> None
 
 
 def test_a_quote_that_is_never_closed_swallows_nothing_in_silence(tmp_path: Path) -> None:
-    """A hundred lines in one cell are an error that names the first; an address in a cell of several is a bad row."""
+    """A hundred lines in one cell are an error that names the first; a URL in a cell of several is a bad row."""
     path = tmp_path / "list.csv"
     rows = [f"a dog,http://a/{i}.jpg\n" for i in range(200)]
     path.write_text("".join(["caption,url\n", *rows[:3], '"not closed,http://a/3.jpg\n', *rows[4:]]))
@@ -223,7 +223,7 @@ def test_an_unknown_column_is_named_with_the_nearest(tmp_path: Path, name: str) 
         ("http://user:secret@a.org/x", "http://a.org/x"),
     ],
 )
-def test_addresses_are_encoded_once(listed: str, asked: str) -> None:
+def test_urls_are_encoded_once(listed: str, asked: str) -> None:
     assert normalise_url(listed) == asked
     assert normalise_url(asked) == asked
 
@@ -242,7 +242,7 @@ def test_addresses_are_encoded_once(listed: str, asked: str) -> None:
         ("ftp://a.org/x.jpg", "unsupported_scheme"),
     ],
 )
-def test_addresses_that_cannot_be_asked_have_a_reason(listed: str, reason: str) -> None:
+def test_urls_that_cannot_be_asked_have_a_reason(listed: str, reason: str) -> None:
     with pytest.raises(BadUrl, match=f"^{reason}: "):
         normalise_url(listed)
 

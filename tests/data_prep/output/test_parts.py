@@ -1,4 +1,4 @@
-"""`download --part I/N`: together the parts are the job that was never cut, whatever happens to one of them."""
+"""`download --part I/N`: together the parts are the job that was never cut, for all that happens to one of them."""
 
 from __future__ import annotations
 
@@ -149,10 +149,10 @@ def test_a_part_without_a_shard_has_nothing_to_do(tmp_path: Path, capsys: pytest
     assert "0 of 0 shards" in capsys.readouterr().out
 
 
-def test_a_file_system_without_locks_is_told_of_and_used(
+def test_a_file_system_without_locks_is_reported_and_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Lustre is, mounted without flock; no such file system is at hand here, so the answer is played."""
+    """As Lustre is, mounted without flock; no such file system is here, so its answer is simulated."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")

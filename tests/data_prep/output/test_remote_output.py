@@ -53,7 +53,7 @@ def content(where: object, pattern: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def packed(bucket: str, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """The address of a packed corpus, and its work folder."""
+    """The URI of a packed corpus, and its work folder."""
     work = tmp_path_factory.mktemp("work")
     assert main(pack(pictures, f"{bucket}/corpus/made", "--work", work)) == 0
     return f"{bucket}/corpus/made", work
@@ -99,7 +99,7 @@ def test_resume_asks_the_store(packed: tuple[str, Path], pictures: Path, tmp_pat
 def test_verify_status_and_report_read_the_store(
     packed: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A flipped byte in an object is named, and the manifest goes out of the way until it is mended."""
+    """A flipped byte in an object is named, and the manifest goes out of the way until it is fixed."""
     address, _ = packed
     assert main(["report", address, "--out", str(tmp_path / "page.html"), "--samples", "3"]) == 0
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 3
@@ -167,14 +167,14 @@ def test_flags_that_do_not_go_together_are_refused(
         assert message in capsys.readouterr().err
 
 
-def test_a_file_address_is_a_path() -> None:
+def test_a_file_uri_is_a_path() -> None:
     """So that it keeps all that a disk has: renames, locks."""
     assert storage_location("file:///data/a%20b") == Path("/data/a b") and not is_remote(
         storage_location("file:///data")
     )
 
 
-def test_a_store_that_does_not_answer_is_told(
+def test_a_store_that_does_not_answer_is_reported(
     bucket: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody listens at port 9."""

@@ -1,4 +1,4 @@
-"""Writing, reading and verifying shards: what is written reads back, and whatever is damaged is named."""
+"""Writing, reading and verifying shards: what is written reads back, and all that is damaged is named."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def rewrite(tar: Path, content: list[tuple[str, bytes]]) -> None:
     tar.with_suffix(".json").write_text(json.dumps(record))
 
 
-def test_a_shard_is_the_same_bytes_whatever_the_order_of_results(whole: Path, tmp_path: Path) -> None:
+def test_a_shard_is_the_same_bytes_for_any_order_of_results(whole: Path, tmp_path: Path) -> None:
     """Sorted by key, no times and no owners: a shard fetched twice has one hash."""
     folder = Folder(tmp_path)
     for path in (folder.shards, folder.failures, folder.work):

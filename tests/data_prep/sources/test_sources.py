@@ -43,7 +43,7 @@ CC3M = (
     b'sierra looked stunning in this top and this " skirt\thttp://a.example/2 \xc3\xa9.jpg\n'
     b"caf\xe9\thttp://a.example/3.jpg\n"
     b"http://a.example/4.jpg\n"
-    b"no address\tN/A\n"
+    b"no URL\tN/A\n"
     b"  \thttp://a.example/6.jpg\n"
     b"two\tcaptions\thttp://a.example/7.jpg"
 )
@@ -52,7 +52,7 @@ CC3M = (
 @pytest.mark.parametrize("name", ["cc3m", "cc12m"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_conceptual_captions_in_either_order_lose_no_line(tmp_path: Path, name: str, turned: bool) -> None:
-    """CC3M puts the caption first, CC12M the address; both readers look, whatever the first line is like."""
+    """CC3M puts the caption first, CC12M the URL; both readers look, for any first line."""
     lines = [b"\t".join(line.split(b"\t")[:: -1 if turned else 1]) for line in CC3M.splitlines()]
     path = tmp_path / "list.tsv"
     path.write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines))
@@ -85,7 +85,7 @@ def test_a_file_without_urls_is_refused(tmp_path: Path) -> None:
 
 
 SBU_URLS = ["http://static.example/1.jpg", "http://static.example/2.jpg", "", "http://static.example/4.jpg"]
-SBU_CAPTIONS = ["Tiffany &amp;amp; Co.", "33&amp;quot; truck &lt;3", "no address", "caf\u00e9 &eacute; \u2615"]
+SBU_CAPTIONS = ["Tiffany &amp;amp; Co.", "33&amp;quot; truck &lt;3", "no URL", "caf\u00e9 &eacute; \u2615"]
 SBU_READ = [["Tiffany & Co."], ['33" truck <3'], [], ["café é ☕"]]
 
 
@@ -103,7 +103,7 @@ def sbu_files(folder: Path, kind: str, captions: list[str]) -> list[Path]:
 
 @pytest.mark.parametrize("kind", ["json", "txt"])
 def test_sbu_is_unescaped_twice_from_either_form(tmp_path: Path, kind: str) -> None:
-    """The JSON's three lists and the two text files give the same rows, in whatever order the files are named."""
+    """The JSON's three lists and the two text files give the same rows, in any order of the files."""
     for files in (sbu_files(tmp_path, kind, SBU_CAPTIONS), sbu_files(tmp_path, kind, SBU_CAPTIONS)[::-1]):
         rows, _ = listed("sbu", *files)
         assert [row.captions for row in rows] == SBU_READ
@@ -174,7 +174,7 @@ def test_coco_trains_on_train_and_restval(coco: dict[str, Path]) -> None:
 
 
 def test_cocos_own_files_add_urls_and_licences(coco: dict[str, Path]) -> None:
-    """In whatever order they are given; images they lack keep their paths."""
+    """In any order they are given; images they lack keep their paths."""
     rows, _ = listed("coco", coco["captions"], coco["split"])
     assert [(row.url, row.licence) for row in rows[:3]] == [
         ("http://images.example/000000000009.jpg", "http://creativecommons.org/licenses/by/2.0/"),
@@ -249,7 +249,7 @@ def test_visual_genome_needs_both_files(genome: tuple[Path, Path]) -> None:
         listed("visual_genome", genome[0])
 
 
-def test_the_list_command_writes_the_schema_and_tells_what_it_left_out(
+def test_the_list_command_writes_the_schema_and_reports_what_it_left_out(
     coco: dict[str, Path], genome: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Visual Genome without the images of COCO's val and test; the file's metadata has the screen's counts."""

@@ -110,7 +110,7 @@ def test_every_sample_is_kept_or_counted(tmp_path: Path) -> None:
 
 
 def test_a_jpeg_that_is_as_it_should_be_keeps_its_bytes() -> None:
-    """Another encoding would only lose; what is too large, gray, turned or no JPEG is encoded as ever."""
+    """Another encoding would only lose; what is too large, gray, turned or no JPEG is encoded as usual."""
     settings = ImageSettings(image_size=64)
     kept = keep_or_encode(SMALL, settings)
     assert kept.jpeg == SMALL and (kept.width, kept.height) == (90, 60) == (kept.original_width, kept.original_height)
@@ -144,7 +144,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_broken_tar_is_refused_by_name(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Wherever it is broken: exit 2, the tar and the damage in the message, no job begun."""
+    """Wherever it is broken: exit 2, the tar and the damage in the message, no job started."""
     members = [(f"{number}.{kind}", data) for number in range(3) for kind, data in (("jpg", SMALL), ("txt", b"a"))]
     damage, message = DAMAGE[name]
     tar = write_tar(tmp_path / "x.tar", members, style=tarfile.USTAR_FORMAT)
@@ -160,7 +160,7 @@ def test_a_broken_tar_is_refused_by_name(tmp_path: Path, name: str, capsys: pyte
 
 
 def test_keep_going_takes_what_comes_before_the_damage(tmp_path: Path) -> None:
-    """Two whole samples, then a cut: the third row stands for the damage; the next tar is read as ever."""
+    """Two whole samples, then a cut: the third row stands for the damage; the next tar is read as usual."""
     members = [(f"{number}.{kind}", data) for number in range(3) for kind, data in (("jpg", SMALL), ("txt", b"a"))]
     cut, whole = (write_tar(tmp_path / name, members, style=tarfile.USTAR_FORMAT) for name in ("cut.tar", "whole.tar"))
     data = cut.read_bytes()

@@ -135,7 +135,7 @@ def test_an_interrupt_ends_the_whole_tree(slow_server: ImageServer, tmp_path: Pa
         kill_all(family(process.pid))
 
 
-def test_a_dead_network_is_told_from_a_dead_list(tmp_path: Path) -> None:
+def test_a_dead_network_is_not_taken_for_a_dead_list(tmp_path: Path) -> None:
     """100 of 100 rows refused: exit 1, nothing recorded, so that the next run asks again."""
     urls = tmp_path / "list.tsv"
     urls.write_text("url\tcaption\n" + "".join(f"http://127.0.0.1:1/{row}.jpg\tx\n" for row in range(100)))

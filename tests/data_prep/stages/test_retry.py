@@ -25,12 +25,12 @@ from data_prep.shards.writer import FetchResult, read_record, write_shard
 from data_prep.stages.download import Conversion, convert
 from data_prep.stages.retry import (
     WORTH_RETRYING,
-    begun_reasons,
     is_meant,
     later_retries,
     left_failures,
     open_round,
     retried_images,
+    round_reasons,
 )
 from pipeline.data.corpus import manifest as trainer
 from pipeline.data.corpus.reader import ShardReader
@@ -135,7 +135,7 @@ def test_a_round_takes_the_place_of_the_last_failure_of_each_row(tmp_path: Path)
     assert account.failed == {"http_404": 2, "http_503": 1, "timed_out": 1}
 
     second, second_job = begin(folder, job, ["http_503", "http_404"])
-    assert begun_reasons(second) == ["http_503", "http_404"] and second.root.name == "retry-02"
+    assert round_reasons(second) == ["http_503", "http_404"] and second.root.name == "retry-02"
     answer(second, second_job, 0, {2: "http_404: x", 3: None, 4: None})
     assert dict(left_failures(folder, job)) == {2: "http_404", 8: "timed_out"}
 
@@ -147,7 +147,7 @@ def test_a_round_takes_the_place_of_the_last_failure_of_each_row(tmp_path: Path)
     assert open_round(folder, job, None) is None and not (tmp_path / "retry-04").exists()
 
 
-def test_a_shard_made_anew_leaves_to_the_rounds_what_they_have(tmp_path: Path) -> None:
+def test_a_shard_made_again_leaves_to_the_rounds_what_they_have(tmp_path: Path) -> None:
     """Row 1 was answered by a round, row 2 is with another; now the broken shard is made again, and all answer."""
     folder, job = make_folder(tmp_path, [None, "http_503: busy", "timed_out: silence", "http_404: gone"])
     retried, round_job = begin(folder, job, ["http_503"])
@@ -176,7 +176,7 @@ def test_a_shard_made_anew_leaves_to_the_rounds_what_they_have(tmp_path: Path) -
     assert (account.listed, account.kept, dict(account.failed)) == (4, 3, {"timed_out": 1})
 
 
-def test_a_round_that_is_not_finished_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_round_that_is_not_finished_is_resumed(tmp_path: Path) -> None:
     """Also when its list is gone from .work; with other reasons it is refused."""
     folder, job = make_folder(tmp_path, ["timed_out: x", None, "http_404: x"])
     retried, round_job = begin(folder, job)
@@ -209,7 +209,7 @@ def test_what_cannot_be_retried_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "is of a pack: nothing was downloaded" in capsys.readouterr().err
 
 
-def test_a_broken_list_of_failures_is_told(tmp_path: Path) -> None:
+def test_a_broken_list_of_failures_is_reported(tmp_path: Path) -> None:
     folder, job = make_folder(tmp_path, ["timed_out: x"])
     (folder.failures / "web-00000.jsonl").unlink()
     with pytest.raises(InputError, match=r"web-00000\.jsonl is missing or broken"):
@@ -264,7 +264,7 @@ def sums(folder: Path) -> tuple[int, dict[str, int]]:
 def test_rounds_by_the_command_one_of_them_killed(
     web: tuple[Web, ImageServer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """40 rows: 10 good, 30 failed; a round of 20, killed -9 and gone on with, keeps 10; one by --reasons 10 more."""
+    """40 rows: 10 good, 30 failed; a round of 20, killed -9 and resumed, keeps 10; one by --reasons 10 more."""
     site, server = web
     out = tmp_path / "out"
     failed = [None, "http_404: gone", "http_503: busy", "http_503: busy"]  # of rows 0, 1, 2, 3, 4 as 0, ...

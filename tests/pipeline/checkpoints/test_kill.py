@@ -30,10 +30,10 @@ def start(recipe: Path, run_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> str:
-    """Wait for exit code 0; returns what it said."""
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 0, said.decode()
-    return said.decode()
+    """Wait for exit code 0; returns what it printed."""
+    _, printed = process.communicate(timeout=240)
+    assert process.returncode == 0, printed.decode()
+    return printed.decode()
 
 
 def kill_after(process: subprocess.Popen[bytes], run_dir: Path, checkpoint: str) -> None:
@@ -57,7 +57,7 @@ def test_killed_twice_in_training_and_finished_by_the_same_command(tmp_path):
     for checkpoint in ("step_00000004", "step_00000012"):
         kill_after(start(recipe, run_dir), run_dir, checkpoint)
         assert find_checkpoint(run_dir / "checkpoints") is not None
-    said = finish(start(recipe, run_dir))
-    assert "resuming from" in said
+    printed = finish(start(recipe, run_dir))
+    assert "resuming from" in printed
     assert digest(newest(run_dir)) == digest(newest(tmp_path / "alone"))
     assert losses(run_dir) == losses(tmp_path / "alone")

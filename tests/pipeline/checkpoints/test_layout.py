@@ -79,7 +79,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, caplog, damage):
-    """Whatever is wrong with the newest, the one before is taken, and the log names the fault and the choice."""
+    """For any fault of the newest, the one before is taken, and the log names the fault and the choice."""
     published(tmp_path, 10)
     DAMAGE[damage](published(tmp_path, 20))
     with caplog.at_level(logging.WARNING):
@@ -122,7 +122,7 @@ LATEST: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", LATEST)
-def test_whatever_latest_is_the_newest_whole_checkpoint_is_taken(tmp_path, caplog, damage):
+def test_the_newest_whole_checkpoint_is_taken_for_any_latest(tmp_path, caplog, damage):
     """And it is logged, unless `latest` is merely missing. Publishing the next one puts it right."""
     published(tmp_path, 10)
     published(tmp_path, 20)
@@ -193,7 +193,7 @@ def test_damaged_checkpoints_are_not_buried_under_a_new_run(tmp_path):
         find_checkpoint(tmp_path)
 
 
-def test_the_error_says_which_file_is_short_and_by_how_much(tmp_path):
+def test_the_error_names_the_short_file_and_how_much_is_missing(tmp_path):
     """Numbers in the message, so that a full disk is recognised for what it is."""
     path = published(tmp_path, 10, content=b"0123456789")
     (path / "model.pt").write_bytes(b"0123")

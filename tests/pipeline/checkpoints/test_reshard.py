@@ -1,4 +1,4 @@
-"""Going on under another number of ranks, another ZeRO stage: real runs, against the one that was left alone."""
+"""Resuming on another number of ranks or at another ZeRO stage: real runs, compared with one that was left alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.support.training_runs import begin_at, digest, losses, newest, relative_differences, run
 
 HALF = 5
-"""The checkpoint gone on from; an epoch has six steps, so it lies inside one."""
+"""The checkpoint that is resumed; an epoch has six steps, so it lies inside one."""
 FOUR_LANES = ["--batch.micro_batch_size=2"]
 TOLERANCE = 1e-6
 
@@ -33,7 +33,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Straight:
     return of
 
 
-def go_on(tmp_path: Path, source: Path, ranks: int, ds_config: str, *choice: str) -> Path:
+def resume_as(tmp_path: Path, source: Path, ranks: int, ds_config: str, *choice: str) -> Path:
     """The second half of `source`, taken by other ranks or at another stage."""
     begin_at(source, HALF, tmp_path / "changed")
     return run(tmp_path, "changed", ranks=ranks, overrides=[f"--deepspeed.config={ds_config}", *choice]).parents[1]
@@ -53,7 +53,7 @@ def test_with_two_lanes_another_world_size_changes_no_bit(tmp_path, straight, ds
     """Dropout and augmentation on, inside an epoch: every byte of weights, teacher and queue is that of the run on the
     ranks it began with, since a sum of two does not depend on who adds."""
     whole = straight(before, ds_config)
-    changed = go_on(tmp_path, whole, after, ds_config)
+    changed = resume_as(tmp_path, whole, after, ds_config)
     assert digest(newest(changed)) == digest(newest(whole))
     assert losses(changed) == {step: line for step, line in losses(whole).items() if step > HALF}
 
@@ -73,7 +73,7 @@ def test_four_lanes_on_other_ranks_and_stages_take_the_same_steps(tmp_path, stra
     In bf16 the optimizer's fp32 weights are compared, not their roundings.
     """
     whole = straight(*before, *FOUR_LANES)
-    changed = go_on(tmp_path, whole, *after, *FOUR_LANES)
+    changed = resume_as(tmp_path, whole, *after, *FOUR_LANES)
     differences = relative_differences(newest(changed), newest(whole))
     assert max(differences.values()) < TOLERANCE, differences
 
@@ -82,6 +82,6 @@ def test_four_lanes_on_other_ranks_and_stages_take_the_same_steps(tmp_path, stra
 def test_another_stage_takes_the_same_steps(tmp_path, straight, before, after):
     """Two ranks throughout; only where the optimizer keeps its state changes."""
     whole = straight(2, f"zero{before}_fp32")
-    changed = go_on(tmp_path, whole, 2, f"zero{after}_fp32")
+    changed = resume_as(tmp_path, whole, 2, f"zero{after}_fp32")
     differences = relative_differences(newest(changed), newest(whole))
     assert max(differences.values()) < TOLERANCE, differences

@@ -1,4 +1,4 @@
-"""Saving while training goes on, and when there is no room: real runs on two ranks."""
+"""Saving while training continues, and when there is no room: real runs on two ranks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def log_of(run_dir: Path) -> str:
     return next(run_dir.glob("logs/*/rank_0.log")).read_text()
 
 
-def test_a_checkpoint_is_of_its_step_though_training_goes_on(tmp_path, alone):
+def test_a_checkpoint_is_of_its_step_though_training_continues(tmp_path, alone):
     """What a background save publishes is, to the bit, what a save that training waited for does."""
     overrides = ["--deepspeed.config=zero1_fp32", "--checkpoint.save_every=2", "--checkpoint.keep_last=9"]
     waited = run(tmp_path, "waited", ranks=2, overrides=[*overrides, "--checkpoint.asynchronous=false"]).parent
@@ -71,7 +71,7 @@ def test_a_checkpoint_is_of_its_step_though_training_goes_on(tmp_path, alone):
 
 
 def test_a_rank_without_room_fails_the_save_not_the_run(tmp_path, alone):
-    """Rank 1 cannot save steps 4 and 6: both are removed and warned of, step 2 stays, and the run ends as ever."""
+    """Rank 1 cannot save steps 4 and 6: both are removed and warned of, step 2 stays, and the run ends as usual."""
     recipe = tiny_recipe(tmp_path)
     overrides = ["--deepspeed.config=zero1_fp32", "--checkpoint.save_every=2", "--checkpoint.keep_last=9"]
     arguments = (str(recipe), str(tmp_path / "full"), overrides, 4, 6)
@@ -93,14 +93,14 @@ def test_a_last_save_without_room_is_an_error_and_loses_nothing(tmp_path, alone)
     ends = run_ranks(no_room, 2, str(recipe), str(run_dir), overrides, 9, 10, process_group=False, timeout_s=200)
     for end in ends:
         assert end.startswith(f"error: step 10 could not be saved in {run_dir / 'checkpoints'}")
-        assert end.endswith("the same command goes on from step_00000008")
+        assert end.endswith("the same command resumes from step_00000008")
     found = find_checkpoint(run_dir / "checkpoints")
     assert found is not None and found[1].step == 8
     run(tmp_path, "full", ranks=2, overrides=overrides)
     assert digest(newest(run_dir)) == digest(newest(alone))
 
 
-def test_a_copy_shares_nothing_with_what_goes_on_changing():
+def test_a_copy_shares_nothing_with_what_keeps_changing():
     """Tensors anywhere in the structure are copied, everything else is handed on, dictionaries keep their order."""
     tensor, lock = torch.arange(4.0), threading.Lock()
     value = {"b": [tensor, {"a": (tensor[1:], 3)}], "a": lock}

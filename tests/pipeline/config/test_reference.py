@@ -12,7 +12,7 @@ from pipeline.config.run_config import PRESETS, recipe_keys
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "recipes.md"
 
 
-def test_the_page_is_what_the_code_says() -> None:
+def test_the_page_agrees_with_the_code() -> None:
     """A key, a default or a docstring that changes must change the page: `make docs` writes it."""
     assert PAGE.read_text() == reference.page(), "run `make docs`"
 

@@ -110,7 +110,7 @@ def test_a_recipe_without_a_name_takes_its_file_s(tmp_path: Path) -> None:
     assert load_config(tmp_path).name == tmp_path.name
 
 
-def test_every_mistake_is_told_at_once_with_its_name_and_the_nearest() -> None:
+def test_every_mistake_is_reported_at_once_with_its_name_and_the_nearest() -> None:
     """Recipe and flags together: a wrong type, a wrong choice, unknown keys, a limit, an impossible pair."""
     text = mistakes(
         {
@@ -200,7 +200,7 @@ def test_every_key_has_its_docstring() -> None:
     assert [key.name for key in recipe_keys() if not key.doc] == []
 
 
-def test_differences_are_told_by_dotted_name() -> None:
+def test_differences_are_listed_by_dotted_name() -> None:
     """Old and new value, nothing else."""
     old = resolve({}, name="r")
     new = resolve({"optim": {"lr": 1e-3}, "data": {"manifests": ["x"]}}, name="r")

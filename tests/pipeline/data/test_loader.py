@@ -197,7 +197,7 @@ def damaged_corpus(folder: Path, bad: dict[int, str]) -> Path:
     return write_manifest(folder, [pairs[:10], pairs[10:]])
 
 
-def test_understudies_stand_in_without_shifting_the_order(tmp_path):
+def test_replacements_stand_in_without_shifting_the_order(tmp_path):
     """Three spoilt samples: their places hold the first good replacement, all other places what they held before."""
     bad = {3: "json_damaged", 4: "image_undecodable", 15: "caption_empty"}
     bad[5] = "caption_empty"  # the first replacement of 3 is 3 + 10 // 4 = 5, spoilt as well: the second is 3 + 5
@@ -291,7 +291,7 @@ def test_a_pipe_in_a_shards_place_is_an_error(tmp_path):
         next(loader.steps(0))
 
 
-def test_a_killed_worker_is_an_error_that_says_so(corpus):
+def test_a_killed_worker_is_an_error_that_names_the_kill(corpus):
     """As the kernel does when memory runs out: worth another try. A crash in native code or SIGBUS, which the next try
     meets again, is not."""
     for number, error, message in (
@@ -323,7 +323,7 @@ def test_a_killed_fork_server_is_worth_another_try(corpus):
 
 
 def test_a_bug_is_not_a_bad_sample(corpus):
-    """Whatever is not a named fault of the data comes up as it is, from a worker too."""
+    """Any error that is not a named fault of the data comes up as it is, from a worker too."""
     broken = AugmentConfig(crop_scale_min="wide")  # type: ignore[arg-type]
     for num_workers in (0, 1):
         with pytest.raises(TypeError):
@@ -360,7 +360,7 @@ def alive(pid: int) -> bool:
 
 
 def test_workers_ignore_a_schedulers_signals_and_die_with_their_trainer(corpus):
-    """USR1 to every process of the job, as Slurm sends it: steps go on. The trainer killed: no worker is left."""
+    """USR1 to every process of the job, as Slurm sends it: steps continue. The trainer killed: no worker is left."""
     trainer = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", TRAINER, str(corpus)],
         stdout=subprocess.PIPE,

@@ -29,7 +29,7 @@ print(util.get_temp_dir())
     ("name", "is_used"),
     [("t", True), ("with a blank é", True), ("x" * 100, False), ("not there/at all", False), ("relative", True)],
 )
-def test_sockets_fit_whatever_tmpdir_is(name: str, is_used: bool) -> None:
+def test_sockets_fit_for_any_tmpdir(name: str, is_used: bool) -> None:
     """TMPDIR is used where the path fits, else a private folder in another one; nothing is left of it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as top:
         folder = Path(top, name)

@@ -26,7 +26,7 @@ def as_opened(image: Image.Image, quality: int = 95) -> Image.Image:
 
 
 def test_an_image_is_a_function_of_its_file_and_its_draws():
-    """The same draws give the same tensor whatever else was drawn in between; another epoch gives another."""
+    """The same draws give the same tensor, also when others were drawn in between; another epoch gives another."""
     data = jpeg(picture(3, 120, 90))
 
     def augmented(*name: int | str) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_switches_turn_parts_off():
 
 
 def test_gray_palette_and_cmyk_images_become_rgb():
-    """Whatever a shard holds is brought to three channels."""
+    """Every mode a shard may hold is brought to three channels."""
     for mode in ("L", "CMYK"):
         data = jpeg(picture(2, 80, 80).convert(mode))
         assert training_image(data, "k", size=32, config=PLAIN, draws=Draws(0)).shape == (3, 32, 32)

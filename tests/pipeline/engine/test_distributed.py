@@ -43,7 +43,7 @@ def test_a_step_smaller_than_its_job_counts_its_own_tasks() -> None:
 
 
 def test_no_launcher_is_a_world_of_one() -> None:
-    """With an address and a free port, so that DeepSpeed need not look for MPI."""
+    """With an IP address and a free port, so that DeepSpeed need not look for MPI."""
     found = launch_environment({})
     assert (found["RANK"], found["LOCAL_RANK"], found["WORLD_SIZE"], found["MASTER_ADDR"]) == (
         "0",

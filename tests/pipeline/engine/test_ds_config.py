@@ -123,7 +123,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     assert resolve_ds_config(recipe(path), 1).stage == 1
 
 
-def test_ranks_that_do_not_divide_the_lanes_are_told_all_four_numbers() -> None:
+def test_ranks_that_do_not_divide_the_lanes_get_all_four_numbers() -> None:
     """And which numbers of ranks do."""
     with pytest.raises(ConfigError) as refusal:
         resolve_ds_config(recipe("zero1_fp32"), 3)

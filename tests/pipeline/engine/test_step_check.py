@@ -61,7 +61,7 @@ def spared_run(recipe: str, run_dir: Path, overrides: list[str]) -> dict[str, st
 
     state: dict[str, str] = {}
 
-    def after(training: Any, _batches: Any, _told: Any) -> None:
+    def after(training: Any, _batches: Any, _at: Any) -> None:
         state.update(whole_state(training))
 
     with around_steps(lambda _, batches: "spare" if batches.step in POISONS else None, after):
@@ -70,7 +70,7 @@ def spared_run(recipe: str, run_dir: Path, overrides: list[str]) -> dict[str, st
 
 
 def all_runs(_rank: int, _world: int, recipe: str, folder: str, overrides: list[str], stops: list[int]) -> Any:
-    """The poisoned run, the one that never saw those batches, and poisoned ones stopped and gone on with."""
+    """The poisoned run, the one that never saw those batches, and poisoned ones stopped and resumed."""
     keep_process_group()
     whole = poisoned_run(recipe, Path(folder) / "whole", overrides)
     spared = spared_run(recipe, Path(folder) / "spared", overrides)
@@ -112,7 +112,7 @@ def test_a_skipped_step_moves_nothing_and_leaves_nothing_behind(
         assert not different, f"{where}: a skipped step left a trace in {different[:5]}"
         for stop, (first, second) in stopped.items():
             assert (first["code"], second["code"]) == (75, 0), f"{where}, stopped after {stop}"
-            assert second["state"] == whole["state"], f"{where}, stopped after {stop} and gone on"
+            assert second["state"] == whole["state"], f"{where}, stopped after {stop} and resumed"
             assert second["skipped"] == len(POISONS), f"{where}, stopped after {stop}"
     lines = {line["step"]: line for line in map(json.loads, (tmp_path / "whole" / "metrics.jsonl").open())}
     assert [lines[step]["train/loss"] is None for step in range(1, NUM_STEPS + 1)] == [

@@ -40,7 +40,7 @@ def test_prints_recipe_json_batch_memory_and_data(tmp_path: Path, capsys: pytest
     assert load_config(tmp_path / "again.yaml") == load_config(recipe, ["--optim.lr", "2e-3"])
 
 
-def test_missing_data_is_told_and_mistakes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data_is_reported_and_mistakes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A recipe can be checked before its shards exist; a world that does not fit cannot be run at all."""
     recipe = str(tiny_recipe(tmp_path))
     assert cli.main(["check", recipe, "--data.manifests", "nowhere"]) == 2

@@ -49,7 +49,7 @@ def test_each_start_logs_to_its_job_and_rank(tmp_path: Path, monkeypatch: pytest
     assert "a line of this rank" in folder.log_file("77", 0).read_text()
 
 
-def test_a_changed_recipe_is_logged_and_taken_over(tmp_path: Path) -> None:
+def test_a_changed_recipe_is_logged_and_adopted(tmp_path: Path) -> None:
     """More epochs on a run with a checkpoint: logged with old and new value; config.yaml is the new one."""
     with_checkpoint(start(tmp_path, epochs=3))
     folder = start(tmp_path, epochs=5)
@@ -71,7 +71,7 @@ def test_a_changed_recipe_is_logged_and_taken_over(tmp_path: Path) -> None:
 def test_what_a_run_cannot_change_is_refused(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
     """Shapes and the order of the data, once there is a checkpoint; nothing in the folder changes."""
     folder = start(tmp_path)
-    start(tmp_path, **change)  # no checkpoint yet: taken over
+    start(tmp_path, **change)  # no checkpoint yet: adopted
     start(tmp_path)
     with_checkpoint(folder)
     before = folder.config.read_text()
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         start(tmp_path)
 
 
-def test_resume_is_held_against_what_was_found(tmp_path: Path) -> None:
+def test_resume_is_checked_against_what_was_found(tmp_path: Path) -> None:
     """must without a checkpoint, never with one; auto takes both."""
     folder = RunFolder(path=tmp_path)
     for found in (True, False):

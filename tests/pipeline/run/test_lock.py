@@ -48,7 +48,7 @@ def holder(run_dir: Path, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_start_in_the_same_folder_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+def test_a_second_start_in_the_same_folder_is_refused_and_the_first_continues(tmp_path: Path) -> None:
     """Exit code 2, an error that names the process, nothing written; then the first is stopped, and resumes later."""
     recipe, run_dir = tiny_recipe(tmp_path), tmp_path / "run"
     words = [sys.executable, "-m", "pipeline", "pretrain", str(recipe), "--run-dir", str(run_dir)]
@@ -115,7 +115,7 @@ def test_all_ranks_are_refused(tmp_path: Path) -> None:
     assert run_ranks(refused, 2, str(tmp_path), process_group=False) == ["taken"] * 2
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be written"), exclusive_run(tmp_path / "file" / "run", ALONE):
         pass

@@ -77,8 +77,8 @@ def test_ranks_are_averaged_and_what_they_skipped_is_summed(tmp_path: Path) -> N
     assert validation["val/i2t_recall_at_1"] == 50.0
 
 
-def test_curves_do_not_fork_when_a_run_goes_on(tmp_path: Path) -> None:
-    """Killed at step 6, going on from step 3: one value a step in both files, those of the second start after 3."""
+def test_curves_do_not_fork_when_a_run_resumes(tmp_path: Path) -> None:
+    """Killed at step 6, resumed from step 3: one value a step in both files, those of the second start after 3."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     first = open_metrics(tmp_path, 0, log_every=1)
@@ -105,7 +105,7 @@ def test_curves_do_not_fork_when_a_run_goes_on(tmp_path: Path) -> None:
     assert [event.value for event in curve] == pytest.approx(expected)
 
 
-def test_a_run_that_begins_anew_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+def test_a_run_that_starts_again_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
     """Killed before its first checkpoint: step 0's validation is taken again too, so its old line goes."""
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "val/x": 1}\n{"step": 1, "train/loss": 1}\n')
@@ -123,7 +123,7 @@ def test_infinities_are_null_in_json(tmp_path: Path) -> None:
     assert line["optim/grad_norm"] is None and line["train/loss"] is None
 
 
-def test_pictures_are_due_at_the_first_step_and_then_every_so_many(tmp_path: Path) -> None:
+def test_pictures_are_due_at_the_first_step_and_then_every_n(tmp_path: Path) -> None:
     """None when switched off, or when there is no TensorBoard to show them in."""
     due = [step for step in range(1, 10) if open_metrics(tmp_path, 0).images_due(step)]
     assert due == [1, 4, 8]
@@ -131,7 +131,7 @@ def test_pictures_are_due_at_the_first_step_and_then_every_so_many(tmp_path: Pat
     assert not any(open_metrics(tmp_path, 0, tensorboard=False).images_due(step) for step in range(10))
 
 
-def test_the_console_line_tells_progress(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_console_line_shows_progress(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Step, percent, losses, rate, time left: computed by hand."""
     names = [f"train/{name}" for name in LOSS_NAMES]
     scalars = dict(zip(names, (9.0, 5.0, 0.5, 3.5, 0.6), strict=True))

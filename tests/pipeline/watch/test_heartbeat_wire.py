@@ -49,7 +49,7 @@ def test_messages_go_both_ways_in_order_and_an_end_is_noticed() -> None:
     ids=["http", "list", "number", "wrong token", "long", "nothing"],
 )
 def test_a_stranger_on_the_port_changes_nothing(data: bytes) -> None:
-    """Whatever a port scanner sends: it becomes no rank, and the ranks are heard as before."""
+    """A port scanner becomes no rank, for any bytes it sends, and the ranks are heard as before."""
     server = Server("127.0.0.1")
     with socket.create_connection(("127.0.0.1", server.address.port)) as stranger:
         stranger.setblocking(False)

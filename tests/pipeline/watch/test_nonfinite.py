@@ -68,7 +68,7 @@ def test_the_teacher_is_looked_at_as_well() -> None:
 
 
 def test_a_gradient_alone_is_found() -> None:
-    """A forward that is finite throughout, and a backward that is not: only the gradients tell."""
+    """A forward that is finite throughout, and a backward that is not: only the gradients show it."""
     student = make_student()
     student.itm_head.weight.register_hook(lambda gradient: gradient * math.inf)
     found = looked(student)

@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 
 def poisoned_then_sound(rank: int, _world: int, recipe: str, run_dir: str) -> list[int]:
-    """The command with three poisoned steps, then, as the error says, again; the exit codes."""
+    """The command with three poisoned steps, then, again as the error asks; the exit codes."""
     keep_process_group()
     words = ["pretrain", recipe, "--run-dir", run_dir, *OPTIONS]
 
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_too_many_in_a_row_end_the_run_with_an_error(run: Run) -> None:
     """Exit code 2 on both ranks, one error that names the dump and the command; what there was is saved, and the same
-    command goes on with the batch after them."""
+    command resumes with the batch after them."""
     assert run.codes == [[2, 0], [2, 0]]
     error = re.findall(r"^error: (.*)\nhint: (.*)$", run.said.partition("resuming from")[0], re.MULTILINE)
     assert len(error) == 1, run.said

@@ -47,7 +47,7 @@ def test_a_dump_holds_the_batch_to_the_bit(tmp_path: Path) -> None:
     assert (dump.facts["gradient_norm"], dump.facts["index"], dump.facts["alpha"]) == ("inf", 6, 0.4)
 
 
-def test_a_run_that_goes_on_goes_on_counting(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_counting(tmp_path: Path) -> None:
     """Two in a row, then a stop: the next start counts a third; a step that was taken ends the row."""
     before = watcher(tmp_path, max_skipped_in_a_row=3)
     skip(before, 6)
@@ -79,7 +79,7 @@ def test_a_dump_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path: 
     assert (tmp_path / "mine.json").read_text() == "mine"
 
 
-def test_a_dump_that_cannot_be_written_is_told_and_the_run_goes_on(
+def test_a_dump_that_cannot_be_written_is_logged_and_the_run_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file lies where the folder should be."""

@@ -1,4 +1,4 @@
-"""Telling of steps that take many times as long as usual."""
+"""Logging steps that take many times as long as usual."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_the_numbers_are_those_of_the_last_whole_line(tmp_path: Path) -> None:
     assert status.silent_s == pytest.approx(5) and not status.overdue
 
 
-def test_a_long_silence_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_silence_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines every 60 s: twenty of them missing is remarked on, ten minutes is not."""
     run_dir = made(tmp_path, metrics=line(20, NOON - 60) + line(40, NOON))
     assert not read_status(run_dir, now=NOON + 900).overdue
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_is_not_whole_is_reported(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("latest", ["missing", "empty", "not UTF-8", "a path", "a folder", "a pipe"])
-def test_the_newest_whole_checkpoint_is_shown_whatever_latest_is(
+def test_the_newest_whole_checkpoint_is_shown_for_any_latest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], latest: str
 ) -> None:
     """After a power cut: the newest checkpoint holds empty files, the one before is what resuming takes."""

@@ -1,4 +1,4 @@
-"""Telling a real training run to stop: by each signal and the stop file, to one rank or to all; and twice by Ctrl-C."""
+"""Asking a real training run to stop: by each signal and the stop file, to one rank or to all; and twice by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ASKED: list[tuple[str, tuple[int, ...]]] = [
     ("SIGINT", (0, 1)),
     ("stop", (1,)),
 ]
-"""How a run is told, and which ranks; the file is for all to see, whoever made it."""
+"""How the stop is requested, and of which ranks; every rank sees the file."""
 
 
 def train(recipe: str, run_dir: Path, before: Any, after: Any = lambda *_: None) -> int:
@@ -37,7 +37,7 @@ def train(recipe: str, run_dir: Path, before: Any, after: Any = lambda *_: None)
 
 
 def stopped_again_and_again(rank: int, _world: int, recipe: str, folder: str) -> list[tuple[int, list[int]]]:
-    """One start after the other, all but the last told to stop in the second step; exit code and steps of each."""
+    """One start after the other, all but the last asked to stop in the second step; exit code and steps of each."""
     keep_process_group()
     starts = []
     for how, whom in [*ASKED, ("", ())]:
@@ -58,7 +58,7 @@ def stopped_again_and_again(rank: int, _world: int, recipe: str, folder: str) ->
 
 def test_the_ranks_agree_save_and_leave_together(tmp_path: Path) -> None:
     """SIGTERM, SIGUSR1, SIGINT and the stop file, to one rank or to both: each start takes two steps, saves, and ends
-    with 75 on both; the next one goes on there, and the last one ends the run."""
+    with 75 on both; the next one resumes there, and the last one ends the run."""
     recipe = tiny_recipe(tmp_path, max_steps=2 * len(ASKED) + 2)
     results = run_ranks(
         stopped_again_and_again, 2, str(recipe), str(tmp_path / "run"), process_group=False, timeout_s=400

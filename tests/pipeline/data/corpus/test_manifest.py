@@ -148,7 +148,7 @@ def test_a_key_of_two_shards_is_found_by_the_check(tmp_path):
 
 
 @pytest.mark.parametrize("row_group_size", [1, 2, 5])
-def test_rows_are_read_by_the_group_whatever_its_size(tmp_path, row_group_size):
+def test_rows_are_read_by_the_group_for_any_group_size(tmp_path, row_group_size):
     """One shard a group, as data_prep writes, or several: tarfile finds samples there; other groups stay unread."""
     path = write_corpus(tmp_path, [3, 1, 4, 2, 5])
     pq.write_table(pq.read_table(path), path, row_group_size=row_group_size)
@@ -255,7 +255,7 @@ def test_text_that_is_no_utf8_is_named_with_its_row(tmp_path: Path) -> None:
 def test_a_file_that_is_damaged_or_another_is_refused(tmp_path: Path) -> None:
     """Cut short, a CSV with the name, a folder's name that is too long, a version that is no text, single bits flipped.
 
-    Whatever a flipped bit makes of the file: a DataError, or the same shards.
+    For any flipped bit: a DataError, or the same shards.
     """
     path = write_corpus(tmp_path, [2, 2])
     good = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The folder of copies of shards: only copies make room, whatever else lies there."""
+"""The folder of copies of shards: only copies make room, and all else that lies there stays."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_other_stores_are_listed_once_and_read_by_ranges(corpus):
 
 
 def test_a_manifest_in_a_store_may_name_shards_of_a_neighbouring_folder(corpus):
-    """As a filtered corpus does: `..` is folded into the address, since stores have no such folder."""
+    """As a filtered corpus does: `..` is folded into the URI, since stores have no such folder."""
     store = fsspec.filesystem("memory")
     table = pq.read_table(corpus / "manifest.parquet")
     paths = [f"../web/{path}" for path in table["path"].to_pylist()]
@@ -289,7 +289,7 @@ def test_a_cache_without_room_is_named_at_once(corpus, tmp_path):
 
 
 def test_cache_keys_that_do_not_fit_are_refused(corpus, tmp_path):
-    """No folder, no shard in the command, an address nobody opens, no room for a window."""
+    """No folder, no shard in the command, a URI that nothing opens, no room for a window."""
     for data, message in (
         ({"shard_opener": "pipe:cat {path}"}, "needs data.cache_dir"),
         ({"shard_opener": "pipe:cat x", "cache_dir": "c"}, "names no shard"),

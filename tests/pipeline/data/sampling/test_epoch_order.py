@@ -19,7 +19,7 @@ def test_splitmix64_is_the_published_generator():
 
 @pytest.mark.parametrize("window_shards", [1, 2, 3, 7, 100])
 def test_an_epoch_holds_every_sample_once(window_shards):
-    """Whatever the window, also one larger than the corpus, and with an empty shard."""
+    """For any window, also one larger than the corpus, and with an empty shard."""
     order = EpochOrder(SIZES, seed=3, epoch=0, window_shards=window_shards)
     assert len(order) == SIZES.sum()
     assert sorted(order.indices(0, len(order)).tolist()) == list(range(SIZES.sum()))

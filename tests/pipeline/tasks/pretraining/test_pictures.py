@@ -72,7 +72,7 @@ def test_samples_show_the_pixels_that_were_normalised(step, tokenizer):
 
 
 def test_itc_targets_are_the_teachers_best_of_the_batch(step, tokenizer):
-    """In descending order with their probabilities; what lies in the queue is told as one number."""
+    """In descending order with their probabilities; what lies in the queue is shown as one number."""
     batch, targets = step
     first, second, third = itc_targets(batch, targets, tokenizer, 3)
     assert first.truth == CAPTIONS[0]

@@ -74,7 +74,7 @@ def draws() -> list[float]:
     return [torch.rand(()).item(), random.random(), float(np.random.random())]
 
 
-def test_training_goes_on_as_if_there_had_been_no_validation(manifest):
+def test_training_continues_as_if_there_had_been_no_validation(manifest):
     """Modes of all modules (one is in eval on purpose), gradients, weights, random generators: as they were."""
     validator = Validator(config(manifest), CONFIG, AlbefTokenizer(), world())
     outcomes = []

@@ -1,4 +1,4 @@
-"""The lists that data_prep downloads: the demo's pictures as addresses, and some addresses broken on purpose."""
+"""The lists that data_prep downloads: the demo's pictures as URLs, and some URLs broken on purpose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS = {"train": "train", "val": "val", "test": "test_emoji"}
 
 
 def chosen(split: str, limit: int | None = None) -> list[Picture]:
-    """The pictures of a data folder; with a limit, so many at even distances, so that every vendor is among them."""
+    """The pictures of a data folder; with a limit, that many at even distances, so that each vendor is among them."""
     pictures = read_pictures(SPLITS[split])
     if limit is None or limit >= len(pictures):
         return pictures
@@ -26,7 +26,7 @@ def chosen(split: str, limit: int | None = None) -> list[Picture]:
 
 
 def write_list(path: Path, pictures: Sequence[Picture], *, port: int, first_caption_only: bool, broken: bool) -> int:
-    """Write a JSON Lines list of addresses and captions; returns the number of rows.
+    """Write a JSON Lines list of URLs and captions; returns the number of rows.
 
     Args:
         port: where the demo's server listens.
