@@ -64,23 +64,3 @@ def test_the_weights_page_names_the_files_of_the_recipes() -> None:
         recipe_text = (ROOT / "pipeline" / "config" / "recipes" / f"{recipe}.yaml").read_text()
         paths = re.findall(r"^  (?:image|text): (\S+)$", recipe_text, re.MULTILINE)
         assert len(paths) == 2 and [path for path in paths if path not in text] == []
-
-
-BANNED = (
-    r"\b(go|goes|going|gone) on\b",
-    r"\b(a|is|are) told\b",
-    r"\bso (many|long)\b(?! as)",
-    r"\b(whoever|whatever|as ever)\b",
-    r"\b(mend|mended|anew)\b",
-    r"\bunderstud|\brefused steps?\b",
-    r"\b(held|hold) (to|against)\b",
-)
-"""Words that these pages once used in senses of their own; CONTRIBUTING, "How it reads", has the field's."""
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_use_words_in_their_usual_senses(page: Path) -> None:
-    """The banned senses stay out; what a program prints may be quoted as code."""
-    text = re.sub(r"`[^`\n]*`|^ {4,}.*$", "", page.read_text(), flags=re.MULTILINE)
-    found = [match[0] for pattern in BANNED for match in re.finditer(pattern, text, re.IGNORECASE)]
-    assert found == []
