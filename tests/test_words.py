@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("albef", "benchmarks", "data_prep", "demo", "pipeline", "samples", "slurm", "tests")
+ROOMS = ("albef", "base", "benchmarks", "data_prep", "demo", "pipeline", "samples", "slurm", "tests")
 FILES = [path for room in ROOMS for kind in ("py", "sh", "yaml") for path in sorted((ROOT / room).rglob(f"*.{kind}"))]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -1,4 +1,4 @@
-"""What exports share, whatever task trained the model: the output folder and the model card.
+"""What the exports of all tasks share: the output folder and the model card.
 
 A task's own export is in its folder: `pipeline/tasks/pretraining/export.py`.
 
