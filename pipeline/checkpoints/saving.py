@@ -100,12 +100,13 @@ class CheckpointSaver:
         self.finish()
         began = time.monotonic()
         target = self.folder / step_tag(meta.step)
+        files = self._snapshot(target.name)
+        names = [name for of_rank in self.world.gather_objects(list(files)) for name in of_rank]
         # The others wait for rank 0 here: the folder may hold an earlier save of this step, a killed one too.
-        problem = self.world.broadcast_object(_claim(target) if self.world.is_main else "")
+        problem = self.world.broadcast_object(_claim(target, names) if self.world.is_main else "")
         if problem:
             self._give_up(target, f"rank 0: {problem}")
             return
-        files = self._snapshot(target.name)
         save = PendingSave(meta=meta, target=target, files=files, began=began, pause_s=time.monotonic() - began)
         save.thread = threading.Thread(target=write, args=(save,), name=f"save-{target.name}", daemon=True)
         save.thread.start()
@@ -200,10 +201,10 @@ class CheckpointSaver:
             )
 
 
-def _claim(target: Path) -> str:
-    """Rank 0: make an empty folder for the checkpoint. Returns what went wrong."""
+def _claim(target: Path, files: list[str]) -> str:
+    """Rank 0: make an empty folder for the checkpoint's files. Returns what went wrong."""
     try:
-        claim(target)
+        claim(target, files)
     except OSError as error:
         return f"{type(error).__name__}: {error}"
     return ""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from albef.weights.tensor_file import read_tensors
+from pipeline.checkpoints.layout import read_meta
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 
@@ -53,6 +54,8 @@ def test_another_task_trains_and_resumes_to_the_bit(tmp_path: Path) -> None:
     assert all(torch.equal(average, ends[0][1]) for _, average in ends + resumed)
     saved = tmp_path / "cut" / "checkpoints" / "step_00000012"
     assert torch.equal(read_tensors(saved / "average.safetensors")["weight"], ends[0][1])
+    record = (saved / f"made_by_pipeline.{saved.name}").read_text().splitlines()
+    assert record[1:] == sorted(read_meta(saved).files), "removal knows exactly the files that two ranks wrote"
     assert json.loads((saved / "model_config.json").read_text()) == {"line": 3}
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").open()]
     steps = [line for line in lines if "train/loss" in line]
