@@ -17,7 +17,7 @@ help:  ## this list
 
 venv: $(ENVIRONMENT)  ## make .venv with the tested versions; the other targets do it by themselves
 
-# uv installs the same packages as pip in a fraction of the time; pip takes over where uv cannot be had.
+# uv installs the same packages as pip in a fraction of the time; pip serves where there is no uv.
 .venv/.stamp: requirements.lock setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else \
 		"error: $(PYTHON) is Python " + sys.version.split()[0] + "\nhint: install Python 3.11 or 3.12, or name it: make venv PYTHON=python3.11")'
@@ -31,7 +31,7 @@ demo: $(ENVIRONMENT)  ## the main job, whole, on the sample images: download, sh
 	$(PY) -m demo
 
 # Up to four test files at a time: most tests wait for processes they started. A file stays in one process, and files
-# begin in their order: left to itself, xdist begins with those of many tests, and the long ones come last.
+# start in their order: xdist by itself starts with those of many tests, and the long ones come last.
 test: check  ## what continuous integration runs: `check`, then every test that needs no GPU
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15
 
@@ -49,7 +49,7 @@ fix: $(ENVIRONMENT)  ## let ruff repair and format what it can
 docs: $(ENVIRONMENT)  ## write docs/recipes.md, the reference of every recipe key
 	$(PY) -m pipeline.config.reference docs/recipes.md
 
-# DeepSpeed prints notes of its own; the result is the one line that is a JSON object.
+# DeepSpeed prints its own notes; the result is the one line that is a JSON object.
 gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benchmarks/results/DATE-DEVICE.json
 	@$(PY) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
 		"error: torch sees no GPU\nhint: nvidia-smi shows the driver; make test needs none")'

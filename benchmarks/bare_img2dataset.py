@@ -9,15 +9,15 @@ import importlib
 import os
 import sys
 
-# As in an environment for downloading: webdataset imports torch where there is one, which would burden only this side.
-# At the top, because the workers it spawns import this file first.
+# As on a machine that only downloads: webdataset imports torch if it is installed, which would slow only this side.
+# This stands at the top because the workers that it spawns import this file first.
 sys.modules["torch"] = None  # type: ignore[assignment]
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or it asks the package index for its newest version
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise it asks the package index for its newest version
 
 
 def main() -> None:
     urls, out, image_size, shard_size, processes, threads = sys.argv[1:]
-    # `import img2dataset.main as main` would give the function of that name.
+    # `import img2dataset.main as main` would import the function of that name.
     importlib.import_module("img2dataset.main").download(
         url_list=urls,
         input_format="tsv",

@@ -3,9 +3,9 @@
     python -m benchmarks.dedup [--hashes 1000000] [--processes 2] [--fair]
 
 A twentieth of the hashes are planted copies of others, with 0 to 24 bits changed, a third of them mirrored; a hundredth
-are one and the same hash. The others are drawn with each bit as often set as in the demo's pictures, or with `--fair`
-by fair coins: what differs is how unevenly buckets fill. Prints one
-JSON object; `extrapolated` is no measurement: time and arrays in proportion to the number of hashes.
+are one and the same hash. The others are drawn with each bit as often set as in the demo's pictures, or, with
+`--fair`, as by fair coins: the two differ in how unevenly buckets fill. Prints one JSON object; `extrapolated` is no
+measurement: time and arrays in proportion to the number of hashes.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Without `--images` the demo's pictures are used. Every original and every copy is stored as `data_prep` stores images
 and hashed as `data_prep filter` hashes them. Prints a table: for each edit the share found at several thresholds, and
 how many pairs of different originals are within them. `--window PX` cuts larger pictures into squares that do not
-overlap, to get many different ones out of few photographs.
+overlap, to get many different ones from few photographs.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def recompressed(quality: int) -> Callable[[Image.Image], Image.Image]:
 
 
 def cropped(share: float) -> Callable[[Image.Image], Image.Image]:
-    """Width and height lose that share, half of it on each side."""
+    """Cut that share off width and height, half of it on each side."""
 
     def crop(picture: Image.Image) -> Image.Image:
         left, top = round(share / 2 * picture.width), round(share / 2 * picture.height)

@@ -1,7 +1,8 @@
-"""How long a save holds up training, waited for and in the background: `python -m benchmarks.save_pause`.
+"""How long a save stops training, when training waits for it and when it is written in the background: `python -m
+benchmarks.save_pause`.
 
-One rank at ZeRO 1 in fp32 takes one step of a small batch, then saves in turn both ways, `--repeat` times each, and
-keeps stepping while a background save is on its way. Prints one JSON object with medians in seconds and their ratio.
+One rank at ZeRO 1 in fp32 takes one step of a small batch, then saves both ways in turn, `--repeat` times each, and
+keeps stepping while a background save is being written. Prints one JSON object with medians in seconds and their ratio.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def measure(order: Order, shard_sizes: np.ndarray, global_batch_size: int) -> Sh
 
 
 def expected(num_shards: int, global_batch_size: int) -> ShuffleQuality:
-    """What a full permutation of many equal shards has: two uniform places are a third apart."""
+    """The quality of a full permutation of many equal shards: two uniform places are a third apart."""
     return ShuffleQuality(
         displacement=1 / 3,
         neighbour_distance=1 / 3,

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> list[dict]:
-    """Write the data, then measure each start in a process of its own."""
+    """Write the data, then measure each start in its own process."""
     began = time.monotonic()
     for folder in folders(args):
         write_manifest(folder, args.shards // len(folders(args)), args.samples)
@@ -158,7 +158,7 @@ def write_sample(path: str, offset: int, key: str) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """One start: seconds of each part, of the whole, and memory. Importing torch is counted apart."""
+    """One start: seconds of each part, of the whole, and memory. Importing torch is counted separately."""
     began = time.monotonic()
     from albef.config import AlbefConfig, ObjectiveConfig
     from albef.inputs.tokenizer import AlbefTokenizer

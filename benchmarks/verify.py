@@ -1,7 +1,7 @@
 """How fast `data_prep verify` reads, and what a manifest of many shards costs: `python -m benchmarks.verify`.
 
 Writes one corpus of real JPEGs and verifies it with 1, 2, ... processes, all images decoded and none; then many
-small shards, for time and memory of verifying and of the manifest. Each in a process of its own. Prints one JSON
+small shards, for time and memory of verifying and of the manifest. Each in its own process. Prints one JSON
 object; the files are in the page cache, so this is the speed of hashing and decoding, not that of a disk. Processor
 time of an image is without that of starting up, which is measured on a corpus of one image (two processes start).
 """

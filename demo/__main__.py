@@ -59,7 +59,7 @@ def run(layout: Layout, settings: Settings, port: int) -> None:
 
 
 def table(untrained: dict[str, float], trained: dict[str, float]) -> str:
-    """Recalls in percent beside chance, as text."""
+    """A table of recalls in percent beside chance."""
     count = f"{trained['num_images']:.0f} held-out pictures and their names"
     head = "".join(f"{f'R@{k}':>8}" for k in RECALL_AT)
     lines = [
@@ -91,7 +91,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line; ConfigError for what it cannot mean."""
+    """Parse the command line. Raises: ConfigError for values that are out of range."""
     parser = _Parser(
         prog="python -m demo",
         description="Serve the sample pictures, download, pretrain, evaluate, export, report. "
@@ -120,7 +120,7 @@ def _positive(text: str) -> int:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the lock goes with the process, however it ends."""
+    """Lock the run folder for this process; the lock ends with the process, also after a kill."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".demo.lock").open("w")

@@ -111,7 +111,7 @@ def running_mean(points: Points, share: float = 0.05) -> list[tuple[float, float
 
 
 def label(value: float, digits: int = 4) -> str:
-    """A number as short as it can be: 0, 0.05, 12.5, 1e-05, 2k."""
+    """The shortest text of a number: 0, 0.05, 12.5, 1e-05, 2k."""
     if value == 0:
         return "0"
     if abs(value) >= 1000 and value % 100 == 0:

@@ -51,7 +51,7 @@ def found_section(texts: Sequence[TextQuery], images: Sequence[ImageQuery], own:
         f'<div class="card"><h3>Caption → pictures</h3>{"".join(map(_text_query, texts))}</div>'
         f'<div class="card"><h3>Picture → captions</h3>{"".join(map(_image_query, images))}</div>'
         "</div>"
-        '<div class="card"><h3>Words of our own, which name no picture</h3>'
+        '<div class="card"><h3>Our own words, which name no picture</h3>'
         f'<div class="pair">{"".join(map(_text_query, own))}</div></div>'
     )
 

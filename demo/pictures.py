@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test_emoji", "test_clipart", "test_scenes")
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One picture and what is known of it."""
+    """One picture and its record."""
 
     image: str
     """Name in pictures.zip, and path on the demo's server."""

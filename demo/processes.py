@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def run_child(command: Sequence[str], *, run_dir: Path, environment: Mapping[str, str] | None = None) -> int:
-    """Run a command with our terminal as its own; returns its exit code.
+    """Run a command on our terminal; returns its exit code.
 
     If the demo dies, by kill -9 too, the kernel sends the child SIGTERM: a trainer saves and ends. On Ctrl-C, which
     the terminal sends to both, the child is waited for.

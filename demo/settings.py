@@ -18,7 +18,7 @@ class Settings:
     steps: int | None = None
     """Optimizer steps; None takes the recipe's."""
     seed: int = 0
-    """Seed of weights, order, masks and everything else that is drawn."""
+    """Seed of weights, order, masks and all other draws."""
     pictures: int | None = None
     """Use this number of training pictures; None takes all."""
 
@@ -74,7 +74,7 @@ class Record:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Atomic: the file is there whole, or as it was before."""
+        """Write it by an atomic rename: the file is whole, or as it was before."""
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_file.write_text(path, json.dumps(asdict(self), indent=1) + "\n")
 

@@ -95,7 +95,7 @@ class Stages:
         )
 
     def export(self) -> None:
-        """The checkpoint as a model folder."""
+        """Export the checkpoint as a model folder."""
         self._run(
             "export",
             [sys.executable, "-m", "pipeline", "export", str(self.layout.root), "--out", str(self.layout.export)],
@@ -208,7 +208,7 @@ def _ranks_and_threads() -> dict[str, str]:
 
 
 def _short(word: str) -> str:
-    """A word of a command as a reader would type it."""
+    """A word of a command as a person would type it."""
     if word == sys.executable:
         return "python"
     return os.path.relpath(word) if word.startswith("/") else word

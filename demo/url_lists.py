@@ -10,8 +10,8 @@ from base import atomic_file
 from demo.pictures import Picture, read_pictures
 
 BROKEN = ("gone", "gone", "gone", "gone", "page", "page", "cut", "cut", "empty", "noai", "noai", "flaky", "flaky")
-"""Rows added to the training list, by what is wrong with them (`demo.server.FAULTS`). Nothing is lost by them: each
-names a picture that is also listed properly, or, for `flaky`, one that arrives at the second try."""
+"""Rows added to the training list, by what is wrong with them (`demo.server.FAULTS`). They lose no picture: each names
+one that is also listed properly, or, for `flaky`, one that arrives at the second try."""
 
 SPLITS = {"train": "train", "val": "val", "test": "test_emoji"}
 """Folder under runs/demo/data, and the split of the annotations it holds."""

@@ -52,7 +52,7 @@ def visible(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A message of our own that may have several lines: each without control characters, the further ones indented.
+    """One of our messages, which may have several lines: each without control characters, the further ones indented.
 
     The last guard before `error:`, `hint:` and log lines are printed. A newline from a stranger's file can start a
     line, but not one that looks like a message of ours. Passwords in URLs are removed.

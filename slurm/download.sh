@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Download a list of image URLs into shards, cut into parts that run at the same time, each on a machine of its own.
+# Download a list of image URLs into shards, cut into parts that run at the same time, each on its own machine.
 #
 #   sbatch --array=1-16 [sbatch options] slurm/download.sh --urls FILE --out DIR [flags]    one part a task
 #   bash slurm/download.sh --urls FILE --out DIR [flags]    without Slurm: the whole list, on this machine

@@ -187,7 +187,7 @@ launcher_of_workstation() {
   fi
 }
 
-# In the background and in a process group of its own, so that a signal to this script, or Ctrl-C, arrives exactly once.
+# In the background and in its own process group, so that a signal to this script, or Ctrl-C, arrives exactly once.
 # Sets `last_signal`; USR1 is passed on as USR1_AS, for commands that know only TERM.
 run_and_forward_signals() {
   local child code name as

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("albef", "base", "benchmarks", "data_prep", "demo", "pipeline", "samples", "slurm", "tests")
 FILES = [path for room in ROOMS for kind in ("py", "sh", "yaml") for path in sorted((ROOT / room).rglob(f"*.{kind}"))]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+SETTINGS = [ROOT / name for name in ("Makefile", "pyproject.toml", "setup.cfg")]
 
 BANNED = {
     r"\b(go|goes|going|gone|went) on\b(?! the command line)": "resume, continue",
@@ -33,7 +34,7 @@ BANNED = {
     r"(?<![\w'])(?!(checked|client|fragment|ip|ipv4|ipv6|loopback|memory|metadata|private|server|source|spelled|storage's|"
     r"unspecified)\b)[\w']+ address(es)?\b": "URL, URI, IP address",
 }
-"""Patterns of words that once stood here in senses of our own, and the words to use instead."""
+"""Patterns of words that once stood here in unusual senses, and the words to use instead."""
 
 FOLLOWING = {
     "pipeline/task.py",
@@ -81,6 +82,12 @@ def test_code_uses_words_in_their_usual_senses(room: str) -> None:
 def test_pages_use_words_in_their_usual_senses(page: Path) -> None:
     """Outside indented blocks: what a program prints may be quoted."""
     assert misused(re.sub(r"^ {4,}.*$", "", page.read_text(), flags=re.MULTILINE)) == set()
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.name)
+def test_settings_use_words_in_their_usual_senses(file: Path) -> None:
+    """Their comments."""
+    assert misused(file.read_text()) == set()
 
 
 @pytest.mark.parametrize(

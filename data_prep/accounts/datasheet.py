@@ -206,7 +206,7 @@ def _sums(account: SourceAccount) -> dict[str, Any]:
 
 
 def _licence(source: str) -> dict[str, str]:
-    """The licence of a source that the catalogue knows; images may have licences of their own, in their JSON."""
+    """The licence of a source that the catalogue knows; images may have other licences, in their JSON."""
     known = SOURCES.get(source)
     return {} if known is None else {"licence": known.licence, "licence_from": known.licence_from}
 

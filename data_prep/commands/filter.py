@@ -1,4 +1,4 @@
-"""`data_prep filter`: which samples of one or several folders stay, as a corpus with a manifest of its own."""
+"""`data_prep filter`: which samples of one or several folders stay, as a corpus with its own manifest."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _named(texts: list[str], flag: str) -> dict[str, Path]:
     for text in texts:
         name, equals, path = text.partition("=")
         if not (equals and path and name.isidentifier()) or name in found:
-            raise UsageError(f"{flag} {text} is not NAME=PATH with a name of its own", f"as in {flag} coco=/data/coco")
+            raise UsageError(f"{flag} {text} is not NAME=PATH with a distinct name", f"as in {flag} coco=/data/coco")
         found[name] = Path(path)
     return found
 

@@ -1,7 +1,7 @@
 """img2dataset, put together from its own parts for one purpose: fetch the bytes of listed rows, shard by shard.
 
 Its Downloader (threads, opt-out headers, statistics), parquet writer and multiprocessing distributor do the work. Its
-`download()` would add a logger process of its own, read the whole list into memory, and treat any shard with a
+`download()` would add its own logger process, read the whole list into memory, and treat any shard with a
 statistics file as done; `data_prep.fetch.supervisor` decides by counting rows which shards are left.
 Only img2dataset processes import this module (see `img2dataset_run`).
 """

@@ -1,4 +1,4 @@
-"""Starts img2dataset in a process group of its own, watches it, and finds out which shards it has really finished.
+"""Starts img2dataset in its own process group, watches it, and finds out which shards it has really finished.
 
 Its exit code means nothing: it is 0 on a full disk, after SIGINT and when samples were lost, and there is none at all
 when a worker is killed, since the pool then waits for ever. So rows are counted.
@@ -135,7 +135,7 @@ class Img2DatasetProcess:
 
     def __init__(self, folder: Folder, job: Job, shards: list[int], settings: FetchSettings) -> None:
         self._job = job
-        # A folder of its own: a dying worker of an earlier launch cannot write into this one's files.
+        # Its own folder: a dying worker of an earlier launch cannot write into this one's files.
         self._out = folder.raw / f"{time.time_ns():x}-{os.getpid()}"
         self._out.mkdir(mode=0o700)  # the URLs in it hold passwords
         self._pending = set(shards)

@@ -76,7 +76,7 @@ class _Reader:
         """Raises: InputError for anything after the whole value, such as a second list, which would not be read."""
         if self._next() is not None:
             raise InputError(
-                f"{self._path} does not end after its {self._done} entries", "give each list as a file of its own"
+                f"{self._path} does not end after its {self._done} entries", "give each list as a separate file"
             )
 
     def _next(self) -> str | None:

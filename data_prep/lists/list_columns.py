@@ -41,7 +41,7 @@ def check_columns(path: Path, wanted: Collection[str], names: Sequence[str]) -> 
     for name in wanted:
         if names.count(name) > 1:
             raise UsageError(
-                f"{path.name} has {names.count(name)} columns named {quote(name)}", "give each a name of its own"
+                f"{path.name} has {names.count(name)} columns named {quote(name)}", "give each its own name"
             )
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)

@@ -48,7 +48,7 @@ class Folder:
 
     root: Path
     part: Part = WHOLE
-    """The share of the shards this process makes. Parts share all but `.work`, where each has a folder of its own."""
+    """The share of the shards this process makes. Parts share all but `.work`, where each has its own folder."""
     work_root: Path | None = None
     """The folder on this machine that replaces `.work` where `root` is in a store."""
 
@@ -163,7 +163,7 @@ def read_job(folder: Folder) -> Job | None:
 
 
 def retry_rounds(folder: Folder) -> list[Folder]:
-    """The retry rounds in a job's folder, in their order: each is the folder of a job of its own."""
+    """The retry rounds in a job's folder, in their order: each is the folder of a job."""
     rounds = [path.parent for path in folder.root.glob("retry-*/job.json") if path.parent.name[6:].isdigit()]
     return [Folder(root) for root in sorted(rounds, key=lambda root: int(root.name[6:]))]
 

@@ -54,7 +54,7 @@ def check_work(work: Path, names: Collection[str]) -> None:
     if theirs and not any(map(_IN_WORK.fullmatch, entries)):
         raise FolderError(
             f"{work / theirs[0]} exists, and data_prep did not write it",
-            "work in progress needs a folder of its own: move that, or give another --out (or --work)",
+            "work in progress needs a separate folder: move that, or give another --out (or --work)",
         )
 
 

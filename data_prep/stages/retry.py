@@ -1,6 +1,6 @@
 """Retry rounds: which failed rows are worth asking for again, and the list of those rows.
 
-A round is a job folder of its own inside the first one's: `DIR/retry-01`, `DIR/retry-02`, ... Its rows are fixed when
+A round is a job folder inside the first one's: `DIR/retry-01`, `DIR/retry-02`, ... Its rows are fixed when
 it starts, in `retried.parquet`: each row with the failure that its result replaces.
 """
 

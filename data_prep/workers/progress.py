@@ -37,7 +37,7 @@ class Progress:
             self._write("\n")
 
     def print_line(self, text: str) -> None:
-        """Print a line of its own, above the bar."""
+        """Print a separate line, above the bar."""
         self._write(f"\r\033[K{text}\n" if self._bar else f"{text}\n")
 
     def _line(self, done: int, note: str) -> str:

@@ -1,4 +1,4 @@
-"""`meta.json`: the facts and the files of a checkpoint, with a checksum of its own.
+"""`meta.json`: the facts and the files of a checkpoint, with its own checksum.
 
 Format 2 has the SHA-256 of its other values, so that a flipped bit in it is detected. Format 1, of earlier runs, has
 none; there every type is checked, and the step against the folder's name.

@@ -67,7 +67,7 @@ class DataConfig:
     shard, with {path} for the shard's path or URL and {name} for its file name, as in `pipe:ssh store cat {path}`.
     null: read byte ranges."""
     cache_dir: str | None = None
-    """With shard_opener: a folder on each machine's own disk. Copies of shards go into a folder of their own inside it;
+    """With shard_opener: a folder on each machine's own disk. Copies of shards go into a separate folder inside it;
     other files there are not touched."""
     cache_gib: PositiveFloat = 64.0
     """With shard_opener: maximum size of the copies in cache_dir; the least recently used shard is removed first."""

@@ -1,4 +1,4 @@
-"""One lane's micro-batch of one step: how a worker builds it, and what it answers.
+"""One lane's micro-batch of one step: how a worker builds it, and what it returns.
 
 Imported in every worker process, so it pulls in no more than building a batch takes (no pyarrow, no DeepSpeed).
 """
@@ -31,7 +31,7 @@ class LaneResult:
     """A micro-batch and how reading it went."""
 
     batch: Any
-    """A `pipeline.task.Batch`; None only when `error` says why."""
+    """A `pipeline.task.Batch`; None only when `error` is set."""
     reasons: list[str]
     """(B,) why each sample was replaced, empty where it was not; cut short where building stopped."""
     details: list[str]
@@ -103,9 +103,9 @@ def _rebuilt(
 
 
 def prepare_worker(_: int) -> None:
-    """Make a worker deaf to every signal that asks to stop, and die at once when its trainer is gone.
+    """Block every signal that asks this worker to stop, and let it die at once when its trainer is gone.
 
-    Slurm and a terminal signal all processes of a job; a worker that died of it would take the trainer down while it
+    Slurm and a terminal signal all processes of a job, and a worker that died of that would end the trainer while it
     saves. torch's own watchdog looks at the parent's process id, which is the fork server's here, and the fork server
     lives as long as one of its children does: after a kill -9 of the trainer all of them would stay.
     """

@@ -102,7 +102,7 @@ def init(*, timeout: timedelta = TIMEOUT) -> World:
     quiet_deepspeed()
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        # torchrun has a store of its own, and has started all ranks
+        # torchrun has its own store, and has started all ranks
         if size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
             store = rendezvous.meet(rank, size, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)

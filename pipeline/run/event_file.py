@@ -1,7 +1,8 @@
 """TensorBoard's event file of one start, written through a RetryingFile.
 
 torch's SummaryWriter writes in one of TensorBoard's threads. The first failed write ends that thread, and the next call
-then raises in the run. Here each event is a record of our own file: torch makes the summaries, TensorBoard frames them.
+then raises in the run. Here each event is a record in a file that we write: torch makes the summaries, TensorBoard
+frames them.
 """
 
 from __future__ import annotations

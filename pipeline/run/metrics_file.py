@@ -1,7 +1,7 @@
 """Reading metrics.jsonl without trusting it: a power cut, a full disk or an editor may have damaged lines.
 
 A line is an object with `step` and with numbers, or null, by name. Any other line is damaged: readers skip it, and the
-next start moves it to a file of its own.
+next start moves it to a separate file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where a forward and backward stops being finite: which activation first, which gradients, which samples."""
+"""Where a forward and backward stops being finite: the first activation, the gradients, the samples."""
 
 # B micro-batch, L text tokens
 
@@ -19,7 +19,7 @@ from pipeline.task import LaneStep, Task, must_be_finite
 
 @dataclass(kw_only=True)
 class LaneReport:
-    """What one forward and backward of a micro-batch showed."""
+    """What was found in one forward and backward of a micro-batch."""
 
     losses: dict[str, float] = field(default_factory=dict)
     """By name."""
@@ -28,9 +28,9 @@ class LaneReport:
     """`the image`, or student or teacher and the name of the first module whose output is not finite; empty when all
     outputs are."""
     rows: list[int] = field(default_factory=list)
-    """Samples that are not finite in it, where its rows are samples."""
+    """Samples that are not finite in that output, if its rows are samples."""
     bad_gradients: list[str] = field(default_factory=list)
-    """Parameters whose gradient is not finite, in the order the backward came to them."""
+    """Parameters whose gradient is not finite, in the order of the backward."""
     num_gradients: int = 0
 
     @property
@@ -75,7 +75,10 @@ def bad_rows(tensor: Tensor) -> list[int]:
 
 @contextmanager
 def _watched(model: nn.Module, whose: str, batch: Any, found: LaneReport) -> Iterator[None]:
-    """Note the first output that is not finite, of any module, and every gradient that is not."""
+    """Record the first output of any module that is not finite, and every gradient that is not.
+
+    The hook of the model itself, whose name is empty, runs after those of the modules in it.
+    """
     size = batch.image.shape[0]
 
     def watch_output(name: str) -> Any:
@@ -105,7 +108,7 @@ def _watched(model: nn.Module, whose: str, batch: Any, found: LaneReport) -> Ite
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
-    """The tensors of a module's output, in its order; the whole model's, whose name says nothing, last."""
+    """The tensors of a module's output, in its order."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, dict):

@@ -1,8 +1,8 @@
-"""kill -9 at random instants over one run, and what differs in the end from the run that was left alone.
+"""kill -9 at random instants over one run, and what differs in the end from an undisturbed run.
 
     python -m tests.chaos.storm [--kills 50] [--ranks 2] [--seed 0] [--steps 400]
 
-Every start is the command line under torchrun, as a person types it; a kill takes the launcher, all ranks and their
+Every start is the command line under torchrun, as a person types it; a kill ends the launcher, all ranks and their
 loader workers at the same instant. The kills are spread over starting up, training and saving; where each one hit is
 read from the run folder afterwards. Prints one JSON object; exit code 1 when a bit differs.
 """
@@ -52,7 +52,7 @@ class Life(Protocol):
         """SIGKILL to every process of it, and wait until they are gone."""
 
     def finish(self) -> None:
-        """Wait for its end, which must be a good one."""
+        """Wait for its end, and check that it succeeded."""
 
 
 class CommandLine:
@@ -78,13 +78,13 @@ class CommandLine:
         """SIGKILL to the launcher and all that descend from it."""
         victims = family(self._process.pid)
         for pid in victims:
-            os.kill(pid, signal.SIGSTOP)  # so that nothing new is born between the list and the kills
+            os.kill(pid, signal.SIGSTOP)  # so that no process starts between the list and the kills
         for pid in {*victims, *family(self._process.pid)}:
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
     def finish(self) -> None:
-        """Exit code 0 in the end."""
+        """Check that it ends with exit code 0."""
         assert self._process.wait(timeout=GIVE_UP_S) == 0, "the last start failed: see its logs in the run folder"
 
 
@@ -151,7 +151,7 @@ def strike(life: Life, run_dir: Path, phase: str, draw: random.Random, startup_s
         watch.wait_until(lambda: watch.steps() >= steps)
         watch.wait(draw.uniform(0, 0.2))
     else:
-        late = LATE_SAVES * SAVE_EVERY  # where one save follows the other at once, the pause between them goes unseen
+        late = LATE_SAVES * SAVE_EVERY  # when one save follows another at once, the pause between them is not seen
         for _ in range(draw.randint(1, 2)):
             watch.wait_until(lambda: (watch.steps() > 0 and not watch.saving()) or watch.steps() >= late)
             watch.wait_until(lambda: watch.saving() or watch.steps() >= late)

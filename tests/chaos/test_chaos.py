@@ -1,4 +1,4 @@
-"""A short storm: the long one is `make chaos`."""
+"""A short storm of kills; the long one is `make chaos`."""
 
 from __future__ import annotations
 

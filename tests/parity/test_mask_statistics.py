@@ -79,7 +79,7 @@ def test_negatives_follow_the_recorded_weights() -> None:
 
 
 def _same_rate(name: str, ours: Tensor, recorded: float, recorded_count: int) -> None:
-    """Two binomial rates agree: the difference is within SIGMAS of its own spread."""
+    """Two binomial rates agree: the difference is within SIGMAS of its standard deviation."""
     rate = float(ours.double().mean())
     spread = math.sqrt(recorded * (1 - recorded) * (1 / ours.numel() + 1 / recorded_count))
     assert abs(rate - recorded) <= SIGMAS * spread, f"{name}: {rate:.4f}, recorded {recorded:.4f}, spread {spread:.4f}"

@@ -44,7 +44,7 @@ LONG = "folder/" * 20 + "n" * 120 + ".jpg"
     ],
 )
 def test_what_pythons_writer_writes_is_read(style: int, names: list[str]) -> None:
-    """Prefixes, long names, names in UTF-8, and times of a fraction that bring a header of their own."""
+    """Prefixes, long names, names in UTF-8, and times of a fraction that bring a separate header."""
     mtime = 1700000000.25 if style == tarfile.PAX_FORMAT else 1700000000
     data = written_by_tarfile(style, names, mtime=mtime)
     assert read(data) == [(name, "file", name.encode()) for name in names]

@@ -1,6 +1,6 @@
 """A real Slurm on this machine alone: munged, slurmctld and one slurmd a node, all on 127.0.0.1, without systemd.
 
-Needs Debian's slurm-wlm and munge. As root each slurmd lives in a mount namespace of its own with an /etc/hosts that
+Needs Debian's slurm-wlm and munge. As root each slurmd lives in its own mount namespace with an /etc/hosts that
 knows the node names; the machine's own file is not touched. Without root the names stay unknown, and scripts must ask
 Slurm for a node's IP address. The daemons are children of this process and end with it, however it ends.
 """

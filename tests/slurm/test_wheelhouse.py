@@ -72,7 +72,7 @@ def test_an_environment_comes_out_of_a_folder_and_of_nothing_else(tree: Path) ->
 
 
 def test_a_folder_of_something_else_stays_as_it_is(tree: Path, tmp_path: Path) -> None:
-    """A project with a lock of its own: refused before pip is asked for anything."""
+    """A project with its own lock: refused before pip is asked for anything."""
     (tmp_path / "requirements.lock").write_text("mine")
     (tmp_path / "setup.py").write_text("mine")
     refused = call(tree, "make_wheelhouse.sh", tmp_path)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments: object, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.Popen[str]:
-    """`python -m data_prep ARGUMENTS`, in a process group of its own."""
+    """`python -m data_prep ARGUMENTS`, in its own process group."""
     return subprocess.Popen(
         [sys.executable, "-m", "data_prep", *map(str, arguments)],
         cwd=ROOT,
@@ -37,7 +37,7 @@ def start(*arguments: object, environment: Mapping[str, str] = MappingProxyType(
 def run(
     *arguments: object, environment: Mapping[str, str] = MappingProxyType({}), timeout_s: float = 240
 ) -> subprocess.CompletedProcess[str]:
-    """The same, to its end."""
+    """Start it and wait for its end."""
     process = start(*arguments, environment=environment)
     try:
         out, err = process.communicate(timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as the web does: well, badly, late, differently, or not at all."""
+"""A real HTTP server on loopback that answers as the web does: well, badly, late, differently each time, or never."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Reply:
     endless: bool = False
     """Whether `raw` is sent until the client leaves."""
     required: tuple[str, str] | None = None
-    """A header and a part of its value without which the answer is 403, as a request lacks its cookie."""
+    """A header and a part of its value that a request needs, such as a cookie; without them the answer is 403."""
 
 
 class ImageServer:
     """Serves what was added; `hits` counts requests by path, `requests` has their headers.
 
-    `foreign` keeps requests that were meant for another host. Use as a context manager. A path's replies are given one
-    after the other, the last one for ever.
+    `foreign` keeps requests that were meant for another host. Use as a context manager. A path's replies are sent in
+    turn, the last one to every later request.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class ImageServer:
         self._default = reply
 
     def speak_tls(self, context: ssl.SSLContext) -> None:
-        """From now on https, with that certificate."""
+        """Serve https from now on, with that certificate."""
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def reply_to(self, path: str) -> Reply:
@@ -105,7 +105,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that left early is what half of these tests are about."""
+        """Print nothing when a client leaves early: half of these tests are about that."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -156,4 +156,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_error(403)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet: the tests look at `hits`."""
+        """Log nothing: the tests look at `hits`."""

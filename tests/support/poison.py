@@ -1,4 +1,4 @@
-"""Makes chosen steps of a real training run go wrong, and takes the whole state of a run to the bit."""
+"""Makes chosen steps of a real training run fail, and digests the whole state of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Poison = Callable[[Any, Any], None]
 def around_steps(before: Callable[[Any, Any], Any], after: Callable[[Any, Any, Any], None]) -> Iterator[None]:
     """Call `before(training, batches)` and `after(training, batches, its result)` around every real train_step.
 
-    A step for which `before` returns "spare" is not taken at all.
+    A step for which `before` returns "spare" is left out.
     """
     from pipeline import train as module
 
@@ -40,7 +40,7 @@ def around_steps(before: Callable[[Any, Any], Any], after: Callable[[Any, Any, A
 
 
 def keep_process_group() -> None:
-    """Let several runs follow each other in this process: DeepSpeed's own groups do not survive the end of one."""
+    """Let several runs follow each other in this process: DeepSpeed's groups would not survive the end of one."""
     from pipeline.engine import distributed
 
     distributed.shutdown = lambda: None

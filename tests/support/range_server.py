@@ -19,7 +19,7 @@ class RangeServer:
     def __init__(self, folder: Path, *, ranges: bool = True) -> None:
         self.folder, self.ranges = folder, ranges
         self.failures = 0
-        """This number of the next requests are answered with 503."""
+        """Answer the next N requests with 503."""
         self.num_sent = 0
         """Bytes of bodies sent so far."""
         self._lock = threading.Lock()
@@ -44,7 +44,7 @@ class RangeServer:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        if self._closed:  # connections that were kept open are cut, as when a server dies
+        if self._closed:  # cut the connections that were kept open, as when a server dies
             request.close_connection = True
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""Run a function on several CPU ranks and return what each gave back."""
+"""Run a function on several CPU ranks and return each one's result."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _address() -> dict[str, str]:
 
 
 def _join(ranks: list[Any], timeout_s: float) -> bool:
-    """Wait for all; once one has failed the others get five seconds, since they may wait for it for ever.
+    """Wait for all. Once one has failed, the others get five seconds, because they may be waiting for it.
 
     Returns: True when time ran out while none had failed.
     """
@@ -169,7 +169,7 @@ def _run_rank(
 ) -> None:
     os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
-    # The server they are forked from may have been started by the training loader, deaf to a scheduler's signals.
+    # The server they are forked from may have been started by the training loader, with a scheduler's signals blocked.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
         if process_group:

@@ -41,7 +41,7 @@ def member(name: str | bytes, data: bytes, kind: bytes = b"0", *, magic: bytes =
 
 
 def base256(value: int) -> bytes:
-    """A size field as GNU writes what octal has no room for; negative too."""
+    """A size field as GNU writes a number too large for octal; negative ones too."""
     if value < 0:
         return (value & ((1 << 96) - 1)).to_bytes(12, "big")
     return b"\x80" + value.to_bytes(11, "big")

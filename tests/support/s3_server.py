@@ -1,4 +1,4 @@
-"""A real S3 server on loopback (moto's), for code that reaches it over HTTP as it would any store."""
+"""A real S3 server on loopback (moto's), for code that reaches it over HTTP like any other store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUCKET = "bucket"
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
-    """The URI of an empty bucket. Its endpoint and credentials stand in the environment, for children too."""
+    """The URI of an empty bucket. Its endpoint and credentials are set in the environment, also for child processes."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

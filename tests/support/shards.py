@@ -1,7 +1,7 @@
 """Writes shards and a manifest by the shard contract (`docs/shards.md`) with nothing but tarfile and pyarrow.
 
-Independent of `data_prep`, so that a test of the reader does not lean on the writer it will meet; the contract test
-between the two lives elsewhere.
+Independent of `data_prep`, so that a test of the reader does not depend on the writer;
+`tests/data_prep/test_contract_with_pipeline.py` tests the two together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A disk of a process's own, which a test fills to the last byte: a tmpfs in a mount namespace."""
+"""A small disk that only one process sees, and that a test fills to the last byte: a tmpfs in a mount namespace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 def run_on_small_disk(
     function: Callable[..., Any], folder: Path, *args: Any, mib: int, timeout_s: float = 200.0
 ) -> Any:
-    """Call `function(folder, *args)` in a process of its own, for which `folder` is a disk of `mib` MiB.
+    """Call `function(folder, *args)` in its own process, for which `folder` is a disk of `mib` MiB.
 
     The disk goes with the process: what is to be seen of it is in what `function` returns. Where a user may not mount,
     the test is skipped; where CI=true it fails.
@@ -69,7 +69,7 @@ def unmount(folder: str | Path) -> None:
 
 
 def fill(disk: Path) -> Path:
-    """Leave no page of a disk free; removing the file that is returned gives them back."""
+    """Fill a disk to the last page; removing the file that is returned frees them again."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):

@@ -1,4 +1,4 @@
-"""A lack of permission, also where the tests run as root, whom no permission stops."""
+"""A lack of permission, also where the tests run as root, which ignores permissions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOBODY = 65_534
 
 @contextmanager
 def as_ordinary_user() -> Iterator[None]:
-    """Inside, the process reads and writes files as a user that is not root; outside it is who it was."""
+    """Within the context, the process reads and writes files as a user that is not root."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(NOBODY)

@@ -147,7 +147,7 @@ def read_manifest(where: str | Path | Sequence[str | Path], *, check_shards: boo
     Args:
         where: a manifest.parquet, the folder that holds one, a brace pattern of either
             (`/data/{cc3m,cc12m-{0..3}}`), or a list of those. Each may be a URL that fsspec opens. Order matters: it
-            fixes the sample indices. Each entry is a source of its own.
+            fixes the sample indices. Each entry is a separate source.
         check_shards: check that every shard exists and has its size; False where an opener fetches them.
 
     Raises: DataError when a file is missing, of another version, lacks columns, or names a shard that is missing or has

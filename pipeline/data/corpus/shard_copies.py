@@ -1,6 +1,6 @@
 """The folder of local copies of shards: which files in it are ours, and which of them is removed to make room.
 
-`data.cache_dir` may hold other files, so copies lie in a folder of our own inside it. A record beside each copy has its
+`data.cache_dir` may hold other files, so copies lie in our own folder inside it. A record beside each copy has its
 inode and size. A file without a record, or replaced since, is not ours, and is neither removed nor counted.
 """
 

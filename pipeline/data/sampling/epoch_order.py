@@ -11,7 +11,7 @@ where a shard's samples resemble each other (sorted by host, by album); a wider 
 is packed, fixes it. With window_shards >= the number of shards the order is a full permutation. docs/data_order.md has
 the measurements.
 
-Sources with weights are mixed by `pipeline/data/sampling/mixture.py`; each source then has windows of its own.
+Sources with weights are mixed by `pipeline/data/sampling/mixture.py`; each source then has its own windows.
 
 Sample i of lane l in step t of an epoch is order[t * G + l * b + i], with G the global batch and b the micro-batch.
 The last N mod G samples of the order are left out of the epoch; each epoch leaves out others. World size does not
@@ -105,7 +105,7 @@ class EpochOrder:
 
 
 class MixedEpoch:
-    """The order of one epoch over sources with weights: each has windows of its own, and all are evenly interleaved.
+    """The order of one epoch over sources with weights: each has its own windows, and all are evenly interleaved.
 
     Args: as for EpochOrder; mixture: the sources, and the samples that an epoch takes of each.
     """

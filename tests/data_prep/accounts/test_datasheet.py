@@ -148,7 +148,7 @@ def test_a_known_source_has_its_licence(tmp_path: Path) -> None:
 
 
 def test_sources_add_up_each_and_together(tmp_path: Path) -> None:
-    """A corpus of two sources without a job of its own; its caller knows of rows that are left in one of them."""
+    """A corpus of two sources without a job; its caller knows of rows that are left in one of them."""
     rows = [
         shard("../a/shards/a-00000.tar", 7, 7, source="a"),
         shard("../b/shards/b-00000.tar", 5, 3, source="b", failures={"http_404": 2}),

@@ -141,7 +141,7 @@ def test_a_part_says_what_it_does_and_why_it_stopped(tmp_path: Path) -> None:
 
 
 def test_status_shows_retry_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A round is a job folder of its own inside the job's."""
+    """A round is a job folder inside the job's."""
     begin(Folder(tmp_path))
     begin(Folder(tmp_path / "retry-01"), 30)
     write_progress(tmp_path / "retry-01", "1/1", written_s_ago=0, state="stopped", error="no room")

@@ -117,7 +117,7 @@ def test_a_filter_takes_no_folder_that_it_did_not_make(tmp_path: Path, packed: l
 def test_outputs_do_not_replace_files_of_others(
     tmp_path: Path, packed: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`report --out` and `list --out` replace a page and a list of their own, and nothing else."""
+    """`report --out` and `list --out` replace their own page and list, and nothing else."""
     page, listed = write(tmp_path / "thesis.html"), tmp_path / "mine.parquet"
     report = ["report", str(tmp_path / "out"), "--out", str(page)]
     assert main(report) == 2 and page.read_text() == "theirs"

@@ -116,7 +116,7 @@ def test_verify_status_and_report_read_the_store(
 
 
 def test_parts_of_a_download_meet_in_the_store(bucket: str, tmp_path: Path) -> None:
-    """Two parts with work folders of their own, as two machines have: one corpus, every row accounted for."""
+    """Two parts with their own work folders, as two machines have: one corpus, every row accounted for."""
     address = f"{bucket}/web"
     with ImageServer() as server:
         server.serve_anything(lambda path: Reply(status=404) if "3" in path else Reply(jpeg()))

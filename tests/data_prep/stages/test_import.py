@@ -25,7 +25,7 @@ SMALL = jpeg(halves(90, 60), quality=70)
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]], *, style: int = tarfile.PAX_FORMAT) -> Path:
-    """As webdataset's writer does: PAX, with times of a fraction, so that a header of its own precedes each member."""
+    """As webdataset's writer does: PAX, with times of a fraction, so that a separate header precedes each member."""
     with tarfile.open(path, "w", format=style) as tar:
         for name, data in members:
             member = tarfile.TarInfo(name)
@@ -39,7 +39,7 @@ def record(**fields: object) -> bytes:
 
 
 def two_tars(folder: Path) -> list[Path]:
-    """Eleven samples, seven of them good; a name longer than a header holds makes a member of its own."""
+    """Eleven samples, seven of them good; a name longer than a header holds makes a separate member."""
     first = [
         ("000000000.jpg", SMALL),
         ("000000000.txt", b"a flag"),

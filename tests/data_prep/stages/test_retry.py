@@ -1,4 +1,4 @@
-"""`data_prep retry`: only what may have passed is asked again, into shards of its own, and every row counts once."""
+"""`data_prep retry`: only what may have passed is asked again, into separate shards, and every row counts once."""
 
 from __future__ import annotations
 

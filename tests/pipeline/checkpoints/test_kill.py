@@ -18,7 +18,7 @@ OVERRIDES = ["--max_steps=24", "--checkpoint.save_every=2"]
 
 
 def start(recipe: Path, run_dir: Path) -> subprocess.Popen[bytes]:
-    """The command a user types, in a process group of its own."""
+    """The command a user types, in its own process group."""
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "pretrain", str(recipe), "--run-dir", str(run_dir), *OVERRIDES],
         cwd=ROOT,

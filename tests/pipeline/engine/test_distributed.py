@@ -24,7 +24,7 @@ def test_torchrun_s_variables_are_kept() -> None:
 
 
 def test_slurm_s_variables_are_mapped() -> None:
-    """The job's first host and a port of its own, unless the script has set them."""
+    """The job's first host and its own port, unless the script has set them."""
     found = launch_environment(SRUN | {"SLURM_JOB_NODELIST": "gpu[07-09,12],cpu1"})
     assert found == {
         "RANK": "5",

@@ -25,7 +25,7 @@ def recipe(ds: str | Path, **batch: int) -> RunConfig:
 
 
 def written(folder: Path, **changes: Any) -> Path:
-    """zero1_fp32 with changes, in a file of its own."""
+    """zero1_fp32 with changes, in a separate file."""
     values = json.loads(find_ds_config("zero1_fp32").read_text()) | changes
     path = folder / "mine.json"
     path.write_text(json.dumps(values))

@@ -36,7 +36,7 @@ with exclusive_run(Path(sys.argv[1]), World(rank=0, local_rank=0, size=1, device
 
 @pytest.fixture(autouse=True)
 def _no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests may run in a Slurm job of their own."""
+    """These tests may run in a Slurm job."""
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
 

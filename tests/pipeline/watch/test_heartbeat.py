@@ -78,7 +78,7 @@ def exit_codes(tmp_path: Path, kind: str, culprit: int) -> dict[int, int]:
 
 @pytest.mark.timeout(900)
 def test_who_dies_falls_silent_or_is_stuck_is_named_and_all_leave(tmp_path: Path) -> None:
-    """Either of two ranks is killed, stopped, asleep in Python, or leaves with an error of its own.
+    """Either of two ranks is killed, stopped, asleep in Python, or ends with an error.
 
     The other reports it in one line, with the last step and without a traceback, and ends with 69; a stopped process,
     which cannot end by itself, is killed; one that is stuck shows where. A job that is suspended as a whole for longer

@@ -39,7 +39,7 @@ def test_a_sample_is_what_tarfile_finds_under_its_name(tmp_path):
 
 
 def test_a_member_that_verify_refuses_is_refused_here_too(tmp_path):
-    """A key of 150 letters needs a header of its own, which no shard of ours has."""
+    """A key of 150 letters needs a separate header, which no shard of ours has."""
     long = dataclasses.replace(pair(0), key="k" * 150)
     manifest = read_manifest(write_manifest(tmp_path, [[pair(1), long, pair(2)]]))
     with pytest.raises(BadSample, match=r"tar_damaged: .* foreign member: PAX header, not a plain file"):
