@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +14,26 @@ from albef.weights.tensor_file import read_tensors
 from pipeline.checkpoints.layout import read_meta
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
+from tests.support.wrapped_task import WrappedTask, stop_after, wrapped
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def train_brightness(rank: int, size: int, recipe: str, run_dir: str, overrides: list[str], stop: int = 0) -> Any:
     """Train; let the last rank hear SIGUSR1 in step `stop`. Returns the exit code and the average."""
-    from pipeline import train as module
     from pipeline.config.run_config import load_config
+    from pipeline.train import TaskMaker, train
     from tests.support import brightness_task
 
-    brightness = module.TaskMaker(make=brightness_task.make, batch_module=brightness_task.__name__)
-    original, seen = module.train_step, {}
+    made = []
 
-    def step(training: Any, batches: Any) -> Any:
-        result = original(training, batches)
-        seen["average"] = training.task.average.clone()
-        if batches.step + 1 == stop and rank == size - 1:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return result
+    def watched(task: Any) -> WrappedTask:
+        made.append(task)
+        return WrappedTask(task, after=stop_after(stop, on_this_rank=rank == size - 1))
 
-    module.train_step = step
-    return module.train(load_config(Path(recipe), overrides), Path(run_dir), brightness), seen["average"]
+    brightness = TaskMaker(make=brightness_task.make, batch_module=brightness_task.__name__)
+    code = train(load_config(Path(recipe), overrides), Path(run_dir), wrapped(brightness, watched))
+    return code, made[0].average
 
 
 @pytest.mark.timeout(900)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
+from tests.support.wrapped_task import WrappedTask, pretrain_with, stop_after
 
 WITHOUT_DROPOUT = ["--model.hidden_dropout=0", "--model.attention_dropout=0", "--max_steps=4"]
 
@@ -122,15 +122,5 @@ def begin_at(source: Path, step: int, run_dir: Path) -> None:
 
 def stop_at(rank: int, world_size: int, recipe: str, run_dir: str, overrides: list[str], step: int) -> int:
     """Train, and let only the last rank hear SIGUSR1 during step `step`: all must agree and save."""
-    from pipeline import train as module
-
-    original = module.train_step
-
-    def step_then_signal(training, batches):
-        result = original(training, batches)
-        if batches.step + 1 == step and rank == world_size - 1:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return result
-
-    module.train_step = step_then_signal
-    return train(rank, world_size, recipe, run_dir, overrides)
+    after = stop_after(step, on_this_rank=rank == world_size - 1)
+    return pretrain_with(partial(WrappedTask, after=after), recipe, run_dir, overrides)

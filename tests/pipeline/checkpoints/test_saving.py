@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from pipeline.checkpoints.layout import find_checkpoint
 from pipeline.checkpoints.saving import host_copy
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
-from tests.support.training_runs import digest, newest, run, train
+from tests.support.training_runs import digest, newest, run
+from tests.support.wrapped_task import WrappedTask, pretrain_with
 
 SMALL = 100_000
 """Bytes a file may grow to on the rank without room: metrics and logs fit, no rank's part of a checkpoint does."""
@@ -27,7 +29,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(folder, "alone", ranks=2, overrides=overrides).parents[1]
 
 
-def no_room(rank: int, size: int, recipe: str, run_dir: str, overrides: list[str], first: int, last: int) -> str:
+def no_room(rank: int, _size: int, recipe: str, run_dir: str, overrides: list[str], first: int, last: int) -> str:
     """Train; while the steps `first` to `last` are taken the kernel refuses rank 1 files above SMALL bytes.
 
     A limit on the file's size takes the same way through every writer as a full disk: write(2) fails in mid-file.
@@ -35,20 +37,18 @@ def no_room(rank: int, size: int, recipe: str, run_dir: str, overrides: list[str
     Returns: what ended the run.
     """
     from albef.errors import CheckpointError
-    from pipeline import train as module
 
-    original = module.train_step
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def step(training, batches):
-        training.saver.finish()  # so that each save meets the limit of its own step
-        limited = rank == 1 and first <= batches.step + 1 <= last
+    def before(_task, _engine, step):
+        for thread in threading.enumerate():
+            if thread.name.startswith("save-"):
+                thread.join()  # so that each save meets the limit of its own step
+        limited = rank == 1 and first <= step + 1 <= last
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, usual[1]) if limited else usual)
-        return original(training, batches)
 
-    module.train_step = step
     try:
-        return str(train(rank, size, recipe, run_dir, overrides))
+        return str(pretrain_with(partial(WrappedTask, before=before), recipe, run_dir, overrides))
     except CheckpointError as error:
         return f"error: {error.message} hint: {error.hint}"
     finally:

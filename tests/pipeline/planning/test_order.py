@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.support.shards import write_corpus
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import losses
 from tests.support.worker_note import WorkerNote
+from tests.support.wrapped_task import WrappedTask, pretrain_with
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than processors
 
@@ -127,19 +129,13 @@ def test_it_needs_no_torch_and_no_shards(corpus, tmp_path):
 
 def train_and_record(rank: int, _world_size: int, recipe: str, run_dir: str, overrides: list[str]) -> list[list]:
     """One rank of `pretrain`; returns (step, lane, keys) of each micro-batch that its training step was given."""
-    from pipeline import train as module
-    from pipeline.config.run_config import load_config
-    from pipeline.tasks.pretraining.task import PRETRAINING
+    seen = []
 
-    original, seen = module.train_step, []
+    def record(task, engine, batch, at):
+        seen.append([at.step, at.lane, batch.keys])
+        return task.losses(engine, batch, at)
 
-    def recording_step(training, batches, *rest):
-        for lane, batch in zip(training.loader.lanes, batches.lanes, strict=True):
-            seen.append([batches.step, lane, batch.keys])
-        return original(training, batches, *rest)
-
-    module.train_step = recording_step
-    assert module.train(load_config(Path(recipe), overrides), Path(run_dir), PRETRAINING) == 0
+    assert pretrain_with(partial(WrappedTask, lane=record), recipe, run_dir, overrides) == 0
     return seen
 
 

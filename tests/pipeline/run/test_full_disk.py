@@ -6,11 +6,13 @@ import io
 import json
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.support.small_disk import MS_RDONLY, fill, mount, run_on_small_disk, unmount
 from tests.support.tiny_run import tiny_recipe
+from tests.support.wrapped_task import WrappedTask, pretrain_with
 
 
 def pretrain(
@@ -18,17 +20,13 @@ def pretrain(
 ) -> tuple[str, str]:
     """Train in this process, and do something before some steps. Returns what ended the run, and its console."""
     from base.errors import UserError
-    from pipeline import train as module
-    from pipeline.config.run_config import load_config
     from pipeline.run import logs
-    from pipeline.tasks.pretraining.task import PRETRAINING
 
-    original, said = module.train_step, io.StringIO()
+    said = io.StringIO()
 
-    def step(training, batches):
-        if (action := (before_step or {}).get(batches.step + 1)) is not None:
+    def before(_task: Any, _engine: Any, step: int) -> None:
+        if (action := (before_step or {}).get(step + 1)) is not None:
             action()
-        return original(training, batches)
 
     logs.setup_console()
     for handler in logging.getLogger("pipeline").handlers:
@@ -36,13 +34,10 @@ def pretrain(
             handler.setStream(said)
         else:
             logs.remove(handler)  # of the run before this one
-    module.train_step = step
     try:
-        return str(module.train(load_config(recipe, overrides), run_dir, PRETRAINING)), said.getvalue()
+        return str(pretrain_with(partial(WrappedTask, before=before), recipe, run_dir, overrides)), said.getvalue()
     except UserError as error:
         return f"error: {error.message} hint: {error.hint}", said.getvalue()
-    finally:
-        module.train_step = original
 
 
 def steps_of(path: Path) -> list[int]:

@@ -10,15 +10,16 @@ import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.job_processes import is_trainer, processes_with
-from tests.support.poison import around_steps
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
+from tests.support.wrapped_task import WrappedTask, pretrain_with
 
 ROOT = Path(__file__).resolve().parents[3]
 LOST = 69
@@ -30,20 +31,18 @@ def faulty_run(rank: int, _world: int, recipe: str, folder: str, kind: str, culp
     """A training run in which rank `culprit` goes wrong in its fourth step; what a rank prints goes to FOLDER/R.txt."""
     output = os.open(f"{folder}/{rank}.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 2)
-    from pipeline.config.run_config import load_config
     from pipeline.run import logs
-    from pipeline.tasks.pretraining.task import pretrain
 
     Path(folder, f"pid_{rank}").write_text(str(os.getpid()))
     sys.stderr = os.fdopen(2, "w", closefd=False)
     logs.setup_console(rank)
 
-    def before(_training: Any, batches: Any) -> None:
-        if batches.step == 3 and rank == culprit:
+    def before(_task: Any, _engine: Any, step: int) -> None:
+        if step == 3 and rank == culprit:
             go_wrong(kind, Path(folder))
 
-    with around_steps(before, lambda *_: None):
-        return pretrain(load_config(Path(recipe), [f"--watch.hang_s={HANG_S}"]), Path(folder) / "run")
+    wrap = partial(WrappedTask, before=before)
+    return pretrain_with(wrap, recipe, Path(folder) / "run", [f"--watch.hang_s={HANG_S}"])
 
 
 def go_wrong(kind: str, folder: Path) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from pipeline.cli import main
+from pipeline.task import LaneLosses, LaneStep
 from tests.support.checkpoints import published
-from tests.support.poison import around_steps, keep_process_group, nan_pixels
+from tests.support.poison import keep_process_group, nan_pixels
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
+from tests.support.wrapped_task import WrappedTask, real_losses, wrapped
 
 BAD = (3, 4, 5)
 """Skipped steps, counted from 0."""
@@ -30,16 +33,19 @@ class Run(NamedTuple):
 
 def poisoned_then_sound(rank: int, _world: int, recipe: str, run_dir: str) -> list[int]:
     """The command with three poisoned steps, then, again as the error asks; the exit codes."""
+    from pipeline.tasks.pretraining import task as module
+
     keep_process_group()
     words = ["pretrain", recipe, "--run-dir", run_dir, *OPTIONS]
 
-    def before(training: Any, batches: Any) -> None:
-        if batches.step in BAD:
-            nan_pixels(training, batches, lane=1)
+    def lane(task: Any, engine: Any, batch: Any, at: LaneStep) -> LaneLosses:
+        bad = at.step in BAD and at.lane == 1
+        return (nan_pixels if bad else real_losses)(task, engine, batch, at)
 
     sys.stderr = open(f"{run_dir}.{rank}.txt", "w")  # noqa: SIM115, closed by the end of the process
-    with around_steps(before, lambda *_: None):
-        first = main(words)
+    sound, module.PRETRAINING = module.PRETRAINING, wrapped(module.PRETRAINING, partial(WrappedTask, lane=lane))
+    first = main(words)
+    module.PRETRAINING = sound
     sys.stderr.flush()
     return [first, main(words)]
 

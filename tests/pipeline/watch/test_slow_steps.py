@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 from pipeline.engine.distributed import World
 from pipeline.watch import slow_steps
 from pipeline.watch.slow_steps import ENOUGH, WARM_UP, SlowSteps
-from tests.support.poison import around_steps
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
+from tests.support.wrapped_task import WrappedTask, pretrain_with
 
 
 @pytest.fixture
@@ -80,18 +81,14 @@ def test_warming_up_and_a_factor_of_0_log_nothing(logged: list[str]) -> None:
 
 def run_with_a_slow_step(_rank: int, _world: int, recipe: str, run_dir: str) -> int:
     """Step 16 of 17 sleeps twenty times as long as all the others took on average."""
-    from pipeline.config.run_config import load_config
-    from pipeline.tasks.pretraining.task import pretrain
-
     began: list[float] = []
 
-    def before(_training: Any, batches: Any) -> None:
+    def before(_task: Any, _engine: Any, step: int) -> None:
         began.append(time.monotonic())
-        if batches.step == 15:
+        if step == 15:
             time.sleep(20 * (began[-1] - began[0]) / (len(began) - 1))
 
-    with around_steps(before, lambda *_: None):
-        return pretrain(load_config(Path(recipe)), Path(run_dir))
+    return pretrain_with(partial(WrappedTask, before=before), recipe, run_dir)
 
 
 def test_a_run_counts_its_slow_steps(tmp_path: Path) -> None:

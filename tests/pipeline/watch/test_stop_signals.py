@@ -7,14 +7,16 @@ import os
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.poison import around_steps, keep_process_group
+from tests.support.poison import keep_process_group
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
+from tests.support.wrapped_task import WrappedTask, pretrain_with
 
 ASKED: list[tuple[str, tuple[int, ...]]] = [
     ("SIGTERM", (0,)),
@@ -28,31 +30,25 @@ ASKED: list[tuple[str, tuple[int, ...]]] = [
 """How the stop is requested, and of which ranks; every rank sees the file."""
 
 
-def train(recipe: str, run_dir: Path, before: Any, after: Any = lambda *_: None) -> int:
-    from pipeline.config.run_config import load_config
-    from pipeline.tasks.pretraining.task import pretrain
-
-    with around_steps(before, after):
-        return pretrain(load_config(Path(recipe)), run_dir)
-
-
 def stopped_again_and_again(rank: int, _world: int, recipe: str, folder: str) -> list[tuple[int, list[int]]]:
     """One start after the other, all but the last asked to stop in the second step; exit code and steps of each."""
+    from pipeline.run.folder import RunFolder
+
     keep_process_group()
     starts = []
     for how, whom in [*ASKED, ("", ())]:
         steps: list[int] = []
 
-        def ask(training: Any, batches: Any, steps: list[int] = steps, how: str = how, whom: Any = whom) -> None:
-            steps.append(batches.step + 1)
+        def ask(_task: Any, _engine: Any, step: int, how: str = how, whom: Any = whom, steps: Any = steps) -> None:
+            steps.append(step + 1)
             if len(steps) != 2 or rank not in whom:
                 return
             if how == "stop":
-                training.folder.stop_file.touch()
+                RunFolder(path=Path(folder)).stop_file.touch()
             else:
                 os.kill(os.getpid(), getattr(signal, how))
 
-        starts.append((train(recipe, Path(folder), ask), steps))
+        starts.append((pretrain_with(partial(WrappedTask, before=ask), recipe, folder), steps))
     return starts
 
 
@@ -79,8 +75,8 @@ def interrupted_in_a_collective(rank: int, _world: int, recipe: str, folder: str
     """Rank 1 stays away from the third step; rank 0, which waits for it in C++, hears SIGINT twice."""
     file = Path(folder) / "pid"
 
-    def before(_training: Any, batches: Any) -> None:
-        if batches.step != 2:
+    def before(_task: Any, _engine: Any, step: int) -> None:
+        if step != 2:
             return
         if rank == 0:
             file.write_text(str(os.getpid()))
@@ -93,26 +89,26 @@ def interrupted_in_a_collective(rank: int, _world: int, recipe: str, folder: str
         os.kill(int(pid), signal.SIGINT)
         time.sleep(1000)
 
-    return train(recipe, Path(folder) / "run", before)
+    return pretrain_with(partial(WrappedTask, before=before), recipe, Path(folder) / "run")
+
+
+class InterruptedInASave(WrappedTask):
+    """Its state is wanted for a checkpoint, and SIGINT comes."""
+
+    def state(self) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1000)
+        return self.task.state()
 
 
 def interrupted_while_saving(_rank: int, _world: int, recipe: str, folder: str) -> int:
     """The first SIGINT in the second step; the second one while the checkpoint that it asked for is written."""
-    from pipeline import train as module
 
-    save = module.save
-
-    def interrupted_save(*args: Any, **kwargs: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1000)
-        save(*args, **kwargs)
-
-    def before(_training: Any, batches: Any) -> None:
-        if batches.step == 1:
+    def before(_task: Any, _engine: Any, step: int) -> None:
+        if step == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    module.save = interrupted_save
-    return train(recipe, Path(folder) / "run", before)
+    return pretrain_with(partial(InterruptedInASave, before=before), recipe, Path(folder) / "run")
 
 
 @pytest.mark.parametrize(
