@@ -97,8 +97,10 @@ def replay(dump: Dump, weights: PretrainingWeights, *, device: str, precision: s
 
     from albef.inputs.batch import PretrainBatch
     from pipeline.data.seeds import derive
-    from pipeline.engine.distributed import local_device
+    from pipeline.engine.distributed import local_device, prepare_deepspeed_import
     from pipeline.task import LaneStep
+
+    prepare_deepspeed_import()  # the task imports the trainer, and DeepSpeed with it
     from pipeline.tasks.pretraining.collate import one_sample
     from pipeline.tasks.pretraining.task import Pretraining
     from pipeline.watch.nonfinite import run_lane
