@@ -1,8 +1,10 @@
-"""What every command of the project shares: its errors, and files that are replaced whole.
+"""What every command of the project shares.
 
 At the bottom: imports the standard library only, and nothing of this project. `samples` is what the data have in
 common; `base` is what the programs have in common.
 
 atomic_file  files that are replaced whole or not at all
 errors       errors that a user can cause and fix: message, hint, exit code
+nearest      the nearest valid name, for hints
+parser       argparse whose errors have a hint
 """

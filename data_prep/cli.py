@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import difflib
 import errno
 import os
-import re
 import signal
 import sys
 import traceback
@@ -16,6 +13,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from base.errors import UsageError, UserError
+from base.parser import Parser
 from data_prep.commands import (
     download,
     import_tars,
@@ -48,39 +46,13 @@ EXIT_TERMINATED = 143
 EXIT_PIPE_CLOSED = 141
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are UsageErrors, with the nearest flag in the hint."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, self._nearest(message) or f"see {self.prog} --help")
-
-    def _nearest(self, message: str) -> str:
-        unknown = re.findall(r"(?:unrecognized arguments: |\s)(--[\w-]+)", message) if "unrecognized" in message else []
-        hints = []
-        for flag in unknown:
-            flags = self.all_flags()
-            longer = [known for known in flags if known.startswith(flag)]
-            near = longer or difflib.get_close_matches(flag, flags, n=1, cutoff=0.5)
-            hints += [f"did you mean {near[0]} instead of {flag}?"] if near else []
-        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-        if choice:
-            names = [name.strip(" '") for name in choice[2].split(",")]
-            hints += [f"did you mean {near}?" for near in difflib.get_close_matches(choice[1], names, n=1)]
-        return " ".join(hints)
-
-    def all_flags(self) -> list[str]:
-        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-
-
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser, and each command's own by its name."""
-    parser = Parser(
-        prog="data_prep", description="From URL lists and local images to verified shards.", allow_abbrev=False
-    )
+    parser = Parser(prog="data_prep", description="From URL lists and local images to verified shards.")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     added = {}
     for name, (summary, module) in COMMANDS.items():
-        command = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        command = subparsers.add_parser(name, help=summary, description=summary)
         module.add_flags(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from albef.errors import ConfigError
 from base.errors import UserError
+from base.parser import Parser
 from demo.processes import end_leftovers
 from demo.results import RECALL_AT, recalls
 from demo.settings import Layout, Settings, open_record
@@ -85,18 +85,12 @@ def elapsed(stages: dict[str, float], this_start_s: float) -> str:
     return f"elapsed        {sum(stages.values()):.0f} s in all: {each}; this start {this_start_s:.0f}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, "`python -m demo --help` lists the flags")
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line. Raises: ConfigError for values that are out of range."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m demo",
         description="Serve the sample pictures, download, pretrain, evaluate, export, report. "
         "The same command again resumes where it stopped.",
-        allow_abbrev=False,
     )
     parser.add_argument("--run-dir", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
     parser.add_argument("--steps", type=_positive, metavar="N", help="optimizer steps; default: the recipe's")

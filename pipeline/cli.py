@@ -12,7 +12,7 @@ import sys
 
 from albef.errors import ConfigError, ProcessKilledError
 from base.errors import UserError
-from pipeline.config.nearest import nearest
+from base.nearest import nearest
 from pipeline.exit_codes import LOST
 from pipeline.run import logs
 from pipeline.watch import launcher
@@ -106,11 +106,15 @@ def _dispatch(arguments: list[str]) -> int:
             f"there is no command {quote(command)}",
             (f"did you mean {close}? " if close else "") + f"there are {', '.join(COMMANDS)}",
         )
-    from pipeline.config.flags import Parser, recipe_help, split_overrides  # pydantic and yaml, not always installed
+    from pipeline.config.flags import (  # pydantic and yaml, not always installed
+        RecipeParser,
+        recipe_help,
+        split_overrides,
+    )
 
     module_name, summary = COMMANDS[command]
     module = importlib.import_module(module_name)
-    parser = Parser(prog=f"pipeline {command}", description=summary, epilog=EXIT_CODES)
+    parser = RecipeParser(prog=f"pipeline {command}", description=summary, epilog=EXIT_CODES)
     module.add_arguments(parser)
     overrides: list[str] = []
     if command in TAKES_RECIPE:
@@ -119,11 +123,7 @@ def _dispatch(arguments: list[str]) -> int:
             parser.epilog = f"{recipe_help()}\n\n{EXIT_CODES}"
     known, unknown = parser.parse_known_args(rest)
     if unknown:
-        close = nearest(unknown[0].partition("=")[0], parser.flags()) if unknown[0].startswith("-") else None
-        raise ConfigError(
-            f"pipeline {command}: unknown argument{'s' if len(unknown) > 1 else ''} {quote(' '.join(unknown), 200)}",
-            (f"did you mean {close}? " if close else "") + f"`python -m pipeline {command} --help` lists them",
-        )
+        parser.error(f"unrecognized arguments: {quote(' '.join(unknown), 200)}")
     known.overrides = overrides
     known.flags = parser.flags()
     return module.run(known)

@@ -1,7 +1,6 @@
 """The configuration of a run: recipes, flags, every key with its meaning.
 
 flags        the parser, and the flags shared by commands that take a recipe
-nearest      the nearest valid name, for hints
 recipe       reads recipes and flags, finds all mistakes at once
 recipe_yaml  YAML whose values keep what is written, bounded in size and depth
 reference    docs/recipes.md, written from the dataclasses

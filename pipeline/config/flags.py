@@ -1,4 +1,4 @@
-"""The parser of all commands, and the flags of those that take a recipe: every recipe key is a flag there."""
+"""The parser of the commands, and the flags of those that take a recipe: every recipe key is a flag there."""
 
 from __future__ import annotations
 
@@ -6,35 +6,24 @@ import argparse
 import shutil
 import textwrap
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from albef.errors import ConfigError
+from base.parser import Parser
 from pipeline.config.recipe import shipped_recipes
 from pipeline.config.run_config import RunConfig, recipe_keys
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that raises ConfigError for mistakes and accepts no abbreviated flags."""
+class RecipeParser(Parser):
+    """A parser that lists the recipes where none is given, and keeps the lines of its description and epilog."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
 
-    def error(self, message: str) -> NoReturn:
-        """Raise argparse's message as a ConfigError, with the usage as the hint."""
-        hint = " ".join(self.format_usage().split()) + f"; {self.prog} --help"
+    def hint(self, message: str) -> str:
         if message.endswith("required: RECIPE"):
-            hint = f"give the path of a YAML recipe, or one of {', '.join(shipped_recipes())}"
-        raise ConfigError(f"{self.prog}: {message}", hint)
-
-    def flags(self) -> list[str]:
-        """Every long flag, those of subcommands included."""
-        found = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                found += [flag for sub in action.choices.values() for flag in sub.flags()]
-        return found
+            return f"give the path of a YAML recipe, or one of {', '.join(shipped_recipes())}"
+        return super().hint(message)
 
 
 def add_recipe_argument(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ import pydantic
 import yaml
 
 from albef.errors import ConfigError
-from pipeline.config.nearest import did_you_mean
+from base.nearest import did_you_mean
 from pipeline.config.recipe_yaml import Plain, load_yaml, why_not_yaml
 from pipeline.config.text_file import read_text
 from samples.quote import quote

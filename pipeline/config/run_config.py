@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from albef.config import AlbefConfig, InitConfig, ObjectiveConfig
-from pipeline.config.nearest import did_you_mean, nearest
+from base.nearest import did_you_mean, nearest
 from pipeline.config.recipe import (
     MAX_PROBLEMS,
     ConfigField,

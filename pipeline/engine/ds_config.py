@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from albef.errors import ConfigError
-from pipeline.config.nearest import did_you_mean
+from base.nearest import did_you_mean
 from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import divisors, either
 from pipeline.config.text_file import read_text

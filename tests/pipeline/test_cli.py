@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from base.parser import Parser
 from pipeline import cli
-from pipeline.config.flags import Parser, split_overrides
+from pipeline.config.flags import split_overrides
 from pipeline.config.recipe import shipped_recipes
 from pipeline.config.run_config import recipe_keys
 
@@ -102,10 +103,10 @@ def test_wrong_values_of_a_command_s_own_flags_are_refused(capsys: pytest.Captur
     """argparse's complaints come out as error and hint too."""
     assert "invalid choice: 'maybe'" in error_of(capsys, "pretrain", "demo", "--resume", "maybe")[0]
     assert "expected one argument" in error_of(capsys, "pretrain", "demo", "--resume")[0]
-    assert "unknown argument second" in error_of(capsys, "pretrain", "demo", "second")[0]
+    assert "unrecognized arguments: second" in error_of(capsys, "pretrain", "demo", "second")[0]
     assert "needs a value" in error_of(capsys, "pretrain", "demo", "--seed")[0]
     error, hint = error_of(capsys, "bench", "step", "--sise", "tiny")
-    assert "unknown arguments --sise tiny" in error and "did you mean --size?" in hint
+    assert "unrecognized arguments: --sise tiny" in error and "did you mean --size instead of --sise?" in hint
 
 
 @pytest.mark.parametrize(

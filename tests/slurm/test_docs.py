@@ -13,7 +13,7 @@ import pytest
 
 from data_prep.cli import build_parser
 from pipeline import cli
-from pipeline.config.flags import Parser
+from pipeline.config.flags import RecipeParser
 from pipeline.config.run_config import recipe_keys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,8 +41,8 @@ def flags_of(command: str) -> set[str]:
     """Every flag that `data_prep NAME` or `pipeline NAME` takes."""
     package, name = command.split()
     if package == "data_prep":
-        return set(build_parser()[1][name].all_flags())
-    parser = Parser()
+        return set(build_parser()[1][name].flags())
+    parser = RecipeParser()
     importlib.import_module(cli.COMMANDS[name][0]).add_arguments(parser)
     keys = {f"--{key.name}" for key in recipe_keys()} if name in cli.TAKES_RECIPE else set()
     return keys | set(parser.flags())

@@ -104,7 +104,7 @@ def test_weights_and_several_manifests(corpus, tmp_path, capsys):
         (["--steps", "0:1", "--weights", "1,1"], "--weights has 2 numbers for 1 sources"),
         (["--steps", "0:1", "--weights", "much"], "--weights much is no list of numbers"),
         (["--steps", "0:1", "--global-batch-size", "64"], "47 samples, fewer than one global batch of 64"),
-        (["--steps", "0:1", "--wold-size", "2"], "unknown argument"),
+        (["--steps", "0:1", "--wold-size", "2"], "unrecognized arguments"),
         ([], "--steps"),
     ],
 )
