@@ -31,7 +31,7 @@ COMMANDS = {
         "print how far a run is: step, rate, time left, checkpoint; from its folder alone",
     ),
     "replay": (
-        "pipeline.watch.replay",
+        "pipeline.tasks.replay",
         "repeat a skipped step; show the module and the samples with which it goes wrong",
     ),
     "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval"),

@@ -2,4 +2,5 @@
 
 commands  `pretrain`
 evaluate  `evaluate`: a model against annotations or shards
+replay    `replay`: a skipped step again
 """

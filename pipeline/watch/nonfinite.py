@@ -25,8 +25,8 @@ class LaneReport:
     """By name."""
     gradient_norm: float = math.nan
     first: str = ""
-    """`the image`, or student or teacher and the name of the first module whose output is not finite; empty when all
-    outputs are."""
+    """`the image`, or the first module whose output is not finite, by its model's name in `modules` and its own; empty
+    when all outputs are."""
     rows: list[int] = field(default_factory=list)
     """Samples that are not finite in that output, if its rows are samples."""
     bad_gradients: list[str] = field(default_factory=list)

@@ -1,56 +1,48 @@
-"""`pipeline replay`: take a skipped step again, from its dump, and show where and with which samples it goes wrong.
+"""Take a skipped step again, from its dump, and show where and with which samples it goes wrong.
 
-Needs no engine and one device: the lanes of all ranks are taken one after another.
+Needs no engine and one device: the lanes of all ranks are taken one after another, by `Task.losses` as in training.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from albef.errors import CheckpointError
-from pipeline.run.logs import print_answer
+from pipeline.checkpoints.layout import find_checkpoint, saved_steps, step_tag
+from pipeline.checkpoints.meta import CheckpointMeta
+from pipeline.data.seeds import derive
+from pipeline.engine.distributed import local_device
+from pipeline.task import LaneStep, Task
+from pipeline.watch.nonfinite import LaneReport, run_lane
+from pipeline.watch.skipped_step_dump import Dump
 
-if TYPE_CHECKING:  # torch is imported where it is used, so that `replay --help` need not wait for it
-    from pipeline.tasks.pretraining.weights import PretrainingWeights
-    from pipeline.watch.nonfinite import LaneReport
-    from pipeline.watch.skipped_step_dump import Dump
-
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 SHOWN = 8
-"""Samples, or gradients, told of a lane; --json tells all."""
+"""Samples, or gradients, that the text shows of a lane. The JSON has all."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `replay`."""
-    parser.add_argument("dump", type=Path, metavar="DUMP", help="a folder skipped/step_* of a run")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="CKPT",
-        help="weights to take: a step_* folder (default: the run's checkpoint with the weights of the skipped step, "
-        "else the newest before it)",
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the arithmetic (default: fp32)")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one (default)"
-    )
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+@dataclass(frozen=True, kw_only=True)
+class Replayable:
+    """A task with the weights of a checkpoint, without an engine, and how it reads a dump."""
+
+    task: Task
+    checkpoint: Path
+    meta: CheckpointMeta
+    modules: Mapping[str, nn.Module]
+    """What computes in a lane, by the names under which it is reported."""
+    batch_of: Callable[[Mapping[str, Any]], Any]
+    """Makes a lane's batch of its fields (`Dump.batches`)."""
+    sample_of: Callable[[Any, int], Any]
+    """Makes a batch of one sample of a batch."""
 
 
-def run(args: argparse.Namespace) -> int:
-    """`replay`."""
-    from pipeline.tasks.pretraining.weights import load_weights
-    from pipeline.watch.skipped_step_dump import plain, read_dump
-
-    dump = read_dump(args.dump)
-    checkpoint = args.checkpoint or nearest_checkpoint(dump)
-
-    report = replay(dump, load_weights(checkpoint), device=args.device, precision=args.precision)
-    print_answer(json.dumps(plain(report), indent=2) if args.json else text_of(report))
-    return 0
+MakeReplayable = Callable[[Path, Dump, torch.device, torch.dtype], Replayable]
+"""Called with a checkpoint, the dump that is to be taken again, the device, and the type of the arithmetic."""
 
 
 def nearest_checkpoint(dump: Dump) -> Path:
@@ -58,8 +50,6 @@ def nearest_checkpoint(dump: Dump) -> Path:
 
     Raises: CheckpointError when the run has neither.
     """
-    from pipeline.checkpoints.layout import find_checkpoint, saved_steps
-
     folder = dump.path.resolve().parent.parent / "checkpoints"
     usable = [step for step in saved_steps(folder) if steps_away(dump, step) >= 0]
     found = find_checkpoint(folder, sorted(usable, key=lambda step: steps_away(dump, step)))
@@ -76,16 +66,14 @@ def steps_away(dump: Dump, step: int) -> int:
 
     A skipped step leaves the weights as they were: a checkpoint of a later step will do when all up to it were skipped.
     """
-    from pipeline.checkpoints.layout import step_tag
-
     last = dump.step
     while (dump.path.resolve().parent / step_tag(last + 1)).is_dir():
         last += 1
     return dump.step - 1 - step if step < dump.step else min(0, last - step)
 
 
-def replay(dump: Dump, weights: PretrainingWeights, *, device: str, precision: str) -> dict[str, Any]:
-    """Take every lane of the dump with those weights, and the samples of each bad lane one by one.
+def replay(dump: Dump, checkpoint: Path, make: MakeReplayable, *, device: str, precision: str) -> dict[str, Any]:
+    """Take every lane of the dump with a checkpoint's weights, and the samples of each bad lane one by one.
 
     Args:
         device: as evaluate's.
@@ -93,35 +81,19 @@ def replay(dump: Dump, weights: PretrainingWeights, *, device: str, precision: s
 
     Returns: the report, ready for JSON but for numbers that are not finite.
     """
-    import torch
-
-    from albef.inputs.batch import PretrainBatch
-    from pipeline.data.seeds import derive
-    from pipeline.engine.distributed import local_device, prepare_deepspeed_import
-    from pipeline.task import LaneStep
-
-    prepare_deepspeed_import()  # the task imports the trainer, and DeepSpeed with it
-    from pipeline.tasks.pretraining.collate import one_sample
-    from pipeline.tasks.pretraining.task import Pretraining
-    from pipeline.watch.nonfinite import run_lane
-
-    facts = dump.facts
-    where = local_device(device)
-    dtype = getattr(torch, PRECISIONS[precision])
-    task = Pretraining.of_weights(weights, alpha=facts["alpha"], device=where, compute_dtype=dtype)
-    modules = {"student": task.model, "teacher": task.teacher.model}
-
+    facts, where = dump.facts, local_device(device)
+    again = make(checkpoint, dump, where, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
     lanes = []
     for recorded in facts["lanes"]:
-        lane, batch = recorded["lane"], PretrainBatch(**dump.batches[recorded["lane"]]).to(where)
+        lane, batch = recorded["lane"], again.batch_of(dump.batches[recorded["lane"]]).to(where)
         at = LaneStep(step=facts["index"], epoch=facts["epoch"], lane=lane, num_lanes=1, steps_per_epoch=1)
         seed = derive(facts["seed"], "dropout", facts["epoch"], facts["index"], lane)
-        whole = run_lane(task, modules, batch, at, seed=seed)
+        whole = run_lane(again.task, again.modules, batch, at, seed=seed)
         was_bad = any(isinstance(value, str) for value in recorded["losses"].values())
         samples = []
         if not whole.finite or was_bad:
             for index, key in enumerate(batch.keys):
-                alone = run_lane(task, modules, one_sample(batch, index), at, seed=seed)
+                alone = run_lane(again.task, again.modules, again.sample_of(batch, index), at, seed=seed)
                 samples.append({"key": key, "caption": batch.captions[index]} | _summary(alone, [key]))
             samples.sort(key=lambda sample: (sample["finite"], -sample["gradient_norm"]))
         lanes.append(
@@ -133,8 +105,8 @@ def replay(dump: Dump, weights: PretrainingWeights, *, device: str, precision: s
         "epoch": facts["epoch"],
         "not_finite": [line for lane in facts["lanes"] for line in _words_of(lane)],
         "gradient_norm": facts["gradient_norm"],
-        "checkpoint": str(weights.path),
-        "steps_away": steps_away(dump, weights.meta.step),
+        "checkpoint": str(again.checkpoint),
+        "steps_away": steps_away(dump, again.meta.step),
         "precision": precision,
         "device": str(where),
         "lanes": lanes,

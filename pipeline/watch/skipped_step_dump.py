@@ -32,7 +32,6 @@ MAX_BYTES = 64 << 20
 COUNTS = ("step", "index", "epoch", "world_size", "in_a_row")
 FACTS: dict[str, Any] = dict.fromkeys(COUNTS, int) | {
     "seed": int,
-    "alpha": (int, float),
     "gradient_norm": (int, float, str),
     "batches": (str, type(None)),
     "lanes": list,

@@ -105,6 +105,59 @@ def test_replay_finds_the_sample(run: Run, capsys: pytest.CaptureFixture[str]) -
     assert f"{culprit}  NOT FINITE: the image" in text
 
 
+def test_another_task_is_replayed_by_its_own_losses(tmp_path: Path) -> None:
+    """A line that learns brightness: the NaN is in the sample that has it, and the report has the task's own names."""
+    import torch
+
+    from pipeline.checkpoints.meta import new_meta
+    from pipeline.config.sections import WatchConfig
+    from pipeline.data.loader import StepBatches
+    from pipeline.engine.distributed import World
+    from pipeline.engine.step_check import StepCheck
+    from pipeline.watch.replay import Replayable, replay, text_of
+    from pipeline.watch.skipped_step_dump import Dump, read_dump
+    from pipeline.watch.skipped_steps import SkippedSteps, StepFacts
+    from tests.support.brightness_task import Brightness, Pixels
+
+    def make(checkpoint: Path, _dump: Dump, _device: torch.device, dtype: torch.dtype) -> Replayable:
+        task = Brightness()
+        assert dtype == torch.float32
+        return Replayable(
+            task=task,
+            checkpoint=checkpoint,
+            meta=new_meta(
+                **{"run_name": "line", "step": 6, "epoch": 0, "samples_seen": 18, "config_hash": "0"},
+                **{"world_size": 1, "zero_stage": 0, "precision": "fp32"},
+            ),
+            modules={"line": task.model},
+            batch_of=lambda fields: Pixels(**fields),
+            sample_of=lambda batch, index: Pixels(
+                image=batch.image[index : index + 1], keys=[batch.keys[index]], captions=[batch.captions[index]]
+            ),
+        )
+
+    batch = Pixels(image=torch.rand(3, 3, 8, 8), keys=["a", "b", "c"], captions=["", "", ""])
+    batch.image[1, 0, 3, 3] = torch.nan
+    skipped = SkippedSteps(
+        tmp_path / "skipped",
+        WatchConfig(),
+        World(rank=0, local_rank=0, size=1, device=torch.device("cpu")),
+        loss_names=["loss"],
+    )
+    skipped.record(
+        StepBatches(step=6, epoch=0, lanes=[batch], skipped={}),
+        range(1),
+        StepCheck(losses=torch.full((1, 2), torch.nan), norm=1.0, bad_lanes=1),
+        StepFacts(seed=1, scalars={"lane": 1.0}, zero_stage=0, precision="fp32", config_hash="0"),
+    )
+    dump = read_dump(tmp_path / "skipped" / "step_00000007")
+    report = replay(dump, tmp_path, make, device="cpu", precision="fp32")
+    (lane,) = report["lanes"]
+    assert (lane["first_not_finite"], lane["in_samples"], list(lane["losses"])) == ("the image", ["b"], ["loss"])
+    assert [sample["key"] for sample in lane["samples"] if not sample["finite"]] == ["b"]
+    assert "weights of" in text_of(report) and "those of that step" in text_of(report)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -6,6 +6,7 @@ import logging
 import math
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,12 @@ from tests.albef.small import make_batch
 FACTS = StepFacts(seed=1, scalars={"alpha": 0.4, "temperature": 0.07}, zero_stage=1, precision="bf16", config_hash="ab")
 
 
-def skip(skipped: SkippedSteps, step: int) -> None:
+def skip(skipped: SkippedSteps, step: int, facts: StepFacts = FACTS) -> None:
     """The step with that number from 0, of one lane, whose gradient alone is not finite."""
     batch = make_batch()
     batch.keys, batch.captions = [f"{index:09d}" for index in range(5)], ["a caption"] * 5
     batches = StepBatches(step=step, epoch=0, lanes=[batch], skipped={})
-    skipped.record(batches, range(1), StepCheck(losses=torch.ones(1, 5), norm=math.inf, bad_lanes=0), FACTS)
+    skipped.record(batches, range(1), StepCheck(losses=torch.ones(1, 5), norm=math.inf, bad_lanes=0), facts)
 
 
 def watcher(folder: Path, **config: int) -> SkippedSteps:
@@ -63,6 +64,19 @@ def test_a_resumed_run_keeps_counting(tmp_path: Path) -> None:
     assert after.in_a_row == 3
     after.begin_at(10)
     assert after.in_a_row == 0, "step 10 was not skipped"
+
+
+def test_a_dump_needs_no_scalar_of_a_task(tmp_path: Path) -> None:
+    """A task logs what it likes, or nothing: its skipped steps are read and counted, and replay names what it lacks."""
+    from pipeline.tasks.pretraining.replay import replayable
+
+    skip(watcher(tmp_path), 6, replace(FACTS, scalars={"lane": 1.0}))
+    dump = read_dump(tmp_path / "step_00000007")
+    resumed = watcher(tmp_path)
+    resumed.begin_at(7)
+    assert (dump.facts["lane"], resumed.in_a_row) == (1.0, 1)
+    with pytest.raises(DataError, match=r"rank_0\.json: alpha is None"):
+        replayable(tmp_path / "checkpoints", dump, torch.device("cpu"), torch.float32)
 
 
 def test_a_dump_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""`pipeline replay`: a skipped step of any task, taken again (`pipeline/watch/replay.py`)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pipeline.run.logs import print_answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `replay`."""
+    parser.add_argument("dump", type=Path, metavar="DUMP", help="a folder skipped/step_* of a run")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="CKPT",
+        help="weights to take: a step_* folder (default: the run's checkpoint with the weights of the skipped step, "
+        "else the newest before it)",
+    )
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="of the arithmetic (default: fp32)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one (default)"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """`replay`."""
+    # torch is imported where it is used, so that `replay --help` need not wait for it
+    from pipeline.engine.distributed import prepare_deepspeed_import
+
+    prepare_deepspeed_import()  # the task imports the trainer, and DeepSpeed with it
+    from pipeline.tasks.pretraining.replay import replayable
+    from pipeline.watch.replay import nearest_checkpoint, replay, text_of
+    from pipeline.watch.skipped_step_dump import plain, read_dump
+
+    dump = read_dump(args.dump)
+    checkpoint = args.checkpoint or nearest_checkpoint(dump)
+    report = replay(dump, checkpoint, replayable, device=args.device, precision=args.precision)
+    print_answer(json.dumps(plain(report), indent=2) if args.json else text_of(report))
+    return 0
