@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,6 @@ LEVELS = {
         ["pipeline.planning.flops"],  # for the trainer's MFU
         ["pipeline.train"],
         ["pipeline.tasks.pretraining"],
-        ["pipeline.watch.replay"],  # takes a lane of the task again
         ["pipeline.planning"],
         ["pipeline.tasks"],
         ["pipeline.cli"],
@@ -137,3 +137,48 @@ def test_no_file_imports_itself_in_a_circle() -> None:
             break
         left = {name: targets for name, targets in left.items() if name not in ends}
     assert sorted(left) == []
+
+
+OF_PRETRAINING = re.compile(r"\b(teachers?|queues?|pretrain batch(er)?)\b")
+"""Words in the names and strings of pretraining. Requeued jobs are Slurm's."""
+NOT_YET = {f"pipeline/planning/{name}.py" for name in ("bench", "check", "flops", "memory")}
+"""Files that are being rewritten."""
+
+
+def named(path: Path) -> Iterable[tuple[int, str]]:
+    """Line and text of every identifier, imported name and string of a file, docstrings too.
+
+    A recipe's objective section (`albef.config`) has its own words: its keys (`"objective.momentum"`) and the fields of
+    what is called `objective` are left out.
+    """
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str | None] = []
+        match node:
+            case ast.Constant(value=str(text)):
+                names = [text] if not re.fullmatch(r"objective\.\w+", text) else []
+            case ast.Attribute(value=ast.Name(id="objective") | ast.Attribute(attr="objective")):
+                pass
+            case ast.Attribute(attr=name) | ast.Name(id=name) | ast.arg(arg=name) | ast.keyword(arg=name):
+                names = [name]
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names = [name]
+            case ast.ImportFrom(module=module, names=aliases):
+                names = [module, *(alias.name for alias in aliases), *(alias.asname for alias in aliases)]
+            case ast.Import(names=aliases):
+                names = [*(alias.name for alias in aliases), *(alias.asname for alias in aliases)]
+        yield from ((getattr(node, "lineno", 0), name) for name in names if name)
+
+
+def words(text: str) -> str:
+    """The words of a text or of a name in any spelling, in lower case: `FeatureQueue`, `queue_size`, `a queue`."""
+    return re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower())
+
+
+def test_only_pretraining_names_what_is_its_own() -> None:
+    """No other file of `pipeline` names the teacher, the feature queue or `PretrainBatch`: they serve every task."""
+    found = []
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        file = str(path.relative_to(ROOT))
+        if not file.startswith("pipeline/tasks/pretraining/") and file not in NOT_YET:
+            found += [f"{file}:{line}: {text}" for line, text in named(path) if OF_PRETRAINING.search(words(text))]
+    assert found == []

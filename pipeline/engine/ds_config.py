@@ -243,7 +243,7 @@ def _stage(path: Path, values: dict[str, Any]) -> int:
     if stage == 3:
         raise ConfigError(
             f"{path}: ZeRO stage 3 is not supported",
-            "the momentum teacher reads every whole weight each step, and ALBEF's fit one GPU: use stage 1 or 2",
+            "whole weights are read after each step, and ALBEF's fit one GPU: use stage 1 or 2",
         )
     if type(stage) is not int or stage not in (0, 1, 2):
         raise ConfigError(f"{path}: zero_optimization.stage {quote(repr(stage))} is not 0, 1 or 2", "use 0, 1 or 2")

@@ -1,8 +1,8 @@
 """Whether a step may move the weights: losses and gradient are looked at on all ranks before the optimizer is.
 
 DeepSpeed by itself skips some steps and not others: not at stage 0 in fp32, and not for a loss alone. Its caller learns
-of a skip too late to spare the teacher and the queue. So the decision is taken here, the same way at every stage and
-precision, from gradients that are summed and averaged but not yet clipped.
+of a skip too late to spare what the task keeps beside the engine. So the decision is taken here, the same way at every
+stage and precision, from gradients that are summed and averaged but not yet clipped.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Connection:
         self._in = self._out = b""
 
     def send(self, message: dict[str, Any]) -> None:
-        """Queue a message and send as much as the peer accepts. Messages beyond MAX_UNSENT are dropped."""
+        """Send a message: now what the peer accepts, later the rest. Messages beyond MAX_UNSENT are dropped."""
         if len(self._out) < MAX_UNSENT:
             self._out += json.dumps(message).encode() + b"\n"
         try:

@@ -17,8 +17,8 @@ def replacements(shard_starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     in case the whole shard is unreadable.
 
     A replacement is a real sample rather than a gray image with a stock caption: two equal blanks in a batch would be
-    each other's false negatives, and would stay in the feature queue for many steps. The price is that an epoch takes
-    the replacement twice. Two bad samples of one shard never share their first replacement.
+    each other's false negatives, for many steps where a task keeps features as negatives. The price is that an epoch
+    takes the replacement twice. Two bad samples of one shard never share their first replacement.
 
     Args:
         shard_starts: (S+1,) shard s holds the samples shard_starts[s] .. shard_starts[s+1]-1.
