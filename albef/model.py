@@ -59,7 +59,7 @@ class PretrainOutput(NamedTuple):
 
 
 class AlbefForPretraining(AlbefEncoders):
-    """The student: what the optimizer trains.
+    """The student: the model that the optimizer trains.
 
     A loss that is switched off is exactly zero and its work is skipped, so parameters that only it uses get no gradient
     (`grad is None`). DeepSpeed's ZeRO stages 0 to 2 accept that; plain DDP needs `find_unused_parameters=True`.
@@ -200,7 +200,7 @@ class AlbefForPretraining(AlbefEncoders):
         masked_embeds: Tensor | None,
         negatives: Negatives | None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """One pass of the multimodal encoder for everything that needs it.
+        """One pass of the multimodal encoder over all pairs and masked texts.
 
         Returns: the [CLS] states (3B, H) of the pairs, texts with negative images, images with negative texts (None
         without `negatives`), and the states (B, L, H) of the masked texts (None without them).

@@ -22,10 +22,10 @@ CHUNK_ELEMENTS = 1 << 25
 
 
 class MomentumTeacher:
-    """Weights averaged in fp32, and a copy in the compute precision if that differs (paper, section 3.3).
+    """The average of the student's weights in fp32, and a copy in the compute precision if that differs (paper, 3.3).
 
-    Neither an `nn.Module` nor part of the student: DeepSpeed would cast it, would not broadcast it, and would export it
-    at some stages only. Create it before the engine casts the student.
+    It is neither an `nn.Module` nor a part of the student: DeepSpeed would cast it, not broadcast it, and export it at
+    some stages only. Create it before the engine casts the student.
 
     Args:
         student: source of shape, switches, momentum and initial weights; the same on every rank.
@@ -61,8 +61,8 @@ class MomentumTeacher:
             queue: its state at the start of the step; not changed.
             temperature: (1,) the student's, clamped.
 
-        Returns: always the features, because they are candidates and fill the queue. A softmax that no loss reads,
-        because the loss or its distillation is switched off, is None, and its work is skipped.
+        Returns: the features in any case, because they are candidates and fill the queue. A softmax that no loss reads
+        (the loss or its distillation is off) is None and is not computed.
         """
         switches, model = self.objective, self.model
         targets_itc, targets_mlm = switches.itc and switches.distill_itc, switches.mlm and switches.distill_mlm
@@ -119,7 +119,7 @@ class MomentumTeacher:
             torch._foreach_copy_(list(self.model.parameters()), list(self.weights.parameters()))
 
     def _beside(self, student: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Averaged weights and the student's, in the same order and dtype, a chunk at a time."""
+        """Pairs of lists, a chunk at a time: averaged weights, and the student's in the same order and dtype."""
         source = dict(getattr(student, "module", student).named_parameters())
         ours: list[Tensor] = []
         theirs: list[Tensor] = []

@@ -43,15 +43,15 @@ def main() -> None:
         parser.error(f"--json {flags.json} exists: name another file")
     pictures = list(windows(load(flags.images), flags.window) if flags.window else load(flags.images))
     pictures = random.Random(0).sample(pictures, min(flags.limit, len(pictures)))
-    looks = [look(picture) for picture in pictures]
-    originals = [(picture, hashed) for picture, hashed in zip(pictures, looks, strict=True) if hashed is not None]
+    hashes = [hash_of(picture) for picture in pictures]
+    originals = [(picture, hashed) for picture, hashed in zip(pictures, hashes, strict=True) if hashed is not None]
     words = as_words(np.stack([hashed for _, hashed in originals]))
     print(f"{len(words)} originals, {len(pictures) - len(words)} flat ones left out")
     print("| copy | median | 95% | " + " | ".join(f"<= {t}" for t in THRESHOLDS) + " | met at 14M |")
     print("| --- | --- | --- | " + "--- | " * len(THRESHOLDS) + "--- |")
     figures = {}
     for name, edit in EDITS.items():
-        copies = [look(edit(picture)) for picture, _ in originals]
+        copies = [hash_of(edit(picture)) for picture, _ in originals]
         copied = as_words(np.stack([np.zeros(NUM_BYTES, np.uint8) if hashed is None else hashed for hashed in copies]))
         apart = distances(words, copied)
         shares = [float((apart <= t).mean()) for t in THRESHOLDS]
@@ -97,7 +97,7 @@ def jpeg(picture: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def look(picture: Image.Image) -> np.ndarray | None:
+def hash_of(picture: Image.Image) -> np.ndarray | None:
     return hash_jpeg(encode_image(jpeg(picture, 95), ImageSettings()).jpeg)
 
 

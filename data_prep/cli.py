@@ -47,8 +47,8 @@ EXIT_PIPE_CLOSED = 141
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser, and each command's own by its name."""
-    parser = Parser(prog="data_prep", description="From URL lists and local images to verified shards.")
+    """The parser, and the parser of each command by the command's name."""
+    parser = Parser(prog="data_prep", description="Make verified shards from URL lists and local images.")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     added = {}
     for name, (summary, module) in COMMANDS.items():
@@ -61,7 +61,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 whole, 1 wrong or unfinished, 2 a user's error."""
+    """Run one command. Returns the exit code: 0 all is well, 1 wrong or unfinished, 2 a mistake of the user."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sigterm_before = signal.signal(signal.SIGTERM, _terminated)
     out: object = None
@@ -106,13 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print(text: str) -> None:
-    """Print to stderr. Where that fails (a full disk, a closed pipe) there is nothing left to report it to."""
+    """Print to stderr. If that fails (a full disk, a closed pipe), there is nowhere to report it."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def _release_unwritable() -> None:
-    """Drop what stdout and stderr hold and cannot write: Python would try again, and exit with code 120."""
+    """Drop what stdout and stderr cannot write: otherwise Python tries again at exit, and exits with code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -121,7 +121,7 @@ def _release_unwritable() -> None:
 
 
 class _Visible:
-    """Stdout without control characters except line feeds: reports quote what strangers' files hold."""
+    """Stdout that shows control characters as escapes, except line feeds: reports quote strangers' files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -135,7 +135,7 @@ class _Visible:
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived: unwinds like KeyboardInterrupt, so that the whole process tree is ended."""
+    """SIGTERM arrived. It unwinds like KeyboardInterrupt, so that all child processes are ended too."""
 
 
 def _terminated(signum: int, frame: FrameType | None) -> NoReturn:

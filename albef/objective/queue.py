@@ -103,7 +103,7 @@ class FeatureQueue:
         return rows
 
     def checksum(self) -> Tensor:
-        """(3,) int64 of images, texts and pointer: equal for queues equal to the bit, and almost never for others."""
+        """(3,) int64 of images, texts and pointer: equal for queues with equal bits, almost never otherwise."""
         positions = torch.arange(1, self.size + 1, device=self.image.device)
         sums = [
             (rows.view(BITS[rows.element_size()]).sum(dim=1, dtype=torch.int64) * positions).sum()
@@ -112,10 +112,10 @@ class FeatureQueue:
         return torch.stack([*sums, torch.tensor(self.pointer, device=self.image.device)])
 
     def assert_equal_across_ranks(self) -> None:
-        """Compare checksums. Every rank must call it. It reads back to the host, so do not call it in every step.
+        """Compare checksums across ranks; a collective. The host waits for the device, so do not call it in every step.
 
         Raises:
-            RuntimeError: on every rank, naming the ranks whose queue differs from most others'.
+            RuntimeError: on every rank, naming the ranks whose queue differs from that of most ranks.
         """
         if _world_size() == 1:
             return

@@ -30,7 +30,7 @@ LOG_LINES = 5
 
 @dataclass(frozen=True)
 class Conversion:
-    """One fetched shard, and what is needed to convert it to its final form."""
+    """A fetched shard, and all that a worker needs to convert it into a shard of the corpus."""
 
     folder: Folder
     job: Job
@@ -38,12 +38,12 @@ class Conversion:
     min_yield: float
     excluded_hashes: Path | None
     later_retries: tuple[Path, ...]
-    """See the function of this name in `retry`."""
+    """Lists of rows that later rounds retry: `retry.later_retries`."""
     arguments: dict[str, Any]
 
 
 def convert(task: Conversion) -> ShardRecord:
-    """Encode one fetched shard and publish it.
+    """Encode the images of a fetched shard and publish the result. Runs in a worker process.
 
     Raises: UnfinishedError when fewer than `min_yield` of its images came back: the network is at fault, not the list.
         The shard is then not published, so that the same command fetches it again.
@@ -83,7 +83,7 @@ def download_shards(
     pool: ProcessPoolExecutor,
     reporter: PartProgress,
 ) -> None:
-    """Fetch and convert every shard of the folder's part that is not `done` yet. Both happen at the same time.
+    """Fetch and convert every shard of the folder's part that is not `done` yet; the two overlap in time.
 
     Raises: UnfinishedError when img2dataset finished no further shard in `attempts` starts.
     """
@@ -147,7 +147,7 @@ class _Download:
         self.progress.finish(self.rows_done, f"{self.kept} kept")
 
     def _fetch_once(self) -> str:
-        """One start of img2dataset; returns how it ended."""
+        """Start img2dataset once on the shards that are left; returns how it ended."""
         process = Img2DatasetProcess(self.folder, self.job, sorted(self.to_fetch), self.settings)
         moved_at, seen, patience = time.monotonic(), 0, max(self.settings.stall_timeout_s, START_UP_S)
         try:
@@ -191,7 +191,7 @@ class _Download:
                 try:
                     record = future.result()
                 except UnfinishedError:
-                    raw.remove()  # or the next run would find it whole and convert it again
+                    raw.remove()  # otherwise the next run would find it whole and convert it again
                     raise
                 del self.converting[index]
                 raw.remove()

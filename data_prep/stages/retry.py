@@ -120,7 +120,7 @@ def superseded_rows(later: Sequence[Path], rows: Collection[int]) -> dict[int, s
         table = pq.read_table(path, filters=[("row", ">=", min(rows)), ("row", "<=", max(rows))])
         for retried in table.to_pylist():
             if retried["row"] in rows:
-                found.setdefault(retried["row"], f"{retried['reason']}: taken up by {path.parent.name}")
+                found.setdefault(retried["row"], f"{retried['reason']}: retried in {path.parent.name}")
     return found
 
 

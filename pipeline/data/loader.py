@@ -1,4 +1,4 @@
-"""The training data of one rank: worker processes that build its lanes' micro-batches, step after step, without end."""
+"""The training data of one rank: worker processes that build its lanes' micro-batches, step by step, without end."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TrainingLoader:
     Args:
         manifest: the corpus.
         data: how to read it.
-        batcher: the task's: samples to a lane's batch.
+        batcher: the task's, which makes a lane's batch of samples.
         seed: the run's seed.
         micro_batch_size: b, samples in a lane's step.
         num_lanes: M; the global batch is M * b.
@@ -103,7 +103,7 @@ class TrainingLoader:
 
     @property
     def shared_memory_bytes(self) -> int:
-        """What this rank's workers take of /dev/shm at most."""
+        """The most that this rank's workers use of /dev/shm, in bytes."""
         return shared_memory.needed_bytes(
             num_workers=self.data.num_workers,
             prefetch=self.data.prefetch,
@@ -113,9 +113,9 @@ class TrainingLoader:
         )
 
     def steps(self, start_step: int = 0) -> Iterator[StepBatches]:
-        """Global steps from `start_step` on, for ever. One such iteration at a time: a new one ends the one before.
+        """Global steps from `start_step` on, without end. One iteration runs at a time: a new one ends the one before.
 
-        Starting at a late step costs what starting at step 0 costs: nothing before it is read or replayed.
+        A late step costs no more to start at than step 0: nothing before it is read or replayed.
 
         Raises (while iterating): DataError when samples fail in a row, or reading hangs; and those of `Workers`.
         """
@@ -145,7 +145,7 @@ class TrainingLoader:
                 for _ in self.lanes:
                     result = self._workers.next(self.data.timeout_s)
                     skipped.update(self._bad_samples.watch(result))
-                    assert result.batch is not None, "error results have raised"
+                    assert result.batch is not None, "`watch` raises for a result with an error"
                     lanes.append(result.batch)
                 yield StepBatches(step=step, epoch=self.order.epoch_of(step), lanes=lanes, skipped=dict(skipped))
         finally:
@@ -153,7 +153,7 @@ class TrainingLoader:
 
 
 def cache_of(data: DataConfig, manifest: Manifest) -> ShardCache | None:
-    """Where the recipe has shards streamed to; None where they are read by ranges. Raises: see `shard_cache`."""
+    """The cache of shards that are streamed; None when the recipe reads shards by ranges. Raises: see `shard_cache`."""
     return shard_cache(
         data.shard_opener,
         data.cache_dir,

@@ -103,7 +103,7 @@ def test_the_model_is_left_as_it_was(model: AlbefForPretraining, image: Image.Im
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_inference_mode_gives_the_same_maps(frozen: bool, dtype: torch.dtype, image: Image.Image) -> None:
-    """Web applications answer under it; the model may have been loaded there, where its weights know no gradient."""
+    """Web applications run under it, and may load the model there: its weights are then tensors without gradients."""
 
     def make() -> AlbefForPretraining:
         torch.manual_seed(0)

@@ -80,7 +80,7 @@ def test_initial_weights() -> None:
         if "norm" in name:
             assert torch.equal(weight, torch.full_like(weight, float(name.endswith("weight")))), name
         elif name.startswith(("text_encoder", "multimodal_encoder", "mlm_head")):
-            # the spread of a sample's own spread is 1 / sqrt(2 n); biases have none
+            # the relative error of a standard deviation of n values is 1 / sqrt(2 n); biases are zero
             spread = 0.0 if name.endswith("bias") else 0.05 if ".layers." in name else 0.02
             assert weight.std(correction=0).item() == pytest.approx(spread, rel=6 / math.sqrt(2 * weight.numel())), name
         elif name.startswith("image_encoder.blocks") and name.endswith("weight"):
@@ -262,7 +262,7 @@ def test_a_batch_of_one_has_no_negatives() -> None:
 
 
 def test_nothing_masked_gives_zero_not_nan() -> None:
-    """A batch without a masked token trains on the other two losses; the MLM head's gradient is zero."""
+    """A batch without masked tokens trains on the other two losses; the MLM head's gradient is zero."""
     student, batch = make_student(), make_batch(probability=0.0)
     output = run(student, batch)
     assert output.mlm.item() == 0 and output.total.isfinite()

@@ -1,4 +1,4 @@
-"""The command line: local images packed for real, and every mistake answered by error, hint and an exit code."""
+"""The command line: local images packed for real, and every mistake gets an error, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_debug_shows_where_an_error_was_raised(capsys: pytest.CaptureFixture[str
 
 
 def test_a_folder_in_use_is_refused(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two commands on one folder would undo each other's files."""
+    """Two commands on one folder would replace each other's files."""
     from data_prep.output.job import Folder, exclusive
 
     with exclusive(Folder(packed / "out")):

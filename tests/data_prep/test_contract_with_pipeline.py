@@ -1,4 +1,4 @@
-"""The shard contract, held together: written by data_prep, read by pipeline, which know nothing of each other."""
+"""The shard contract: data_prep writes, pipeline reads, and neither imports the other."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_epoch_over_a_filtered_corpus_reads_what_stays_once_each(tmp_path: Pa
 
 
 def test_another_selection_of_the_same_tars_is_other_data(tmp_path: Path) -> None:
-    """What a run keeps to: with nothing dropped it is the folder's own data, with one sample less it is not."""
+    """The fingerprint of a run's data: it is the folder's if no sample is dropped, and another if one is."""
     entries: list[Entry] = [
         (detailed(number, 90, 80), text) for number, text in enumerate(("a b c", "one two", "x y z"))
     ]

@@ -1,4 +1,4 @@
-"""Traps of ingestion that need a whole run to spring; docs/ingestion.md lists all of them, and the tests of each."""
+"""Traps of ingestion that only a whole run meets; docs/ingestion.md lists all of them, and the tests of each."""
 
 from __future__ import annotations
 

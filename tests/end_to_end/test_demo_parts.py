@@ -46,7 +46,7 @@ def test_every_record_has_its_picture_and_a_licence_that_allows_it() -> None:
 
 
 def test_held_out_names_are_seen_in_training_and_their_pictures_are_not() -> None:
-    """test_emoji asks for known names drawn by other artists: names occur in train, the very bytes do not."""
+    """test_emoji has known names drawn by other artists: names occur in train, the same bytes do not."""
     archive = PictureArchive()
     by_split = {split: read_pictures(split) for split in SPLITS}
     names = {picture.captions[0] for picture in by_split["train"]}

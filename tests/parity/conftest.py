@@ -1,4 +1,4 @@
-"""Says which goldens are used."""
+"""Prints which goldens are used."""
 
 from __future__ import annotations
 

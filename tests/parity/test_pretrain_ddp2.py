@@ -1,4 +1,4 @@
-"""Two ranks, two steps, against the official code under DDP: what crosses the ranks and what must not."""
+"""Two ranks, two steps, against the official code under DDP: what is shared between ranks and what must not be."""
 
 from __future__ import annotations
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from albef.config import AlbefConfig
 from albef.inputs.tokenizer import AlbefTokenizer
+from albef.model import AlbefForPretraining
 from pipeline.config.sections import ValidationConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.engine.distributed import World
 from pipeline.tasks.retrieval.annotations import EvaluationPairs
 from pipeline.tasks.retrieval.evaluation import Progress, retrieve
 from pipeline.tasks.retrieval.retrieval_set import retrieval_set
-
-if TYPE_CHECKING:  # the configuration imports this file, and must not wait for timm
-    from albef.model import AlbefForPretraining
 
 
 class Validator:

@@ -116,7 +116,7 @@ def test_state_of_another_size_is_refused() -> None:
 
 
 def test_checksum_sees_one_bit_one_swap_and_the_pointer() -> None:
-    """Each change that a divergence could be made of changes it, in both dtypes."""
+    """Every kind of divergence changes it, in both dtypes."""
     for dtype in (torch.float32, torch.float64):
         queue = FeatureQueue(6, 4, seed=0, dtype=dtype)
         seen = {tuple(queue.checksum().tolist())}

@@ -146,7 +146,7 @@ def test_a_name_is_refused_when_any_of_its_ip_addresses_is_private(resolved: lis
 
 @pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a connection that passed every check can be seen to arrive somewhere."""
+    """Let loopback pass the checks, so that an allowed connection reaches a server of the test."""
     rest = [(network, what) for network, what in address_guard._V4 if what != "loopback"]
     monkeypatch.setattr(address_guard, "_V4", rest)
 
@@ -195,7 +195,7 @@ def test_loopback_is_not_asked(opener: RetryingOpener) -> None:
 
 @pytest.mark.usefixtures("loopback_is_public")
 def test_a_redirect_is_checked_like_the_first_url(opener: RetryingOpener) -> None:
-    """127.0.0.1 passes here, for the test's sake; where it sends us to does not."""
+    """127.0.0.1 is allowed in this test; the host to which it redirects is not."""
     with ImageServer() as server:
         good = server.add("/good.jpg", Reply(jpeg()))
         for target in ("http://[::1]:80/", "http://10.0.0.1/", "https://169.254.169.254/latest/", "http://0x0a000001/"):

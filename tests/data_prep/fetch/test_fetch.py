@@ -1,4 +1,4 @@
-"""What is believed of img2dataset's output: rows that are counted, never files that are merely there."""
+"""img2dataset's output is trusted by counted rows, never because a file exists."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_worst_case_covers_every_attempt_and_pause() -> None:
 
 
 def test_a_body_announced_as_too_large_is_not_read() -> None:
-    """A gigabyte announced and a few bytes sent: refused for what it would be, not for being cut off."""
+    """A gigabyte is announced and a few bytes are sent: refused for the announced size, not for the missing bytes."""
     opener = RetryingOpener(FetchLimits(retries=0, max_image_bytes=1_000_000, allow_private_addresses=True))
     with ImageServer() as server, pytest.raises(FetchFailed, match="body_too_large: 1000000000 bytes announced"):
         opener.open(server.add("/x.jpg", Reply(jpeg(), announced=10**9)))

@@ -172,7 +172,7 @@ def test_cookies_and_passwords_stay_with_their_host(server: ImageServer) -> None
 
 
 def test_a_password_goes_along_within_its_origin_and_may_stand_in_a_redirect(server: ImageServer) -> None:
-    """As a browser's does. Percent-encoded letters are sent as what they stand for, in UTF-8."""
+    """It is sent as a browser does; percent-encoded letters are decoded first, in UTF-8."""
     target = server.add("/inner", Reply(JPEG, required=("Authorization", "Basic YcO2OnDDpHM6QHM=")))  # aö:päs:@s
     url = server.add("/outer", Reply(status=301, headers={"Location": "inner"}))
     assert opener().open(url.replace("//", "//a%C3%B6:p%C3%A4s%3A%40s@")).read() == JPEG

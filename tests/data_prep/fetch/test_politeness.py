@@ -76,7 +76,7 @@ def test_every_thread_backs_off_from_a_host_that_answers_429() -> None:
 
 
 def test_a_slot_is_kept_while_its_thread_waits_for_a_further_attempt() -> None:
-    """Or a row could be overtaken for ever, and the watchdog take that for a stall."""
+    """Otherwise other rows could overtake it for ever, and the watchdog would take that for a stall."""
     limiter = HostLimiter(per_host=1)
     opener = RetryingOpener(FetchLimits(retries=1, pause_s=0.2, allow_private_addresses=True), limiter)
     with ImageServer() as server, ThreadPoolExecutor(2) as pool:
@@ -91,7 +91,7 @@ def test_a_slot_is_kept_while_its_thread_waits_for_a_further_attempt() -> None:
 
 
 def test_retry_after_may_be_seconds_or_a_date() -> None:
-    """RFC 9110, 10.2.3; what is neither is no wish."""
+    """RFC 9110, 10.2.3; any other value means no pause."""
     assert retry_after_s("120") == 120
     later = retry_after_s(format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True))
     assert 95 < later <= 100
@@ -165,7 +165,7 @@ def test_only_names_that_this_machine_would_look_up_are_sampled(
 def test_the_command_stops_before_anything_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 1 and nothing recorded. The resolver is played: a real look-up would leave the machine."""
+    """Exit 1 and nothing recorded. The resolver is simulated: a real look-up would leave the machine."""
 
     def dead(host: str, *_: object) -> None:
         raise OSError("no resolver")

@@ -1,4 +1,4 @@
-"""`data_prep filter` as it is typed: its mistakes, what it prints, and the commands and rules of docs/filters.md."""
+"""`data_prep filter` as a user types it: mistakes, output, and the commands and rules of docs/filters.md."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_command_filters_and_reports_what_it_dropped(tmp_path: Path, capsys:
 
 
 def test_every_setting_is_a_flag() -> None:
-    """But for the rules that are off, which --off lists."""
+    """Except for the rules that are off, which --off lists."""
     assert {field.name for field in dataclasses.fields(FilterSettings)} == {*COUNTS, *SHARES, "max_aspect", "off"}
 
 

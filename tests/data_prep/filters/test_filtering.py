@@ -1,4 +1,4 @@
-"""A corpus out of two folders, by every rule: who stays, why the others do not, and that nothing is unaccounted for."""
+"""A corpus of two folders, by every rule: which samples stay, why the others do not, and that every row is counted."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_copies_are_near_and_other_images_are_far(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.stem)
 def test_a_mirror_image_is_one_exclusive_or_away(path: Path) -> None:
-    """But for coefficients in the dead zone: a handful of bits. Without the mask half of the bits differ."""
+    """Except for coefficients in the dead zone: a handful of bits. Without the mask half of the bits differ."""
     photo = Image.open(path).convert("RGB")
     original, mirrored = hash_image(photo), hash_image(ImageOps.mirror(photo))
     assert apart(original, mirrored) <= 16

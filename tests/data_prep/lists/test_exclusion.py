@@ -98,7 +98,7 @@ def test_what_is_excluded_makes_the_job_and_not_how_it_is_written(tmp_path: Path
 def test_a_retry_without_the_lists_of_its_download_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the download left out could come in by the back door."""
+    """Otherwise a retry could fetch what the download left out."""
     folder, job = make_folder(tmp_path / "out", ["timed_out: x"])
     lists = Exclusions(domains=written(tmp_path, "domains", "bad.example\n"))
     path = record_path(Folder(folder.root), job.shard_name(0))

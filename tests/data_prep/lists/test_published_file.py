@@ -1,4 +1,4 @@
-"""Lists as they lie on disks: byte order marks, wide characters, compressed, with other line ends, and no files."""
+"""Lists as people have them: byte order marks, wide characters, compression, other line ends, and paths of no file."""
 
 from __future__ import annotations
 

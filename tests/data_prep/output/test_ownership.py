@@ -84,7 +84,7 @@ def test_a_folder_with_files_of_others_is_no_new_folder(tmp_path: Path, packed: 
 
 
 def test_work_of_others_stays(tmp_path: Path, packed: list[str]) -> None:
-    """`raw` of a photographer under --work is left as it is; a file that would be replaced is refused."""
+    """A person's folder `raw` under --work is left as it is; a file that would be replaced is refused."""
     command = [word if word != str(tmp_path / "out") else str(tmp_path / "used") for word in packed]
     theirs = write(tmp_path / "used" / ".work" / "rows.parquet")
     assert main(command) == 2 and theirs.read_text() == "theirs"

@@ -1,4 +1,4 @@
-"""`download --part I/N`: together the parts are the job that was never cut, for all that happens to one of them."""
+"""`download --part I/N`: together the parts give what the uncut job gives, after any interruption of one of them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def status(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_parts_side_by_side_one_of_them_killed_make_the_shards_of_an_uncut_download(
     server: ImageServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Byte for byte, in one manifest, with every row accounted for; and nobody may make a shard that another makes."""
+    """Byte for byte, in one manifest, with every row accounted for; and no shard may be made by two processes."""
     urls = tmp_path / "list.tsv"
     lines = [f"{server.url(f'/{row:04d}.jpg')}\tpicture {row}" for row in range(NUM_ROWS)]
     urls.write_text("url\tcaption\n" + "\n".join(lines) + "\n")

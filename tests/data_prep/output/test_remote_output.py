@@ -60,7 +60,7 @@ def packed(bucket: str, pictures: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_a_store_gets_the_bytes_that_a_disk_gets(packed: tuple[str, Path], pictures: Path, tmp_path: Path) -> None:
-    """Tars, failures and job; and nothing but work in progress stays on this machine."""
+    """Tars, failures and job are in the store; only work in progress stays on this machine."""
     address, work = packed
     assert main(pack(pictures, tmp_path / "local")) == 0
     for pattern in ("shards/*.tar", "failures/*", "job.json"):
@@ -177,7 +177,7 @@ def test_a_file_uri_is_a_path() -> None:
 def test_a_store_that_does_not_answer_is_reported(
     bucket: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody listens at port 9."""
+    """No server listens at port 9."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     fsspec.get_filesystem_class("s3").clear_instance_cache()

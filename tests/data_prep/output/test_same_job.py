@@ -1,4 +1,4 @@
-"""The same command again continues and reads what turned up; one that would make other rows is refused by name."""
+"""The same command again resumes and reads added images; one that would make other rows is refused by name."""
 
 from __future__ import annotations
 

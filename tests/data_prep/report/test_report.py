@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Seen(HTMLParser):
-    """What a browser would make of the page: elements, attributes, and the text of each section."""
+    """The page as a browser reads it: elements, attributes, and the text of each section."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -113,7 +113,7 @@ def shard_of_three() -> bytes:
 
 
 def test_what_verify_passes_the_trainer_reads_to_the_same_bytes(tmp_path: Path) -> None:
-    """The record's sums are right for the damaged bytes each time: only the content can give the damage away."""
+    """The record's sums are right for the damaged bytes each time: only the content can show the damage."""
     good, passed, tar = shard_of_three(), 0, tmp_path / "shards" / "s-00000.tar"
     tar.parent.mkdir()
     for number in range(ROUNDS):

@@ -79,7 +79,7 @@ def members(tar: Path) -> list[tuple[str, bytes]]:
 
 
 def rewrite(tar: Path, content: list[tuple[str, bytes]]) -> None:
-    """Put other members into a shard and make its record agree with the bytes: only the content can give it away."""
+    """Put other members into a shard and make its record agree with the bytes: only the content can show it."""
     with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as file:
         for name, data in content:
             member = tarfile.TarInfo(name)

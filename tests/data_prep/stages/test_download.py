@@ -130,7 +130,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """One download of everything above. The server is also everyone else's proxy, so it sees who phones home."""
+    """One download of everything above. The server is also the proxy for all hosts, so it sees all requests."""
     root = tmp_path_factory.mktemp("hostile")
     with ImageServer() as server, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
@@ -227,7 +227,7 @@ def test_a_password_of_the_list_is_kept_where_retries_need_it_and_nowhere_else(h
 
 
 def test_nothing_is_sent_beyond_the_listed_hosts(hostile_run: Run) -> None:
-    """Even with albumentations' update check switched on in the environment, nobody asks the package index."""
+    """Even with albumentations' update check switched on in the environment, no request goes to the package index."""
     assert hostile_run.server.foreign == []
 
 

@@ -110,7 +110,7 @@ def test_every_sample_is_kept_or_counted(tmp_path: Path) -> None:
 
 
 def test_a_jpeg_that_is_as_it_should_be_keeps_its_bytes() -> None:
-    """Another encoding would only lose; what is too large, gray, turned or no JPEG is encoded as usual."""
+    """A second encoding would only lose quality; what is too large, gray, turned or no JPEG is encoded as usual."""
     settings = ImageSettings(image_size=64)
     kept = keep_or_encode(SMALL, settings)
     assert kept.jpeg == SMALL and (kept.width, kept.height) == (90, 60) == (kept.original_width, kept.original_height)

@@ -1,4 +1,4 @@
-"""Progress is a bar where someone watches and a line where a log is kept; a pool that loses a worker raises."""
+"""Progress is a bar on a terminal and lines in a log; a pool that loses a worker raises."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def taken(folder: Path) -> tuple[str, int] | None:
 
 
 def test_the_checkpoint_that_latest_names_is_taken(tmp_path):
-    """Not the one with the highest step: a newer one may be whole but not yet published."""
+    """It is not always the one with the highest step: a newer one may be whole but not yet published."""
     published(tmp_path, 20)
     published(tmp_path, 10)
     assert taken(tmp_path) == ("step_00000010", 10)

@@ -32,7 +32,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_room(rank: int, _size: int, recipe: str, run_dir: str, overrides: list[str], first: int, last: int) -> str:
     """Train; while the steps `first` to `last` are taken the kernel refuses rank 1 files above SMALL bytes.
 
-    A limit on the file's size takes the same way through every writer as a full disk: write(2) fails in mid-file.
+    A limit on a file's size acts on every writer as a full disk does: write(2) fails in mid-file.
 
     Returns: what ended the run.
     """

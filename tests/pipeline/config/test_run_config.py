@@ -103,7 +103,7 @@ def test_flags_say_texts_lists_booleans_and_null() -> None:
 
 
 def test_a_recipe_without_a_name_takes_its_file_s(tmp_path: Path) -> None:
-    """And the config.yaml of a run folder that folder's."""
+    """And the config.yaml of a run folder gets the name of the folder."""
     (tmp_path / "mine.yaml").write_text("seed: 1\n")
     assert load_config(tmp_path / "mine.yaml").name == "mine"
     (tmp_path / "config.yaml").write_text("seed: 1\n")
@@ -196,7 +196,7 @@ def test_a_recipe_that_is_not_there_names_the_nearest() -> None:
 
 
 def test_every_key_has_its_docstring() -> None:
-    """`--help` is made of them."""
+    """`--help` prints them."""
     assert [key.name for key in recipe_keys() if not key.doc] == []
 
 

@@ -1,4 +1,4 @@
-"""Training data through a /dev/shm of a few megabytes: what is taken of it is foreseen, and too little is an error."""
+"""Training data through a /dev/shm of a few megabytes: the need is computed beforehand, and too little is an error."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_auto_becomes_the_recipe_s_numbers(name: str, world_size: int) -> None:
 
 
 def test_a_misspelt_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
-    """DeepSpeed would ignore it without a word."""
+    """DeepSpeed would silently ignore it."""
     path = written(tmp_path, gradient_cliping=1.0, zero_optimization={"stage": 1, "overlap_com": True})
     with pytest.raises(ConfigError, match=r"cannot use gradient_cliping, zero_optimization.overlap_com") as refusal:
         resolve_ds_config(recipe(path), 1)
@@ -215,7 +215,7 @@ def test_deepspeed_trains_with_every_shipped_file() -> None:
 
 
 def test_the_top_level_keys_we_hand_on_are_deepspeed_s() -> None:
-    """Each stands, quoted or as a constant's value, in DeepSpeed's own source: none is of our invention."""
+    """Each stands, quoted or as a constant's value, in DeepSpeed's own source: none is invented."""
     import deepspeed
 
     source = "\n".join(path.read_text() for path in Path(deepspeed.__path__[0], "runtime").glob("**/con*.py"))

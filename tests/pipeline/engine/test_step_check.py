@@ -1,4 +1,4 @@
-"""Steps that are not finite, at every ZeRO stage and precision, in real runs that are poisoned for real."""
+"""Steps that are not finite, at every ZeRO stage and precision, in real runs with real NaNs and infinities."""
 
 from __future__ import annotations
 

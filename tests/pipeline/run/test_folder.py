@@ -1,4 +1,4 @@
-"""The run folder: what is written, and which changes a run takes on its way."""
+"""The run folder: what is written, and which changes of the recipe a run accepts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_what_a_run_cannot_change_is_refused(tmp_path: Path, change: dict[str, A
 
 
 def test_the_stop_file_of_the_run_before_is_removed(tmp_path: Path) -> None:
-    """Else the same command again would stop at once."""
+    """Otherwise the same command would stop at once."""
     folder = start(tmp_path)
     folder.stop_file.touch()
     start(tmp_path)
@@ -90,7 +90,7 @@ def test_the_stop_file_of_the_run_before_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    """A file in its place, here."""
+    """Here because a file has its name."""
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         start(tmp_path)

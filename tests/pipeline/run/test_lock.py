@@ -74,7 +74,7 @@ def test_a_second_start_in_the_same_folder_is_refused_and_the_first_continues(tm
 
 
 def test_a_start_waits_for_the_one_before_it(tmp_path: Path) -> None:
-    """On its way out, which may take as long as a save."""
+    """It is about to end, which may take as long as a save."""
     process = holder(tmp_path / "run", seconds=1.5)
     with exclusive_run(tmp_path / "run", ALONE):
         assert process.wait(timeout=10) == 0
@@ -106,7 +106,7 @@ def refused(_rank: int, _world_size: int, run_dir: str) -> str:
 
 
 def test_all_ranks_are_refused(tmp_path: Path) -> None:
-    """None is left waiting for rank 0."""
+    """No rank is left waiting for rank 0."""
     process = holder(tmp_path, seconds=600)
     errors = run_ranks(refused, 2, str(tmp_path), process_group=False)
     assert errors[0] == errors[1] and f"process {process.pid}" in errors[0]

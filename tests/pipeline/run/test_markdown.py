@@ -1,4 +1,4 @@
-"""Text of strangers in Markdown: it stands there as it is."""
+"""Text of strangers in Markdown: it is shown as it is."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_run_that_starts_again_leaves_nothing_of_the_one_before(tmp_path: Path
 
 
 def test_infinities_are_null_in_json(tmp_path: Path) -> None:
-    """A gradient norm of a skipped step is infinite, which JSON cannot say."""
+    """A gradient norm of a skipped step is infinite, which JSON cannot hold."""
     metrics = open_metrics(tmp_path, 0, tensorboard=False)
     metrics.write(1, {"optim/grad_norm": float("inf"), "train/loss": float("nan")})
     metrics.close()

@@ -1,4 +1,4 @@
-"""Reading manifests: what is in them, and a clear word about everything that can be wrong with one."""
+"""Reading manifests: what is in them, and a clear error for everything that can be wrong with one."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def test_other_tars_in_the_folder_neither_go_nor_count(cache):
-    """A backup as old as the hills, a tar that has the form of a copy's name, in cache_dir and in our folder."""
+    """An old backup, a tar whose name has the form of a copy's name, in cache_dir and in our folder."""
     cache.read(0)
     mine = [
         cache.scratch / "backup.tar",

@@ -1,4 +1,4 @@
-"""Manifests and shards by URL, and through pipes: the same samples, patience, bounds, and clear words when it fails."""
+"""Manifests and shards by URL, and through pipes: the same samples, retries, bounds, and clear errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who stands in for a bad sample."""
+"""Which samples replace a bad one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_shard_cut_in_half_still_holds_a_replacement():
 
 
 def test_first_replacements_differ():
-    """Two bad samples of one shard never get the same stand-in."""
+    """Two bad samples of one shard never get the same first replacement."""
     found = replacements(starts(3, 10, 1), np.arange(3, 13))[:, 0]
     assert len(set(found.tolist())) == 10
 

@@ -151,7 +151,7 @@ def test_a_manifest_becomes_images_with_their_texts(tmp_path):
 
 
 def test_a_bad_sample_of_a_manifest_ends_the_evaluation(tmp_path):
-    """Where training would take an replacement, an evaluation on other data would be another number."""
+    """Where training would take a replacement, an evaluation on other data would be another number."""
     bad = dataclasses.replace(pair(1), record=b"{")
     manifest = read_manifest(write_manifest(tmp_path, [[pair(0), bad]]))
     with pytest.raises(DataError, match="000000001 cannot be used: json_damaged"):

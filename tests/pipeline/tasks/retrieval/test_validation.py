@@ -51,7 +51,7 @@ def manifest(tmp_path_factory) -> Path:
 
 
 def test_scalars_are_those_of_evaluate_on_the_same_pairs(manifest, tmp_path):
-    """All pairs, first captions: what `pipeline evaluate --data` says of the exported model, under val/."""
+    """All pairs, first captions: the numbers of `pipeline evaluate --data` for the exported model, under val/."""
     model = make_model()
     scalars = Validator(config(manifest, num_images=100), CONFIG, AlbefTokenizer(), world()).run(model)
     assert set(scalars) == NAMES
