@@ -7,4 +7,5 @@ atomic_file  files that are replaced whole or not at all
 errors       errors that a user can cause and fix: message, hint, exit code
 nearest      the nearest valid name, for hints
 parser       argparse whose errors have a hint
+progress     a bar on a terminal, lines in a log; durations as text
 """
