@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from tests.pipeline.engine.test_deepspeed_contract import CONTRACT
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("albef", "base", "data_prep", "demo", "pipeline", "samples")
 
@@ -182,3 +184,65 @@ def test_only_pretraining_names_what_is_its_own() -> None:
         if not file.startswith("pipeline/tasks/pretraining/") and file not in NOT_YET:
             found += [f"{file}:{line}: {text}" for line, text in named(path) if OF_PRETRAINING.search(words(text))]
     assert found == []
+
+
+# What of DeepSpeed is used where
+
+KNOW_DEEPSPEED = ("pipeline.engine", "pipeline.checkpoints")
+"""The rooms that know DeepSpeed's insides."""
+DOCUMENTED = {"backward", "load_checkpoint", "module", "optimizer", "param_groups", "save_checkpoint", "step"}
+"""What DeepSpeed's documentation has of an engine and its optimizer."""
+ENGINES = ("engine", "optimizer")
+"""What variables and attributes that are DeepSpeed's are called."""
+COUNTED_OUTSIDE = {"skipped_steps"}
+"""Read for the log by the trainer."""
+CONFIG_KEYS = {"zero_optimization"}
+"""Of DeepSpeed's JSON, and documented; the engine's method of that name is not."""
+NOT_DEEPSPEED = {"cls", "self", "torch"}
+"""Names whose attributes with an underscore are not DeepSpeed's."""
+
+
+def internals_of_deepspeed(module: str, path: Path) -> Iterable[str]:
+    """Names that a file imports out of DeepSpeed, takes from an engine or optimizer, or has as a whole string.
+
+    In the rooms that know DeepSpeed any attribute with an underscore counts.
+    """
+    knows = any(belongs(module, room) for room in KNOW_DEEPSPEED)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("deepspeed."))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("deepspeed"):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and node.value in CONTRACT.keys() - CONFIG_KEYS:
+            yield str(node.value)
+        elif isinstance(node, ast.Attribute):
+            base = node.value.id if isinstance(node.value, ast.Name) else getattr(node.value, "attr", "")
+            private = knows and re.match("_[^_]", node.attr) and base not in NOT_DEEPSPEED
+            if (base, node.attr) == ("optimizer", "optimizer"):
+                yield "optimizer.optimizer"
+            elif private or node.attr in CONTRACT or (base in ENGINES and node.attr not in DOCUMENTED):
+                yield node.attr
+
+
+@cache
+def uses_of_deepspeed() -> dict[str, set[str]]:
+    """Module -> names."""
+    files = {name: path for name, path in modules().items() if belongs(name, "pipeline")}
+    return {name: found for name, path in files.items() if (found := set(internals_of_deepspeed(name, path)))}
+
+
+def test_two_rooms_know_the_insides_of_deepspeed() -> None:
+    """No other file of the product takes an undocumented name of it."""
+    outside = {
+        name: sorted(found - COUNTED_OUTSIDE)
+        for name, found in uses_of_deepspeed().items()
+        if found - COUNTED_OUTSIDE and not any(belongs(name, room) for room in KNOW_DEEPSPEED)
+    }
+    assert outside == {}
+
+
+def test_every_inside_of_deepspeed_has_a_test_of_its_meaning() -> None:
+    """And none is tested that nothing uses."""
+    used = {name for found in uses_of_deepspeed().values() for name in found}
+    assert sorted(used - CONTRACT.keys()) == []
+    assert sorted(CONTRACT.keys() - used) == []

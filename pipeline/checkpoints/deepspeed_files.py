@@ -162,19 +162,19 @@ def _whole(folder: Path, meta: CheckpointMeta, optimizer_names: Sequence[Sequenc
     """Stage 0: every weight is in one file; in bf16 the fp32 weights are the optimizer's, which have no names."""
     states = _load(folder, meta, MODEL_STATES)
     module: dict[str, Tensor] = states["module"]
-    optimizer: dict[str, Any] = states.get("optimizer") or {}
+    saved_optimizer: dict[str, Any] = states.get("optimizer") or {}
     exact = module
     if any(tensor.dtype != torch.float32 for tensor in module.values()):
-        if "fp32_groups" not in optimizer:
+        if "fp32_groups" not in saved_optimizer:
             raise CheckpointError(
                 f"{folder / MODEL_STATES} holds no fp32 weights", "it was written by another version of DeepSpeed"
             )
-        exact = _named(optimizer["fp32_groups"], module, folder)
+        exact = _named(saved_optimizer["fp32_groups"], module, folder)
     found = SavedParameters(
         pieces={name: {WEIGHT: [tensor]} for name, tensor in exact.items()}, skipped_steps=states["skipped_steps"]
     )
     if optimizer_names is not None:
-        state = optimizer.get("optimizer_state_dict", optimizer)["state"]
+        state = saved_optimizer.get("optimizer_state_dict", saved_optimizer)["state"]
         for number, name in enumerate(name for group in optimizer_names for name in group):
             if not state.get(number):
                 continue

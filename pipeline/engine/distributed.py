@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(minutes=30)
 """A collective that waits longer than this for another rank fails."""
+COLLECTIVES_IN = ("torch/distributed/", "deepspeed/comm/")
+"""In the paths of their code: a thread with one of these in its stack is waiting for other ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)

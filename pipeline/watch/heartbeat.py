@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from base.errors import UserError
-from pipeline.engine.distributed import World
+from pipeline.engine.distributed import COLLECTIVES_IN, World
 from pipeline.exit_codes import LOST
 from pipeline.run import logs
 from pipeline.watch import launcher
@@ -38,8 +38,6 @@ CERTAIN_BEATS = 3
 FAREWELL_S = 10.0
 """How long the others wait for a rank that exits with its own error, which it has printed, to end the job itself."""
 NETWORK_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
-WAITING_IN = (f"torch{os.sep}distributed{os.sep}", f"deepspeed{os.sep}comm{os.sep}")
-"""Paths of collectives: a main thread with one of these in its stack is waiting for other ranks."""
 
 
 @dataclass(kw_only=True)
@@ -301,7 +299,7 @@ def of_the_network(error: BaseException) -> bool:
 def waits_for_others(frame: FrameType | None) -> bool:
     """Whether the stack goes through a collective."""
     while frame is not None:
-        if any(folder in frame.f_code.co_filename for folder in WAITING_IN):
+        if any(folder in frame.f_code.co_filename for folder in COLLECTIVES_IN):
             return True
         frame = frame.f_back
     return False
