@@ -49,7 +49,7 @@ fix: $(ENVIRONMENT)  ## let ruff repair and format what it can
 docs: $(ENVIRONMENT)  ## write docs/recipes.md, the reference of every recipe key
 	$(PY) -m pipeline.config.reference docs/recipes.md
 
-# DeepSpeed prints its own notes; the result is the one line that is a JSON object.
+# One lane on one GPU: what each of 8 GPUs has to do of a step of the recipe.
 gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benchmarks/results/DATE-DEVICE.json
 	@$(PY) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
 		"error: torch sees no GPU\nhint: nvidia-smi shows the driver; make test needs none")'
@@ -57,7 +57,7 @@ gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benc
 	@mkdir -p benchmarks/results
 	@device=$$($(PY) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))'); \
 	file=benchmarks/results/$$(date +%Y-%m-%d)-$$device.json; \
-	$(PY) -m pipeline bench step --device cuda --json | grep '^{' > $$file && cat $$file
+	$(PY) -m pipeline bench step albef_14m --device cuda --batch.global_batch_size=64 --json > $$file && cat $$file
 
 chaos: $(ENVIRONMENT)  ## 50 kill -9 over one run, and whether a bit differs in the end; twenty minutes
 	$(PY) -m tests.chaos.storm

@@ -21,7 +21,7 @@ import torch
 from pipeline.config.run_config import load_config
 from pipeline.config.sections import CheckpointConfig
 from pipeline.engine import distributed
-from pipeline.tasks.pretraining.task import PRETRAINING
+from pipeline.tasks.pretraining.maker import PRETRAINING
 from pipeline.train import build, save, train_step
 from pipeline.watch.heartbeat import Heartbeat
 from tests.support.shards import write_corpus
@@ -58,7 +58,7 @@ def measure(run_dir: Path, recipe: Path, size: str, repeat: int) -> dict[str, ob
         training = build(run, run_dir, world, heartbeat, PRETRAINING)
         training.saver.config = CheckpointConfig(keep_last=1)
         steps = training.loader.steps()
-        train_step(training, next(steps))
+        train_step(training.parts, next(steps), heartbeat.phase)
         paused: dict[str, list[float]] = {"waited": [], "background": []}
         steps_meanwhile, number = 0, 1
         for _ in range(repeat):
@@ -70,7 +70,7 @@ def measure(run_dir: Path, recipe: Path, size: str, repeat: int) -> dict[str, ob
                     training.saver.finish()
                 times.append(time.monotonic() - began)
                 while way == "background":
-                    train_step(training, next(steps))
+                    train_step(training.parts, next(steps), heartbeat.phase)
                     steps_meanwhile += 1
                     began = time.monotonic()
                     published = training.saver.publish_if_written() is not None

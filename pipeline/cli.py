@@ -37,11 +37,11 @@ COMMANDS = {
     "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval"),
     "export": ("pipeline.tasks.pretraining.export", "turn a checkpoint into a model folder, or the official .pth"),
     "import": ("pipeline.tasks.pretraining.import_official", "turn an official .pth into a model folder"),
-    "bench": ("pipeline.planning.bench", "measure one training step on this machine's device"),
+    "bench": ("pipeline.planning.bench", "measure one training step of a recipe on this device"),
 }
 """Command -> (module with `add_arguments(parser)` and `run(args) -> exit code`, what it does)."""
 
-TAKES_RECIPE = ("check", "pretrain")
+TAKES_RECIPE = ("bench", "check", "pretrain")
 """Commands whose flags include every key of a recipe; their `run` gets them as `args.overrides`."""
 
 RANK_VARIABLES = ("RANK", "SLURM_PROCID")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ from pipeline.engine.distributed import World
 from pipeline.engine.ds_config import ResolvedDeepSpeed, resolve_ds_config
 from pipeline.engine.optim import build_optimizer
 from pipeline.engine.schedule import lr_at
-from pipeline.engine.step_check import check_step, take_step
+from pipeline.engine.step_check import StepCheck, check_step, take_step
 from pipeline.exit_codes import STOPPED_AND_SAVED
 from pipeline.planning.flops import flops_per_sample, peak_flops
 from pipeline.run.data_fingerprint import check_same_data
@@ -44,6 +44,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.lock import exclusive_run
 from pipeline.run.metrics import Metrics
 from pipeline.task import LaneStep, Pictures, Task, must_be_finite
+from pipeline.task_maker import TaskMaker
 from pipeline.watch.heartbeat import Heartbeat
 from pipeline.watch.skipped_steps import SkippedSteps, StepFacts
 from pipeline.watch.slow_steps import SlowSteps
@@ -52,34 +53,48 @@ from pipeline.watch.stop_signals import StopSignals
 log = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
-class Training:
-    """The parts of a run, built once and handed to every function below."""
+@dataclass(frozen=True, kw_only=True)
+class StepParts:
+    """What a training step needs. `bench step` makes one too, and measures the same `train_step`."""
 
     run: RunConfig
     world: World
-    folder: RunFolder
     ds: ResolvedDeepSpeed
     task: Task
     engine: Any
+    lanes: range
+    """This rank's lanes of the global batch."""
+    steps_per_epoch: int
+    total_steps: int
+
+
+@dataclass(kw_only=True)
+class Training:
+    """The parts of a run, built once."""
+
+    parts: StepParts
+    folder: RunFolder
     loader: TrainingLoader
     saver: CheckpointSaver
     metrics: Metrics
     heartbeat: Heartbeat
     skipped: SkippedSteps
     slow: SlowSteps
-    total_steps: int
     start_step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskMaker:
-    """How a run gets its task."""
+class StepResult:
+    """What one training step gave."""
 
-    make: Callable[[RunConfig, World, torch.dtype], Task]
-    """Makes it, equal on all ranks, given the type of the engine's arithmetic."""
-    batch_module: str
-    """Where its batcher is defined: data workers import it once, together, while the model is being built."""
+    check: StepCheck
+    losses: Tensor | None
+    """Means over this rank's lanes in the order of `Task.loss_names`, float64, on the device; None if skipped."""
+    scalars: Mapping[str, float | Tensor]
+    """The task's, by full name; equal on all ranks."""
+    lr: float
+    pictures: Callable[[], Pictures] | None
+    """Draws lane 0, on the rank that has it, if it was asked for."""
 
 
 def train(run: RunConfig, run_dir: Path, task: TaskMaker, *, resume: str = "auto") -> int:
@@ -102,7 +117,6 @@ def train(run: RunConfig, run_dir: Path, task: TaskMaker, *, resume: str = "auto
         training = build(run, run_dir, world, heartbeat, task)
         leaving.callback(training.loader.close)
         leaving.callback(training.metrics.close)
-        heartbeat.phase("loading the checkpoint")
         resume_run(training, resume)
         return fit(training, stop)
 
@@ -119,6 +133,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
     heartbeat.phase("building the model")
     task = maker.make(run, world, ds.compute_dtype)
     num_lanes = run.batch.num_lanes
+    lanes = lanes_of_rank(world.rank, world.size, num_lanes)
     loader = TrainingLoader(
         manifest,
         data=run.data,
@@ -126,29 +141,40 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
         seed=run.seed,
         micro_batch_size=run.batch.micro_batch_size,
         num_lanes=num_lanes,
-        lanes=lanes_of_rank(world.rank, world.size, num_lanes),
+        lanes=lanes,
         pin_memory=world.device.type == "cuda",
     )
     warn_of_shared_memory(loader, world)
     heartbeat.phase("starting DeepSpeed")
-    optimizer = build_optimizer(task.model, run.optim, device=world.device)
-    engine, *_ = deepspeed.initialize(model=task.model, optimizer=optimizer, config=ds.config, dist_init_required=False)
-    total_steps = run.total_steps(loader.steps_per_epoch)
-    return Training(
+    parts = StepParts(
         run=run,
         world=world,
-        folder=folder,
         ds=ds,
         task=task,
-        engine=engine,
+        engine=start_engine(run, ds, task, world),
+        lanes=lanes,
+        steps_per_epoch=loader.steps_per_epoch,
+        total_steps=run.total_steps(loader.steps_per_epoch),
+    )
+    return Training(
+        parts=parts,
+        folder=folder,
         loader=loader,
-        saver=CheckpointSaver(folder=folder.checkpoints, config=run.checkpoint, world=world, engine=engine, task=task),
-        metrics=build_metrics(run, folder, world, ds, loss_names=task.loss_names, total_steps=total_steps),
+        saver=CheckpointSaver(
+            folder=folder.checkpoints, config=run.checkpoint, world=world, engine=parts.engine, task=task
+        ),
+        metrics=build_metrics(parts, folder, maker),
         heartbeat=heartbeat,
         skipped=SkippedSteps(folder.skipped, run.watch, world, loss_names=must_be_finite(task.loss_names)),
         slow=SlowSteps(run.watch.slow_step_factor, world),
-        total_steps=total_steps,
     )
+
+
+def start_engine(run: RunConfig, ds: ResolvedDeepSpeed, task: Task, world: World) -> Any:
+    """DeepSpeed's engine around the task's model, as the recipe has it."""
+    optimizer = build_optimizer(task.model, run.optim, device=world.device)
+    engine, *_ = deepspeed.initialize(model=task.model, optimizer=optimizer, config=ds.config, dist_init_required=False)
+    return engine
 
 
 def warn_of_shared_memory(loader: TrainingLoader, world: World) -> None:
@@ -159,27 +185,22 @@ def warn_of_shared_memory(loader: TrainingLoader, world: World) -> None:
         log.warning("%s: %s", short, shared_memory.HINT)
 
 
-def build_metrics(
-    run: RunConfig,
-    folder: RunFolder,
-    world: World,
-    ds: ResolvedDeepSpeed,
-    *,
-    loss_names: Sequence[str],
-    total_steps: int,
-) -> Metrics:
+def build_metrics(parts: StepParts, folder: RunFolder, maker: TaskMaker) -> Metrics:
     """The run's scalars; on a GPU with what MFU needs, counted once (on the CPU `bench step` reports it)."""
+    run, world = parts.run, parts.world
     flops, peak = 0.0, 0.0
     if world.is_main and world.device.type == "cuda":
-        flops = flops_per_sample(run.model, run.objective, batch_size=run.batch.micro_batch_size)
-        peak, source = peak_flops(world.device, ds.compute_dtype)
+        flops = flops_per_sample(
+            maker.sketch(run, parts.ds.compute_dtype), maker.noise(run, run.batch.micro_batch_size)
+        )
+        peak, source = peak_flops(world.device, parts.ds.compute_dtype)
         log.info("%.1f GFLOP a sample, peak %.0f TFLOP/s (%s)", flops / 1e9, peak / 1e12, source)
     return Metrics(
         run.logging,
         folder,
         world,
-        loss_names=loss_names,
-        total_steps=total_steps,
+        loss_names=parts.task.loss_names,
+        total_steps=parts.total_steps,
         batch=run.batch.global_batch_size,
         flops_per_sample=flops,
         peak_flops=peak,
@@ -188,103 +209,116 @@ def build_metrics(
 
 def fit(training: Training, stop: StopSignals) -> int:
     """Step after step from `start_step`; log, validate, save when due. Returns the exit code."""
-    run, metrics, heartbeat = training.run, training.metrics, training.heartbeat
-    if training.start_step >= training.total_steps:
-        log.info("%s has taken its %d steps already", run.name, training.total_steps)
+    parts, metrics, heartbeat = training.parts, training.metrics, training.heartbeat
+    run, total_steps, skipped = parts.run, parts.total_steps, training.skipped
+    if training.start_step >= total_steps:
+        log.info("%s has taken its %d steps already", run.name, total_steps)
         return 0
     if training.start_step == 0:
         validate(training, step=0)
-    training.skipped.begin_at(training.start_step)
-    heartbeat.phase("waiting for data", step=training.start_step)
+    skipped.begin_at(training.start_step)
     metrics.start(training.start_step)
-    for batches in timed(training.loader.steps(training.start_step), metrics):
-        losses, scalars = train_step(training, batches)
+    for batches in waited_for(training):
         done = batches.step + 1
+        result = train_step(parts, batches, heartbeat.phase, draw=metrics.images_due(done))
         heartbeat.phase("between steps", step=done)
-        last = done >= training.total_steps
-        metrics.record(done, losses, epoch=batches.epoch, skipped=batches.skipped, scalars=scalars)
-        training.slow.note(done, *metrics.step_s, batches.lanes[0].keys)
+        last = done >= total_steps
+        report(training, batches, result)
         stopping = stop.agreed() and not last
         if last or due(done, run.validation.every_steps):
             validate(training, step=done)
-        too_many_skipped = training.skipped.too_many
-        leaving = last or stopping or too_many_skipped
+        leaving = last or stopping or skipped.too_many
         training.saver.publish_if_written()
         if leaving or due(done, run.checkpoint.save_every):
-            heartbeat.phase("saving")
             try:
                 save(training, step=done, epoch=batches.epoch, wait=leaving)
             except CheckpointError:
-                if not too_many_skipped:  # else the reason to stop matters more; the log reports the failed save
+                if not skipped.too_many:  # else the reason to stop matters more; the log reports the failed save
                     raise
-        if too_many_skipped:
-            raise training.skipped.error()
+        if skipped.too_many:
+            raise skipped.error()
         if last:
-            log.info("%s has taken its %d steps", run.name, training.total_steps)
+            log.info("%s has taken its %d steps", run.name, total_steps)
             return 0
         if stopping:
-            log.info("told to stop by %s: saved at step %d of %d", stop.reason, done, training.total_steps)
+            log.info("stopped by %s: saved at step %d of %d", stop.reason, done, total_steps)
             return STOPPED_AND_SAVED
-        heartbeat.phase("waiting for data")
     raise AssertionError("the loader is endless")
 
 
-def train_step(training: Training, batches: StepBatches) -> tuple[Tensor | None, dict[str, Any]]:
+def train_step(
+    parts: StepParts, batches: StepBatches, phase: Callable[[str], None], *, draw: bool = False
+) -> StepResult:
     """One optimizer step over this rank's lanes.
 
     A step whose losses or gradient are not finite on any rank moves nothing on all of them: no weight, no moment,
     nothing of the task's; only its batch counts as seen.
 
-    Returns:
-        Means over this rank's lanes of the task's losses, on the device, None for a skipped step; and what is equal on
-        all ranks: rate, gradient norm, skipped steps, the task's scalars.
+    Args:
+        phase: is called with the name of each part of the step as it begins.
+        draw: whether the result can draw pictures of lane 0.
     """
-    run, world, engine, task = training.run, training.world, training.engine, training.task
-    step, lanes, steps_per_epoch = batches.step, training.loader.lanes, training.loader.steps_per_epoch
-    lr = lr_at(step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=training.total_steps)
+    run, world, engine, task, lanes = parts.run, parts.world, parts.engine, parts.task, parts.lanes
+    step, steps_per_epoch = batches.step, parts.steps_per_epoch
+    lr = lr_at(step, run.schedule, lr=run.optim.lr, steps_per_epoch=steps_per_epoch, total_steps=parts.total_steps)
     set_lr(engine, lr)
     values: list[Tensor] = []
     scalars: Mapping[str, float | Tensor] = {}
     pictures: Callable[[], Pictures] | None = None
     for lane, host_batch in zip(lanes, batches.lanes, strict=True):
-        training.heartbeat.phase("forward and backward")
+        phase("forward")
         batch = host_batch.to(world.device, non_blocking=True)
         torch.manual_seed(seeds.derive(run.seed, "dropout", batches.epoch, step, lane))
         at = LaneStep(step=step, epoch=batches.epoch, lane=lane, num_lanes=len(lanes), steps_per_epoch=steps_per_epoch)
         losses = task.losses(engine, batch, at)
+        phase("backward")
         engine.backward(losses.total)
         values.append(losses.values)
         scalars = losses.scalars
-        if lane == 0 and training.metrics.images_due(step + 1):
+        if draw and lane == 0:
             pictures = losses.pictures
         del batch, losses  # or the next lane's forward would hold this lane's batch as well
         if lane != lanes[-1]:
             engine.step()  # counts the lane; the weights move after the last one
-    training.heartbeat.phase("taking the step")
+    phase("check")
     check = check_step(engine, torch.stack(values), world, num_losses=len(must_be_finite(task.loss_names)))
+    phase("optimizer")
     take_step(engine, check, clip_grad_norm=run.optim.clip_grad_norm)
+    phase("advance")
     if check.skipped:
         task.discard()
-        training.skipped.record(batches, lanes, check, step_facts(training, scalars))
     else:
         task.advance(engine, steps_done=step + 1)
-        training.skipped.taken()
-        if pictures is not None:
-            training.metrics.show(step + 1, *pictures())
     # float64: exact sums of a few fp32 losses, so the lanes may be added in any order, on any rank
-    return None if check.skipped else check.losses.double().sum(dim=0) / len(lanes), {
-        "optim/lr": lr,
-        "optim/grad_norm": check.norm,
-        "optim/skipped_steps": engine.skipped_steps,
-        **scalars,
+    means = None if check.skipped else check.losses.double().sum(dim=0) / len(lanes)
+    return StepResult(check=check, losses=means, scalars=scalars, lr=lr, pictures=pictures)
+
+
+def report(training: Training, batches: StepBatches, result: StepResult) -> None:
+    """Record a step: its scalars, its pictures where they are due, a dump where it was skipped."""
+    parts, metrics, done = training.parts, training.metrics, batches.step + 1
+    if result.check.skipped:
+        training.skipped.record(batches, parts.lanes, result.check, step_facts(parts, result.scalars))
+    else:
+        training.skipped.taken()
+        if result.pictures is not None:
+            metrics.show(done, *result.pictures())
+    scalars = {
+        "optim/lr": result.lr,
+        "optim/grad_norm": result.check.norm,
+        "optim/skipped_steps": parts.engine.skipped_steps,
+        **result.scalars,
         "speed/slow_steps": training.slow.total,
     }
+    metrics.record(done, result.losses, epoch=batches.epoch, skipped=batches.skipped, scalars=scalars)
+    training.slow.note(done, *metrics.step_s, batches.lanes[0].keys)
 
 
 def resume_run(training: Training, resume: str) -> None:
     """Load the newest whole checkpoint of the run folder, if there is one; every rank takes the same."""
-    world, folder = training.world, training.folder
-    found = world.broadcast_object(find_on_main(folder.checkpoints) if world.is_main else None)
+    parts, folder = training.parts, training.folder
+    training.heartbeat.phase("loading the checkpoint")
+    found = parts.world.broadcast_object(find_on_main(folder.checkpoints) if parts.world.is_main else None)
     if isinstance(found, CheckpointError):
         raise found
     folder.check_resume(resume, found is not None)
@@ -295,15 +329,15 @@ def resume_run(training: Training, resume: str) -> None:
     load_checkpoint(
         path,
         meta,
-        training.engine,
-        training.task,
-        world=world,
-        zero_stage=training.ds.stage,
-        precision=training.ds.precision,
+        parts.engine,
+        parts.task,
+        world=parts.world,
+        zero_stage=parts.ds.stage,
+        precision=parts.ds.precision,
     )
     training.start_step = meta.step
     training.metrics.open_at_step(meta.step)
-    log.info("resuming from %s: step %d of %d", path, meta.step, training.total_steps)
+    log.info("resuming from %s: step %d of %d", path, meta.step, parts.total_steps)
 
 
 def find_on_main(checkpoints: Path) -> tuple[Path, CheckpointMeta] | CheckpointError | None:
@@ -316,39 +350,41 @@ def find_on_main(checkpoints: Path) -> tuple[Path, CheckpointMeta] | CheckpointE
 
 def save(training: Training, *, step: int, epoch: int, wait: bool) -> None:
     """Begin to save `step` finished steps; with `wait` (the last step, a requested stop) until it is published."""
-    run, saver = training.run, training.saver
+    parts, saver = training.parts, training.saver
+    training.heartbeat.phase("saving")
     meta = new_meta(
-        run_name=run.name,
+        run_name=parts.run.name,
         step=step,
         epoch=epoch,
-        samples_seen=step * run.batch.global_batch_size,
-        world_size=training.world.size,
-        zero_stage=training.ds.stage,
-        precision=training.ds.precision,
-        config_hash=run.hash(),
+        samples_seen=step * parts.run.batch.global_batch_size,
+        world_size=parts.world.size,
+        zero_stage=parts.ds.stage,
+        precision=parts.ds.precision,
+        config_hash=parts.run.hash(),
     )
     if wait:
         saver.save_now(meta)
     else:
         saver.start(meta)
-        if not run.checkpoint.asynchronous:
+        if not parts.run.checkpoint.asynchronous:
             saver.finish()
 
 
 def validate(training: Training, *, step: int) -> None:
     """Score the model on the task's validation set."""
-    if scalars := training.task.validate(training.engine, training.heartbeat.progress):
+    parts = training.parts
+    if scalars := parts.task.validate(parts.engine, training.heartbeat.progress):
         training.metrics.write(step, scalars)
 
 
-def step_facts(training: Training, scalars: Mapping[str, float | Tensor]) -> StepFacts:
+def step_facts(parts: StepParts, scalars: Mapping[str, float | Tensor]) -> StepFacts:
     """What a dump of a skipped step holds beside the batches."""
     return StepFacts(
-        seed=training.run.seed,
+        seed=parts.run.seed,
         scalars={name.removeprefix("train/"): float(value) for name, value in scalars.items()},
-        zero_stage=training.ds.stage,
-        precision=training.ds.precision,
-        config_hash=training.run.hash(),
+        zero_stage=parts.ds.stage,
+        precision=parts.ds.precision,
+        config_hash=parts.run.hash(),
     )
 
 
@@ -363,10 +399,13 @@ def set_lr(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def timed(steps: Iterator[StepBatches], metrics: Metrics) -> Iterator[StepBatches]:
-    """The loader's steps, with the time spent waiting for them recorded."""
+def waited_for(training: Training) -> Iterator[StepBatches]:
+    """The loader's steps from `start_step`, with the time spent waiting for each recorded."""
+    steps = training.loader.steps(training.start_step)
+    training.heartbeat.phase("waiting for data", step=training.start_step)
     while True:
         began = time.monotonic()
         batches = next(steps)
-        metrics.data_wait(time.monotonic() - began)
+        training.metrics.data_wait(time.monotonic() - began)
         yield batches
+        training.heartbeat.phase("waiting for data")

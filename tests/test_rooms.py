@@ -51,6 +51,7 @@ LEVELS = {
         ["pipeline.data.sampling"],
         ["pipeline.data"],
         ["pipeline.engine"],
+        ["pipeline.task_maker"],
         ["pipeline.checkpoints"],
         ["pipeline.run"],
         ["pipeline.export"],

@@ -18,6 +18,7 @@ from pipeline.engine.schedule import lr_at
 from pipeline.planning.memory import estimate_memory
 from pipeline.planning.readiness import order_of, read_data, refusals, shared_memory_warning
 from pipeline.run.logs import print_answer, print_error
+from pipeline.tasks.pretraining.maker import PRETRAINING
 
 GIB = 2**30
 
@@ -79,21 +80,13 @@ def batch_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[
 
 def memory_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[str]:
     """The memory of a rank, by part."""
-    memory = estimate_memory(run, ds, world_size)
-    parts = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "teacher": memory.teacher,
-        "queue": memory.queue,
-        "activations": memory.activations,
-    }
+    memory = estimate_memory(run, ds, PRETRAINING, world_size)
     return [
-        f"student {memory.student_parameters:,} trainable parameters, teacher {memory.teacher_parameters:,}",
-        *(f"{name:12} {size / GIB:8.2f} GiB" for name, size in parts.items()),
+        f"{memory.parameters:,} trainable parameters",
+        *(f"{name:12} {size / GIB:8.2f} GiB" for name, size in memory.parts.items()),
         f"{'total':12} {memory.total / GIB:8.2f} GiB on each of {world_size} ranks",
-        "An estimate from shapes: weights to queue are arithmetic; activations are counted for full-length texts with",
-        "whole attention matrices, which fused kernels do not keep; allocator and kernel workspace are left out.",
+        "An estimate from shapes: activations are counted for full-length texts with whole attention matrices, which",
+        "fused kernels do not keep; the rest is arithmetic. Allocator and kernel workspace are left out.",
     ]
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from albef.config import AlbefConfig, ObjectiveConfig
-from albef.inputs.batch import PretrainBatch
-from albef.model import AlbefForPretraining
-from albef.momentum import MomentumTeacher
-from albef.objective.queue import FeatureQueue
+from pipeline.task import LaneLosses, LaneStep, Task
 
 # Dense bf16 TFLOP/s by the vendor's data sheet, without sparsity.
 DATA_SHEET_TFLOPS = {
@@ -25,45 +22,33 @@ DATA_SHEET_TFLOPS = {
 }
 
 
-def random_batch(
-    config: AlbefConfig, objective: ObjectiveConfig, *, batch_size: int, device: torch.device | str = "cpu"
-) -> PretrainBatch:
-    """A micro-batch of noise with full-length texts and the expected number of masked tokens; for counting and timing.
+def sketched_lane(sketch: Task, noise: Any) -> LaneLosses:
+    """The forward of one lane of a task on the meta device: nothing is computed, and nothing is sent.
 
-    The shapes are those of a real micro-batch whose texts are all `max_text_tokens` long, the costliest case.
+    Args:
+        sketch: what `TaskMaker.sketch` made.
+        noise: a batch that `TaskMaker.noise` made.
     """
-    length = objective.max_text_tokens
-    num_masked = max(1, round(batch_size * (length - 1) * objective.mlm_probability))
-    maskable = torch.arange(batch_size * length).view(batch_size, length)[:, 1:].reshape(-1)
-    input_ids = torch.randint(1_000 % config.vocab_size, config.vocab_size, (batch_size, length))
-    batch = PretrainBatch(
-        image=torch.randn(batch_size, 3, config.image_size, config.image_size),
-        input_ids=input_ids,
-        attention_mask=torch.ones(batch_size, length, dtype=torch.int64),
-        mlm_input_ids=input_ids.clone(),
-        mlm_positions=maskable[torch.randperm(len(maskable))[:num_masked]].sort().values,
-        mlm_labels=torch.randint(0, config.vocab_size, (num_masked,)),
-        negative_draws=torch.rand(2, batch_size, dtype=torch.float64),
-    )
-    return batch.to(device)
+    # one lane of two: no task sends anything to the other ranks before a rank's last lane
+    at = LaneStep(step=0, epoch=0, lane=0, num_lanes=2, steps_per_epoch=1)
+    losses = sketch.losses(sketch.model, noise.to("meta"), at)
+    sketch.discard()
+    return losses
 
 
-def flops_per_sample(config: AlbefConfig, objective: ObjectiveConfig, *, batch_size: int) -> float:
-    """FLOPs of one sample in one training step, student forward and backward and teacher forward, as this code does it.
+def flops_per_sample(sketch: Task, noise: Any) -> float:
+    """FLOPs of one sample in one training step, forward and backward, as the task's code does it.
 
     Counted by torch's own counter over the real modules on the meta device, so nothing is computed and no formula of
     ours can drift from the model. Elementwise work and the optimizer are not counted, as is usual for MFU.
+
+    Args:
+        sketch, noise: as for `sketched_lane`.
     """
-    with torch.device("meta"):
-        student = AlbefForPretraining(config, objective)
-    teacher = MomentumTeacher(student, device="meta")
-    queue = FeatureQueue(objective.queue_size, config.embed_dim, seed=0, device="meta")
-    batch = random_batch(config, objective, batch_size=batch_size, device="meta")
     counter = FlopCounterMode(display=False)
     with counter:
-        targets = teacher.targets(batch, queue, student.clamped_temperature().detach())
-        student(batch, targets, queue, objective.alpha).total.backward()
-    return counter.get_total_flops() / batch_size
+        sketched_lane(sketch, noise).total.backward()
+    return counter.get_total_flops() / len(noise.image)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:

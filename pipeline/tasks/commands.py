@@ -21,6 +21,6 @@ def run(args: argparse.Namespace) -> int:
 
     prepare_deepspeed_import()
     # It imports DeepSpeed, which reads the variable set above; `--help` needs neither.
-    from pipeline.tasks.pretraining.task import pretrain
+    from pipeline.tasks.pretraining.maker import pretrain
 
     return pretrain(config, args.run_dir or default_run_dir(config), resume=args.resume)

@@ -105,12 +105,16 @@ def test_wrong_values_of_a_command_s_own_flags_are_refused(capsys: pytest.Captur
     assert "expected one argument" in error_of(capsys, "pretrain", "demo", "--resume")[0]
     assert "unrecognized arguments: second" in error_of(capsys, "pretrain", "demo", "second")[0]
     assert "needs a value" in error_of(capsys, "pretrain", "demo", "--seed")[0]
-    error, hint = error_of(capsys, "bench", "step", "--sise", "tiny")
-    assert "unrecognized arguments: --sise tiny" in error and "did you mean --size instead of --sise?" in hint
+    error, hint = error_of(capsys, "import", "x.pth", "--out", "x", "--image-sise", "64")
+    assert (
+        "unrecognized arguments: --image-sise 64" in error
+        and "did you mean --image-size instead of --image-sise?" in hint
+    )
 
 
 @pytest.mark.parametrize(
-    "words", [["pretrain", "demo", "--resume"], ["pretrain", "demo"], ["bench", "step", "--batch-size"], []]
+    "words",
+    [["pretrain", "demo", "--resume"], ["pretrain", "demo"], ["import", "x.pth", "--out", "x", "--batch-size"], []],
 )
 def test_a_word_of_the_command_line_is_shown_escaped_and_cut(
     words: list[str], capsys: pytest.CaptureFixture[str]

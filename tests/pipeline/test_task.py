@@ -12,6 +12,11 @@ import torch
 
 from albef.weights.tensor_file import read_tensors
 from pipeline.checkpoints.layout import read_meta
+from pipeline.config.run_config import load_config
+from pipeline.engine.ds_config import resolve_ds_config
+from pipeline.planning.flops import flops_per_sample
+from pipeline.planning.memory import estimate_memory
+from tests.support.brightness_task import BRIGHTNESS
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 from tests.support.wrapped_task import WrappedTask, stop_after, wrapped
@@ -21,9 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def train_brightness(rank: int, size: int, recipe: str, run_dir: str, overrides: list[str], stop: int = 0) -> Any:
     """Train; let the last rank hear SIGUSR1 in step `stop`. Returns the exit code and the average."""
-    from pipeline.config.run_config import load_config
-    from pipeline.train import TaskMaker, train
-    from tests.support import brightness_task
+    from pipeline.train import train
 
     made = []
 
@@ -31,8 +34,7 @@ def train_brightness(rank: int, size: int, recipe: str, run_dir: str, overrides:
         made.append(task)
         return WrappedTask(task, after=stop_after(stop, on_this_rank=rank == size - 1))
 
-    brightness = TaskMaker(make=brightness_task.make, batch_module=brightness_task.__name__)
-    code = train(load_config(Path(recipe), overrides), Path(run_dir), wrapped(brightness, watched))
+    code = train(load_config(Path(recipe), overrides), Path(run_dir), wrapped(BRIGHTNESS, watched))
     return code, made[0].average
 
 
@@ -70,6 +72,15 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def test_another_task_is_planned_from_its_sketch(tmp_path: Path) -> None:
+    """Three weights: six operations a sample forward, as many backward; the bytes of weights, moments and average."""
+    run = load_config(tiny_recipe(tmp_path))
+    assert flops_per_sample(BRIGHTNESS.sketch(run, torch.float32), BRIGHTNESS.noise(run, 5)) == 12
+    memory = estimate_memory(run, resolve_ds_config(run, 1), BRIGHTNESS, 1)
+    parts = {"weights": 12, "gradients": 12, "optimizer": 24, "average": 12}
+    assert {name: size for name, size in memory.parts.items() if name != "activations"} == parts
 
 
 def test_the_seam_knows_no_task() -> None:

@@ -17,6 +17,7 @@ from pipeline.data.corpus.reader import RawSample
 from pipeline.data.decode import load_pixels, open_image
 from pipeline.engine.distributed import World
 from pipeline.task import LaneLosses, LaneStep, Progress
+from pipeline.task_maker import TaskMaker
 
 SIDE = 8
 
@@ -110,5 +111,20 @@ def nothing() -> tuple[dict[str, Any], dict[str, str]]:
     return {}, {}
 
 
+def sketch(_run: RunConfig, dtype: torch.dtype) -> Brightness:
+    return Brightness(model=Line().to("meta", dtype), average=torch.zeros(1, 3, device="meta"))
+
+
+def noise(_run: RunConfig, batch_size: int) -> Pixels:
+    return Pixels(image=torch.rand(batch_size, 3, SIDE, SIDE), keys=[""] * batch_size, captions=[""] * batch_size)
+
+
+def bytes_beside(_run: RunConfig, _dtype: torch.dtype) -> dict[str, int]:
+    return {"average": 3 * torch.float32.itemsize}
+
+
 def make(_run: RunConfig, _world: World, _compute_dtype: torch.dtype) -> Brightness:
     return Brightness()
+
+
+BRIGHTNESS = TaskMaker(make=make, batch_module=__name__, sketch=sketch, noise=noise, bytes_beside=bytes_beside)

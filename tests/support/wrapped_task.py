@@ -63,14 +63,14 @@ class WrappedTask:
 
 
 def wrapped(maker: Any, wrap: Wrap) -> Any:
-    """A `pipeline.train.TaskMaker` whose task is what `wrap` makes of the given one's."""
+    """A `pipeline.task_maker.TaskMaker` whose task is what `wrap` makes of the given one's."""
     return dataclasses.replace(maker, make=lambda *arguments: wrap(maker.make(*arguments)))
 
 
 def pretrain_with(wrap: Wrap, recipe: str | Path, run_dir: str | Path, overrides: Sequence[str] = ()) -> int:
     """`pipeline pretrain` with the task that `wrap` makes of pretraining; returns the exit code."""
     from pipeline.config.run_config import load_config
-    from pipeline.tasks.pretraining.task import PRETRAINING
+    from pipeline.tasks.pretraining.maker import PRETRAINING
     from pipeline.train import train
 
     return train(load_config(Path(recipe), list(overrides)), Path(run_dir), wrapped(PRETRAINING, wrap))

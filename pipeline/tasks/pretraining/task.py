@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +31,6 @@ from pipeline.tasks.pretraining.collate import PretrainBatcher
 from pipeline.tasks.pretraining.pictures import training_pictures, training_tables
 from pipeline.tasks.pretraining.weights import PretrainingWeights
 from pipeline.tasks.retrieval.validation import Validator
-from pipeline.train import TaskMaker, train
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +178,3 @@ class Pretraining:
         """Samples and the teacher's pseudo-targets beside the ground truth (paper, figure 2)."""
         tokenizer = self.batcher.tokenizer
         return training_pictures(batch, targets, tokenizer), training_tables(batch, targets, tokenizer)
-
-
-PRETRAINING = TaskMaker(make=Pretraining.of_run, batch_module=PretrainBatcher.__module__)
-
-
-def pretrain(run: RunConfig, run_dir: Path, *, resume: str = "auto") -> int:
-    """Pretrain a recipe; see `pipeline.train.train`."""
-    return train(run, run_dir, PRETRAINING, resume=resume)

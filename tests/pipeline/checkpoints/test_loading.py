@@ -64,7 +64,7 @@ def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str,
     from pipeline.checkpoints.loading import load_checkpoint
     from pipeline.config.run_config import load_config
     from pipeline.engine import distributed
-    from pipeline.tasks.pretraining.task import PRETRAINING
+    from pipeline.tasks.pretraining.maker import PRETRAINING
     from pipeline.train import build
     from pipeline.watch.heartbeat import Heartbeat
 
@@ -72,7 +72,7 @@ def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str,
     world = distributed.init()
     errors = []
     with Heartbeat(world, run_config.watch.hang_s) as heartbeat:
-        parts = build(run_config, Path(run_dir), world, heartbeat, PRETRAINING)
+        parts = build(run_config, Path(run_dir), world, heartbeat, PRETRAINING).parts
         for checkpoint in checkpoints:
             path, meta = resolve_checkpoint(Path(checkpoint))
             layout: dict[str, Any] = {"world": world, "zero_stage": parts.ds.stage, "precision": parts.ds.precision}

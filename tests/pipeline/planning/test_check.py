@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from albef.config import AlbefConfig, ObjectiveConfig
 from albef.model import AlbefForPretraining
 from pipeline import cli
 from pipeline.config.run_config import load_config, resolve
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.planning.memory import estimate_memory, saved_bytes
+from pipeline.tasks.pretraining.maker import PRETRAINING
 from tests.support.shards import write_corpus
 from tests.support.tiny_run import tiny_recipe
 
@@ -154,19 +154,20 @@ def test_the_cost_of_streaming_is_printed(tmp_path: Path, capsys: pytest.Capture
 def test_memory_is_bytes_a_parameter(ds: str, weights: int, gradients: int, optimizer: int, teacher: int) -> None:
     """On four ranks, by hand: bf16 keeps fp32 masters; stage 1 shares the optimizer's 12 bytes, stage 2 gradients."""
     run = resolve(TINY | {"deepspeed": {"config": ds}}, name="r")
-    memory = estimate_memory(run, resolve_ds_config(run, 4), 4)
+    memory = estimate_memory(run, resolve_ds_config(run, 4), PRETRAINING, 4)
     buffer = 4 * 50_000_000 if ds.startswith("zero2") else 0
-    count = memory.student_parameters
+    count = memory.parameters
     # whole bytes: a quarter of a parameter's byte may be rounded away
     assert memory.weights == weights * count and abs(memory.gradients - buffer - gradients * count) <= 1
     assert abs(memory.optimizer - optimizer * count) <= 1
-    assert memory.teacher == teacher * memory.teacher_parameters
-    assert memory.queue == 2 * 65_536 * 128 * 4
+    averaged = sum(weight.numel() for weight in PRETRAINING.sketch(run, torch.float32).state()["teacher"].values())
+    assert memory.beside == {"teacher": teacher * averaged, "queue": 2 * 65_536 * 128 * 4}
 
 
 def test_activations_grow_with_batch_and_precision() -> None:
     """Twice the batch keeps twice as much, and bf16 keeps less than fp32."""
-    config, objective = AlbefConfig.tiny(), ObjectiveConfig(queue_size=16)
-    two, four = (saved_bytes(config, objective, batch_size=size, dtype=torch.float32) for size in (2, 4))
+    run = resolve(TINY | {"objective": {"queue_size": 16}}, name="r")
+    fp32, bf16 = (PRETRAINING.sketch(run, dtype) for dtype in (torch.float32, torch.bfloat16))
+    two, four = (saved_bytes(fp32, PRETRAINING.noise(run, size)) for size in (2, 4))
     assert 1.8 < four / two < 2.2
-    assert saved_bytes(config, objective, batch_size=4, dtype=torch.bfloat16) < four
+    assert saved_bytes(bf16, PRETRAINING.noise(run, 4)) < four

@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
 def poisoned_then_sound(rank: int, _world: int, recipe: str, run_dir: str) -> list[int]:
     """The command with three poisoned steps, then, again as the error asks; the exit codes."""
-    from pipeline.tasks.pretraining import task as module
+    from pipeline.tasks.pretraining import maker as module
 
     keep_process_group()
     words = ["pretrain", recipe, "--run-dir", run_dir, *OPTIONS]

@@ -65,7 +65,7 @@ def test_the_ranks_agree_save_and_leave_together(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 2 * len(ASKED) + 3))
     log = (tmp_path / "run" / "logs" / "local" / "rank_0.log").read_text()
-    lines_of = re.findall(r"told to stop by (another rank|SIG\w+|the stop file).*: saved at step (\d+)", log)
+    lines_of = re.findall(r"stopped by (another rank|SIG\w+|the stop file).*: saved at step (\d+)", log)
     told = {int(step): why for why, step in lines_of}  # the log files of all starts are one here, and copies of it
     reasons = ["the stop file" if how == "stop" else how if 0 in whom else "another rank" for how, whom in ASKED]
     assert told == {2 * start + 2: reason for start, reason in enumerate(reasons)}

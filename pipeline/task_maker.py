@@ -1,0 +1,29 @@
+"""How a run gets its task, and how planning gets its shapes without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.config.run_config import RunConfig
+from pipeline.engine.distributed import World
+from pipeline.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskMaker:
+    """What a folder under `pipeline/tasks/` gives to the commands; the task itself is made when a run is built."""
+
+    make: Callable[[RunConfig, World, torch.dtype], Task]
+    """Makes the task, equal on all ranks, given the type of the engine's arithmetic."""
+    batch_module: str
+    """Where its batcher is defined: data workers import it once, together, while the model is being built."""
+    sketch: Callable[[RunConfig, torch.dtype], Task]
+    """Makes the task on the meta device, given the type of the engine's arithmetic: shapes without data or weights."""
+    noise: Callable[[RunConfig, int], Any]
+    """Makes a micro-batch of that many samples of noise, on the host, as costly as a real one can be."""
+    bytes_beside: Callable[[RunConfig, torch.dtype], Mapping[str, int]]
+    """Bytes on a device of what the task keeps beside the engine, by name, given the type of the arithmetic."""

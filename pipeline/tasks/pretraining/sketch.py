@@ -1,0 +1,55 @@
+"""Pretraining without data or weights, for planning: its shapes, a batch of noise, the bytes beside the engine."""
+
+from __future__ import annotations
+
+import torch
+
+from albef.inputs.batch import PretrainBatch
+from albef.model import AlbefForPretraining
+from albef.momentum import MomentumTeacher
+from albef.objective.queue import FeatureQueue
+from pipeline.config.run_config import RunConfig
+from pipeline.tasks.pretraining.task import Pretraining
+
+
+def sketch(run: RunConfig, dtype: torch.dtype) -> Pretraining:
+    """The task on the meta device, as the engine has it in arithmetic of `dtype`; alpha is at its full height."""
+    with torch.device("meta"):
+        student = AlbefForPretraining(run.model, run.objective)
+    teacher = MomentumTeacher(student, device="meta", compute_dtype=dtype)
+    queue = FeatureQueue(run.objective.queue_size, run.model.embed_dim, seed=0, device="meta")
+    return Pretraining.of_parts(student.to(dtype).train(), teacher, queue)
+
+
+def noise(run: RunConfig, batch_size: int) -> PretrainBatch:
+    """A micro-batch of noise on the host, with the expected number of masked tokens.
+
+    The shapes are those of a real micro-batch whose texts are all `max_text_tokens` long, the costliest case.
+    """
+    config, length = run.model, run.objective.max_text_tokens
+    num_masked = max(1, round(batch_size * (length - 1) * run.objective.mlm_probability))
+    maskable = torch.arange(batch_size * length).view(batch_size, length)[:, 1:].reshape(-1)
+    input_ids = torch.randint(1_000 % config.vocab_size, config.vocab_size, (batch_size, length))
+    return PretrainBatch(
+        image=torch.randn(batch_size, 3, config.image_size, config.image_size),
+        input_ids=input_ids,
+        attention_mask=torch.ones(batch_size, length, dtype=torch.int64),
+        mlm_input_ids=input_ids.clone(),
+        mlm_positions=maskable[torch.randperm(len(maskable))[:num_masked]].sort().values,
+        mlm_labels=torch.randint(0, config.vocab_size, (num_masked,)),
+        negative_draws=torch.rand(2, batch_size, dtype=torch.float64),
+        keys=[f"noise {index}" for index in range(batch_size)],
+        captions=[""] * batch_size,
+    )
+
+
+def bytes_beside(run: RunConfig, dtype: torch.dtype) -> dict[str, int]:
+    """The teacher, with a copy of its weights in `dtype` unless that is fp32, and the queue's two halves."""
+    with torch.device("meta"):
+        student = AlbefForPretraining(run.model, run.objective)
+    averaged = sum(tensor.numel() for tensor in MomentumTeacher(student, device="meta").state_dict().values())
+    copy = 0 if dtype == torch.float32 else dtype.itemsize
+    return {
+        "teacher": (torch.float32.itemsize + copy) * averaged,
+        "queue": 2 * run.objective.queue_size * run.model.embed_dim * torch.float32.itemsize,
+    }
