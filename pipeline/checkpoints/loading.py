@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from albef.errors import CheckpointError
+from albef.weights.files import first_line
+from albef.weights.tensor_file import read_tensors
+from pipeline.checkpoints.deepspeed_engine_files import RestrictedFiles
+from pipeline.checkpoints.deepspeed_files import UNREADABLE
 from pipeline.checkpoints.layout import random_state_file, state_file
 from pipeline.checkpoints.meta import USE_ANOTHER, CheckpointMeta
+from pipeline.checkpoints.reshard import load_into_engine
+from pipeline.engine.distributed import World
+from pipeline.task import Task
 from samples.quote import quote
-
-if TYPE_CHECKING:
-    from pipeline.engine.distributed import World
-    from pipeline.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +44,6 @@ def load_checkpoint(
 
     Raises: CheckpointError, the same on every rank, when a file holds something else than it should on any of them.
     """
-    from albef.weights.tensor_file import read_tensors
-    from pipeline.checkpoints.deepspeed_engine_files import RestrictedFiles
-    from pipeline.checkpoints.reshard import load_into_engine
-
     now = {"world_size": world.size, "zero_stage": zero_stage, "precision": precision}
     changed = [f"{name} {old} -> {value}" for name, value in now.items() if (old := getattr(meta, name)) != value]
     if changed:
@@ -63,9 +64,6 @@ def load_checkpoint(
 
 def _on_all_ranks(path: Path, world: World, load: Callable[[], None]) -> None:
     """Call `load`; if it fails on any rank, every rank raises what the first of them met: none waits for another."""
-    from albef.weights.files import first_line
-    from pipeline.checkpoints.deepspeed_files import UNREADABLE
-
     problem: CheckpointError | None = None
     try:
         load()
@@ -81,10 +79,6 @@ def _on_all_ranks(path: Path, world: World, load: Callable[[], None]) -> None:
 
 def _load_random_state(path: Path, rank: int) -> None:
     """Nothing in a step draws from it (the draws are named by seed, epoch, step and lane); a new rank keeps its own."""
-    import torch
-
-    from albef.weights.tensor_file import read_tensors
-
     file = path / random_state_file(rank)
     if not file.is_file():
         return

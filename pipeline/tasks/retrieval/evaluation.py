@@ -24,6 +24,7 @@ from torch import Tensor
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from pipeline.engine.distributed import World
+from pipeline.task import Progress
 
 RECALL_AT = (1, 5, 10)
 MIN_BLOCKS = 8
@@ -32,9 +33,6 @@ PAIRS_AT_ONCE = 512
 """Texts matched with an image in one pass; bounds the memory of the multimodal encoder."""
 SHARED_AT_ONCE = 64 * 2**20
 """Elements all-reduced at once; bounds the memory of passing through the device."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of the work, the number done and the total; both are this rank's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +146,7 @@ def retrieve(
             Flickr30k and 256 for COCO.
         batch_size: largest number of images, or texts, encoded at once.
         num_workers: threads that load images; by default one per core, at most 8.
-        progress: called after each block.
+        progress: called after each block of this rank.
 
     Raises: CheckpointError when the model's features are not finite; DataError when an image cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Zero-shot retrieval during training, on a few validation pairs, without leaving a trace in the training itself."""
+"""Zero-shot retrieval during training, on a few validation pairs. It changes nothing of the training itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from albef.model import AlbefForPretraining
 from pipeline.config.sections import ValidationConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.engine.distributed import World
+from pipeline.task import Progress
 from pipeline.tasks.retrieval.annotations import EvaluationPairs
-from pipeline.tasks.retrieval.evaluation import Progress, retrieve
+from pipeline.tasks.retrieval.evaluation import retrieve
 from pipeline.tasks.retrieval.retrieval_set import retrieval_set
 
 
@@ -23,8 +24,8 @@ class Validator:
     """Holds the validation pairs; `run` scores a model on them.
 
     Args:
-        config: what to validate on.
-        model: shape of the model: images are resized to its image_size.
+        config: the pairs, and how retrieval runs on them. Without a manifest there are none.
+        model: shape of the model. Images are resized to its image_size.
 
     Raises: DataError when the manifest or a sample's captions cannot be read, before training starts.
     """
@@ -39,18 +40,18 @@ class Validator:
             self.data = retrieval_set(pairs, model, tokenizer, max_text_tokens=config.max_text_tokens)
 
     def run(self, model: AlbefForPretraining, progress: Progress | None = None) -> dict[str, float]:
-        """Recalls under `val/`, on every rank alike; empty without a manifest. A collective.
+        """Recalls under `val/`, the same on every rank; empty without a manifest. A collective.
 
         Args:
-            model: the student (`engine.module`), in any mode and precision. It stays as it is, and so does every random
-                generator: a run with validation trains like one without.
-            progress: called with the share that is done.
+            model: in any mode and precision. Its modes and every random generator are restored afterwards: a run with
+                validation trains like one without.
+            progress: called after each block of images or texts.
 
         Raises: DataError when an image cannot be decoded; CheckpointError when the model's features are not finite.
         """
         if self.data is None:
             return {}
-        with evaluating(model), random_state_kept(self.world.device):
+        with evaluating(model), random_state_restored(self.world.device):
             result = retrieve(
                 model,
                 self.data,
@@ -60,13 +61,12 @@ class Validator:
                 num_workers=self.config.num_workers,
                 progress=progress,
             )
-        recalls = {name: value for name, value in result.metrics().items() if not name.startswith("chance_")}
-        return {f"val/{name}": value for name, value in recalls.items()}
+        return {f"val/{name}": value for name, value in result.metrics().items() if not name.startswith("chance_")}
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards each of its modules in the mode it was found in."""
+    """Put the model into eval mode; afterwards put each of its modules back into the mode that it had."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -77,7 +77,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def random_state_kept(device: torch.device) -> Iterator[None]:
-    """torch's generators of the CPU and of `device` afterwards as they were before."""
+def random_state_restored(device: torch.device) -> Iterator[None]:
+    """Restore torch's generators of the CPU and of `device` afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
