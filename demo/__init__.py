@@ -3,7 +3,6 @@
 Orchestration only: data_prep and pipeline are run as the commands a user would type; of the project's code only
 `albef` is imported, to look at what the exported model does. Nothing imports demo.
 
-charts         line charts as inline SVG
 examples       the exported model on held-out pictures
 page           the report: one HTML page that opens offline
 page_pictures  the pictures and heat maps on the page

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from data_prep.report.page import STYLE as BASE_STYLE
-from demo.charts import Line, line_chart
+from base.charts import STYLE, Line, line_chart
 from demo.page_pictures import ImageQuery, TextQuery, WordMaps, found_section, maps_section
 from demo.results import RECALL_AT, Ingestion, recalls
 
-STYLES = (BASE_STYLE, Path(__file__).parent / "report.css")
+STYLES = (STYLE, Path(__file__).parent / "report.css")
 TITLE = "A small ALBEF, from URLs to a model"
 
 Curves = dict[str, list[tuple[float, float]]]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from base.progress import duration
 from data_prep.accounts.accounting import Account, account_of, finished_shards
 from data_prep.output.job import Folder, Job
 from data_prep.output.part_progress import PartState, read_states
 from data_prep.output.parts import Part
-from data_prep.workers.progress import clock
 
 SLOW_AFTER_S = 60.0
 
@@ -76,7 +76,7 @@ class ArrayStatus:
         others = [part for part in self.parts if part.count != self.count and not part.ended]
         lines += [self._line(part.number, part, part.count) for part in others]
         if self.running:
-            left = clock(self.left_s) if self.left_s is not None else "?"
+            left = duration(self.left_s) if self.left_s is not None else "?"
             share = self.rows_answered / self.account.listed if self.account.listed else 0.0
             lines.append(
                 f"all: {len(self.running)} running, rows {self.rows_answered}/{self.account.listed} ({share:.0%})  "
@@ -116,12 +116,12 @@ class ArrayStatus:
         if part.state == "stopped":
             return f"{name}: stopped {part.written}, {_shards(part)}: {part.error}"
         if silence := part.silent_s(self.now):
-            what = f"silent for {clock(silence)}, killed or cut off"
+            what = f"silent for {duration(silence)}, killed or cut off"
         else:
             unchanged = (self.now - datetime.fromisoformat(part.changed)).total_seconds()
-            what = part.state + (f", no row for {clock(unchanged)}" if unchanged > SLOW_AFTER_S else "")
+            what = part.state + (f", no row for {duration(unchanged)}" if unchanged > SLOW_AFTER_S else "")
         share = part.rows_answered / part.rows if part.rows else 0.0
-        left = clock(left_s) if (left_s := part.left_s()) is not None else "?"
+        left = duration(left_s) if (left_s := part.left_s()) is not None else "?"
         restarts = f", img2dataset started again {part.restarts} times" if part.restarts else ""
         return (
             f"{name}: {what}  {_shards(part)}, rows {part.rows_answered}/{part.rows} ({share:.0%})  "

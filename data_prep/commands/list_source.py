@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from base.errors import UsageError
+from base.progress import Progress
 from data_prep.accounts.min_yield import REASONS_SHOWN, check_yield
 from data_prep.commands.flags import flag_types
 from data_prep.commands.flags.yield_flag import add_min_yield
@@ -18,7 +19,6 @@ from data_prep.sources.catalogue import SOURCES
 from data_prep.sources.coco import SPLITS, karpathy_images
 from data_prep.sources.list_file import ListSummary, write_list
 from data_prep.sources.source import ListedRow, ListOptions, Source
-from data_prep.workers.progress import Progress
 from samples.quote import quote
 
 FLAG_OF = {"split": "--split", "min_region_area": "--min-region-area", "excluded_coco_ids": "--exclude-coco"}

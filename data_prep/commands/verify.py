@@ -7,6 +7,7 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from base.progress import Progress
 from data_prep.accounts.accounting import account_of, write_report
 from data_prep.commands.flags import flag_types
 from data_prep.commands.flags.job_flags import add_processes, num_processes
@@ -15,7 +16,6 @@ from data_prep.filters.verification import verify_corpus
 from data_prep.output.job import Folder, read_job
 from data_prep.output.storage import storage_location
 from data_prep.stages.verify import Verification, verify_folder
-from data_prep.workers.progress import Progress
 from data_prep.workers.worker_pool import open_pool
 from samples.quote import one_line
 

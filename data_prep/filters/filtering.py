@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from base.progress import Progress
 from data_prep.accounts.datasheet import SourceAccount, shard_rows
 from data_prep.errors import YieldError
 from data_prep.filters.banding import first_of_equal
@@ -36,7 +37,6 @@ from data_prep.filters.settings import NUMBERS, FilterSettings
 from data_prep.output.job import OUTPUTS
 from data_prep.output.ownership import remove_leftovers
 from data_prep.shards.manifest import stream_manifest
-from data_prep.workers.progress import Progress
 from data_prep.workers.worker_pool import in_order
 
 

@@ -13,12 +13,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from data_prep.report.charts import histogram_chart
+from base.charts import STYLE, histogram_chart
+from data_prep.report.counters import Histogram
 from data_prep.report.hosts import Host
 from data_prep.report.sample_stats import Picture, SampleStats
 from data_prep.report.suspicious import RULE, Suspicion
 
-STYLE = Path(__file__).parent / "page.css"
 HEAD = '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="data_prep report">'
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -165,18 +165,18 @@ def _suspicious(suspicions: Sequence[Suspicion]) -> str:
 
 def _images(stats: SampleStats) -> str:
     charts = [
-        histogram_chart("Originals", stats.shortest, note="Shortest side, pixels.", unit=" px"),
-        histogram_chart("As stored", stats.stored, note="Shortest side, pixels.", unit=" px"),
-        histogram_chart("Aspect ratio", stats.aspect, note="Width by height; 1 is square."),
-        histogram_chart("Weight", stats.kib, note="A sample in its tar, KiB.", unit=" KiB"),
+        _histogram("Originals", stats.shortest, note="Shortest side, pixels.", unit=" px"),
+        _histogram("As stored", stats.stored, note="Shortest side, pixels.", unit=" px"),
+        _histogram("Aspect ratio", stats.aspect, note="Width by height; 1 is square."),
+        _histogram("Weight", stats.kib, note="A sample in its tar, KiB.", unit=" KiB"),
     ]
     return _section("Images", _sampled(stats), f'<div class="charts">{"".join(charts)}</div>')
 
 
 def _captions(stats: SampleStats) -> str:
     charts = [
-        histogram_chart("Caption length", stats.caption_words, note="Words between blanks.", unit=" words"),
-        histogram_chart("Captions an image", stats.captions, note="At least one; the rest are alternatives."),
+        _histogram("Caption length", stats.caption_words, note="Words between blanks.", unit=" words"),
+        _histogram("Captions an image", stats.captions, note="At least one; the rest are alternatives."),
     ]
     common = stats.words.most_common(NUM_WORDS)
     words = "".join(f"<li><bdi>{_text(word, MAX_WORD)}</bdi> <small>{count:,}</small></li>" for word, count in common)
@@ -184,6 +184,10 @@ def _captions(stats: SampleStats) -> str:
     return _section(
         "Captions", _sampled(stats), f'<div class="charts">{"".join(charts)}</div>{listed if words else ""}'
     )
+
+
+def _histogram(title: str, histogram: Histogram, *, note: str, unit: str = "") -> str:
+    return histogram_chart(title, histogram.edges, histogram.counts, mean=histogram.mean, note=note, unit=unit)
 
 
 def _contact_sheet(page: Page) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from base.progress import Progress
 from data_prep.errors import UnfinishedError
 from data_prep.fetch.retrying_opener import FetchLimits
 from data_prep.fetch.supervisor import FetchSettings, Img2DatasetProcess, RawShard, launch_folders, reusable_shards
@@ -19,7 +20,6 @@ from data_prep.output.part_progress import PartProgress
 from data_prep.shards.image_encoding import EncodedImage, encode_image
 from data_prep.shards.writer import FetchResult, ShardRecord, write_shard
 from data_prep.stages.retry import later_retries, superseded_rows
-from data_prep.workers.progress import Progress
 from samples.image import ImageRefused
 
 POLL_S = 0.2

@@ -8,13 +8,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from base.progress import Progress
 from data_prep.errors import InputError
 from data_prep.lists.row_list import ListedImage, read_shard_rows
 from data_prep.output.job import Folder, ImageSettings, Job
 from data_prep.output.part_progress import PartProgress
 from data_prep.shards.image_encoding import EncodedImage, encode_image
 from data_prep.shards.writer import FetchResult, ShardRecord, write_shard
-from data_prep.workers.progress import Progress
 from data_prep.workers.worker_pool import in_order
 from samples.image_roots import ImageRoots, NotRead, RootError
 

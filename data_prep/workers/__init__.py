@@ -1,6 +1,5 @@
-"""Worker processes: a pool that does not hang when a worker is killed, the end of workers, and progress.
+"""Worker processes: a pool that does not hang when a worker is killed, and the end of workers.
 
 orphans      ends a worker when its parent is gone
-progress     a bar on a terminal, lines in a log
 worker_pool  workers that do not hang when one is killed
 """

@@ -8,6 +8,5 @@ logs              where log lines go
 markdown          untrusted text in Markdown: no markup, no HTML
 metrics           scalars: metrics.jsonl, TensorBoard, the console line
 metrics_file      the lines of metrics.jsonl: which are valid, which are damaged
-progress          progress of evaluation: a bar on a terminal, lines in a log; durations
 retrying_file     a file of records that survives a full disk
 """

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from albef.errors import ConfigError
+from base.progress import duration
 from pipeline.config.sections import LogConfig
 from pipeline.run.metrics_file import truncate_jsonl
-from pipeline.run.progress import duration
 from pipeline.run.retrying_file import RetryingFile, unwritable
 from pipeline.task import must_be_finite
 

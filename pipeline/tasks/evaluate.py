@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from albef.errors import CheckpointError, ConfigError
 from base import atomic_file
+from base.progress import ProgressOfParts
 from pipeline.run.logs import print_answer
 from samples.json_text import parse_json
 from samples.plain_file import read_plain
@@ -83,7 +84,6 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
     import torch
 
     from albef.pretrained import Albef
-    from pipeline.run.progress import Progress
     from pipeline.tasks.retrieval.evaluation import retrieve
     from pipeline.tasks.retrieval.retrieval_set import retrieval_set
 
@@ -100,7 +100,7 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
         k_test=args.k_test,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
-        progress=Progress() if world.is_main else None,
+        progress=ProgressOfParts(log=log.info) if world.is_main else None,
     )
     return result.metrics() | {
         "num_images": data.num_images,

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from albef.errors import CheckpointError, ConfigError
+from base.progress import duration
 from pipeline.checkpoints.layout import step_of, survey_checkpoints
 from pipeline.config.recipe import read_recipe
 from pipeline.config.recipe_yaml import Plain
 from pipeline.run.logs import print_answer
 from pipeline.run.metrics_file import newest_first
-from pipeline.run.progress import duration
 from samples.json_text import parse_json
 from samples.plain_file import read_plain
 from samples.quote import quote

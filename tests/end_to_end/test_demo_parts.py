@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from PIL import Image
 
 from albef.errors import ConfigError
 from demo.__main__ import main, table
-from demo.charts import Line, line_chart, ticks
 from demo.pictures import ASSETS, SPLITS, PictureArchive, read_pictures
 from demo.processes import MARK, end_leftovers, leftovers
 from demo.results import read_scalars
@@ -107,18 +105,6 @@ def test_a_list_holds_every_picture_and_the_broken_rows_besides(tmp_path: Path) 
     broken = Counter(row["url"].split("/")[4] for row in rows if "/faults/" in row["url"])
     assert broken == Counter(BROKEN)
     assert {picture.vendor for picture in pictures} == ALLOWED_VENDORS
-
-
-def test_a_chart_is_drawn_to_scale_and_survives_odd_numbers() -> None:
-    """High values are at the top, low ones at the bottom; NaN and infinity are left out; nothing gives nothing."""
-    drawn = line_chart("t", [Line(name="a", points=[(0, 1.0), (5, float("nan")), (10, 3.0), (20, float("inf"))])])
-    (path,) = re.findall(r'<path class="line c0" d="M([^"]*)"', drawn)
-    (x0, y0), (x1, y1) = [tuple(map(float, point.split(","))) for point in path.split("L")]
-    assert x0 < x1 and y0 > y1  # SVG counts y downwards
-    assert line_chart("t", [Line(name="a", points=[])]) == ""
-    assert "<path" in line_chart("t", [Line(name="flat", points=[(0, 2.0), (1, 2.0)])])
-    assert ticks(0.0, 97.0) == [0.0, 50.0, 100.0]
-    assert ticks(0.63, 0.71)[0] <= 0.63 and ticks(0.63, 0.71)[-1] >= 0.71
 
 
 def test_the_last_value_of_a_step_counts(tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ def test_each_part_has_a_line_and_all_of_them_one(tmp_path: Path) -> None:
     write_progress(tmp_path, "2/4", written_s_ago=95, rows_answered=30, rows_finished=20, shards_finished=2, rate=3.0)
     write_progress(tmp_path, "3/4", written_s_ago=600, state="finished", shards_finished=10, rows_answered=100, kept=97)
     assert array_status(Folder(tmp_path), job, NOW).lines() == [
-        "part 1/4: making shards  shards 5/10, rows 60/100 (60%)  4.0/s  0:10 left  "
+        "part 1/4: making shards  shards 5/10, rows 60/100 (60%)  4.0/s  10s left  "
         "node1:4711 since 2026-03-01T11:00:00+00:00, img2dataset started again 1 times",
-        "part 2/4: silent for 1:35, killed or cut off  shards 2/10, rows 30/100 (30%)  3.0/s  0:23 left  "
+        "part 2/4: silent for 1m35s, killed or cut off  shards 2/10, rows 30/100 (30%)  3.0/s  23s left  "
         "node2:4711 since 2026-03-01T11:00:00+00:00",
         "part 3/4: finished 2026-03-01T11:50:00+00:00, shards 10/10, 97 kept",
         "part 4/4: not started",
@@ -97,7 +97,7 @@ def test_time_left_is_that_of_the_slowest_part(tmp_path: Path) -> None:
 def test_a_part_that_writes_but_gets_no_answer_is_reported(tmp_path: Path) -> None:
     job = begin(Folder(tmp_path))
     write_progress(tmp_path, "1/1", written_s_ago=0, changed_s_ago=3700, rows_answered=60, rate=4.0)
-    assert "making shards, no row for 1:01:40  shards" in array_status(Folder(tmp_path), job, NOW).lines()[0]
+    assert "making shards, no row for 1h01m  shards" in array_status(Folder(tmp_path), job, NOW).lines()[0]
 
 
 def test_another_cut_is_forgotten_unless_it_still_runs(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no library, no script, no URL outside the page."""
+"""Charts as inline SVG, and the style of pages that show them: no library, no script, no URL outside the page."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 30
+
+STYLE = Path(__file__).parent / "page.css"
+"""The style of a page with charts: colours, tables, cards, and what `line_chart` and `histogram_chart` draw."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -40,16 +44,8 @@ def line_chart(title: str, lines: Sequence[Line], *, note: str = "", from_zero: 
     y_ticks = ticks(0.0 if from_zero else min(ys), max(ys))
     frame = _Frame(x_ticks[0], max(*xs, x_ticks[0] + 1e-9), y_ticks[0], y_ticks[-1])
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
-    for y in y_ticks:
-        at = frame.y(y)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{label(y)}</text>')
-    for x in x_ticks:
-        if x <= frame.x_max:
-            parts.append(
-                f'<text class="tick" x="{frame.x(x):.1f}" y="{HEIGHT - 12}" text-anchor="middle">{label(x)}</text>'
-            )
+    parts = [_y_tick(frame.y(y), label(y)) for y in y_ticks]
+    parts += [_x_tick(frame.x(x), label(x)) for x in x_ticks if x <= frame.x_max]
     for index, line in enumerate(lines):
         points = running_mean(line.points) if line.smooth else line.points
         if line.smooth:
@@ -59,15 +55,68 @@ def line_chart(title: str, lines: Sequence[Line], *, note: str = "", from_zero: 
             parts += [
                 f'<circle class="dot c{index}" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3"/>' for x, y in points
             ]
-    parts.append("</svg>")
     legend = [
         f'<span class="key"><i class="c{index}"></i>{html.escape(line.name)} '
         f"<b>{label(line.points[-1][1], 3)}</b></span>"
         for index, line in enumerate(lines)
     ]
+    return _figure(title, note, parts, legend)
+
+
+def histogram_chart(
+    title: str, edges: Sequence[float], counts: Sequence[int], *, mean: float, note: str = "", unit: str = ""
+) -> str:
+    """A `<figure>` with one bar for each bin, its height the share of all; an empty string when nothing was counted.
+
+    The edges stand under the bars' corners; empty bins at both ends are left out.
+
+    Args:
+        edges: bin i goes from edges[i] to edges[i + 1]; the outermost bins also hold what lies beyond them.
+        mean: of all values, for the legend.
+        note: one sentence under the title.
+        unit: of the mean, with the blank before it.
+    """
+    used = [index for index, count in enumerate(counts) if count]
+    if not used:
+        return ""
+    first, last = used[0], used[-1]
+    shares = [count / sum(counts) for count in counts]
+    top = max(shares)
+    frame = _Frame(first, last + 1, 0.0, top)
+    parts = [_y_tick(frame.y(part * top), f"{part * top:.0%}") for part in (0.0, 0.5, 1.0)]
+    for index in range(first, last + 1):
+        x, y, width = frame.x(index) + 1, frame.y(shares[index]), frame.x(index + 1) - frame.x(index) - 2
+        what = f"{_edge(edges, index)} to {_edge(edges, index + 1)}: {counts[index]}"
+        parts.append(
+            f'<rect class="column" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+            f'height="{frame.y(0.0) - y:.1f}" rx="2"><title>{html.escape(what)}</title></rect>'
+        )
+    num = last + 1 - first
+    for column in range(0, num + 1, -(-num // 9)):
+        anchor = "end" if column == num else "middle"
+        parts.append(_x_tick(frame.x(first + column), _edge(edges, first + column), anchor))
+    return _figure(title, note, parts, [f'<span class="key">mean <b>{mean:.4g}{html.escape(unit)}</b></span>'])
+
+
+def _edge(edges: Sequence[float], index: int) -> str:
+    """Of bin `index`; the last one is open, because something may lie beyond it."""
+    return f"{'≥' if index == len(edges) - 1 else ''}{edges[index]:g}"
+
+
+def _figure(title: str, note: str, parts: Sequence[str], legend: Sequence[str]) -> str:
     heading = f"<h3>{html.escape(title)}</h3>" + (f"<p>{html.escape(note)}</p>" if note else "")
-    caption = f"<figcaption>{''.join(legend)}</figcaption>"
-    return f'<figure class="chart">{heading}{"".join(parts)}{caption}</figure>'
+    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
+    return f'<figure class="chart">{heading}{svg}<figcaption>{"".join(legend)}</figcaption></figure>'
+
+
+def _y_tick(at: float, text: str) -> str:
+    """A line across the chart, and its value."""
+    line = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
+    return f'{line}<text class="tick" x="{LEFT - 6}" y="{at + 3.5:.1f}" text-anchor="end">{text}</text>'
+
+
+def _x_tick(at: float, text: str, anchor: str = "middle") -> str:
+    return f'<text class="tick" x="{at:.1f}" y="{HEIGHT - 12}" text-anchor="{anchor}">{text}</text>'
 
 
 @dataclass(frozen=True)
