@@ -63,3 +63,8 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, device: torch.devi
         eps=config.eps,
         fused=device.type == "cuda",
     )
+
+
+def optimizer_name(engine: Any) -> str:
+    """DeepSpeed's optimizer around ours, as `BF16_Optimizer around AdamW`; the same name twice without a wrapper."""
+    return f"{type(engine.optimizer).__name__} around {type(engine.basic_optimizer).__name__}"

@@ -30,6 +30,7 @@ from pipeline.config.run_config import RunConfig, load_config
 from pipeline.config.sections import BatchConfig, ValidationConfig
 from pipeline.engine.distributed import local_device
 from pipeline.engine.ds_config import resolve_ds_config
+from pipeline.engine.optim import optimizer_name
 from pipeline.planning.flops import flops_per_sample, peak_flops
 from pipeline.planning.operations import StepCounter
 from pipeline.run.logs import print_answer
@@ -126,7 +127,7 @@ def measure_step(recipe: RunConfig, world: Any, *, steps: int) -> dict[str, Any]
         "recipe": recipe.name,
         "precision": parts.ds.precision,
         "zero_stage": parts.ds.stage,
-        "optimizer": f"{type(parts.engine.optimizer).__name__} around {type(parts.engine.basic_optimizer).__name__}",
+        "optimizer": optimizer_name(parts.engine),
         "world_size": world.size,
         "lanes": len(parts.lanes),
         "micro_batch_size": batch,
