@@ -5,7 +5,7 @@
 #   bash slurm/download.sh --urls FILE --out DIR [flags]    without Slurm: the whole list, on this machine
 #   PARTS=16 bash slurm/download.sh ...                    without Slurm: part after part; with PART=3 the third alone
 #
-# The flags are those of `python -m data_prep download`. Relative paths count from where you stand. After the last part
+# The flags are those of `python -m data_prep download`. Relative paths count from the current folder. After the last part
 # slurm/verify.sh DIR checks all shards and writes the manifest. To resume after a failure or a kill, give the same
 # command again, with the same number of parts or another; finished shards are not fetched again.
 #

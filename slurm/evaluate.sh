@@ -7,7 +7,7 @@
 #   sbatch --gpus-per-node=4 --ntasks-per-node=4 slurm/evaluate.sh retrieval --model models/albef_14m \
 #     --annotations coco_test.json --images /coco --k-test 256 --out coco.json
 #
-# Task and flags are those of `python -m pipeline evaluate`. Relative paths count from where you stand.
+# Task and flags are those of `python -m pipeline evaluate`. Relative paths count from the current folder.
 #
 # sbatch options; what a site needs beside them (account, partition) goes on the command line or in SBATCH_* variables:
 #SBATCH --job-name=albef-evaluate

@@ -6,7 +6,7 @@
 #
 #   sbatch --gpus-per-node=8 --ntasks-per-node=8 slurm/pretrain.sh albef_14m --seed 3
 #
-# RECIPE and the flags are those of `python -m pipeline pretrain`. Relative paths count from where you stand.
+# RECIPE and the flags are those of `python -m pipeline pretrain`. Relative paths count from the current folder.
 #
 # sbatch options; what a site needs beside them (account, partition) goes on the command line or in SBATCH_* variables:
 #SBATCH --job-name=albef-pretrain

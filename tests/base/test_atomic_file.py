@@ -14,7 +14,7 @@ from tests.support.small_disk import run_on_small_disk
 
 
 def test_a_file_gets_its_new_text_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
-    """What a killed process left under the temporary name goes with the next write."""
+    """The next write removes what a killed process left under the temporary name."""
     path = tmp_path / "latest"
     (tmp_path / ".latest.tmp").write_text("half of a longer te")
     write_text(path, "one\n")

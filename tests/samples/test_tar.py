@@ -1,4 +1,4 @@
-"""Any tar, read strictly: what GNU tar, POSIX and V7 write is read; what lies about itself is damage with a reason."""
+"""Any tar, read strictly: what GNU tar, POSIX and V7 write is read; false headers are damage with a reason."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1, SIGTERM and SI
 Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step; `--exit-once 1`:
 in the first start only), `--stuck 1` (stop at once), `--deaf 1` (start up for a minute, without handlers),
 `--endless-first 1` (only a later start ends, after N steps of its own). `check` refuses `--typo`; `export` and
-`evaluate` leave `--out` and say which rank did. The tests copy it to `pipeline/__main__.py` of a folder that looks like
-the project.
+`evaluate` leave `--out` and print which rank did. The tests copy it to `pipeline/__main__.py` of a folder that looks
+like the project.
 """
 
 from __future__ import annotations

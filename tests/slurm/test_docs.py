@@ -53,7 +53,7 @@ def flags_in(words: list[str]) -> set[str]:
 
 
 def test_the_page_has_commands_for_every_script() -> None:
-    """None is forgotten but what the others source."""
+    """Every script is there, except those that the others source."""
     named = {Path(word).name for words in commands() for word in words if word.endswith(".sh")}
     there = {path.name for path in (ROOT / "slurm").glob("*.sh")}
     assert named == there - {"lib.sh", "site.example.sh", "site.sh"}

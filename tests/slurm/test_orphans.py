@@ -1,4 +1,4 @@
-"""What starts the ranks is killed with -9: no rank lives on, and a run that a person started by hand is no orphan."""
+"""What starts the ranks is killed with -9: no rank survives, and a run that a person started by hand is no orphan."""
 
 from __future__ import annotations
 

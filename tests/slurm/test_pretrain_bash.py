@@ -47,7 +47,7 @@ def wait_for_a_step(where: Path, launch: subprocess.Popen[str], timeout_s: float
 
 @pytest.mark.parametrize("ranks", ["1", "2"])
 def test_a_run_ends_in_the_run_folder_of_its_recipe(project: Path, tmp_path: Path, ranks: str) -> None:
-    """From any working folder: runs/RECIPE appears where the person stands, and the exit code is 0."""
+    """From any working folder: runs/RECIPE appears in the current folder, and the exit code is 0."""
     where = tmp_path / "elsewhere"
     (where / "pipeline").mkdir(parents=True)  # a folder of that name must not hide the project's package
     launch = start(project, where, "--steps", "3", NPROC=ranks)
@@ -90,7 +90,7 @@ def test_usr1_while_starting_up_counts_as_stopped(project: Path, tmp_path: Path)
 
 
 def test_a_crash_of_one_rank_ends_the_run_with_an_error(project: Path, tmp_path: Path) -> None:
-    """The exit code is the crashed rank's, though the other was then stopped and saved; neither lives on."""
+    """The exit code is the crashed rank's, though the other was then stopped and saved; neither survives."""
     launch = start(project, tmp_path, "--steps", "100000", "--exit-rank", "1", "--exit-code", "3", NPROC="2")
     output, _ = launch.communicate(timeout=60)
     assert launch.returncode == 3, output

@@ -81,7 +81,7 @@ def test_too_many_in_a_row_end_the_run_with_an_error(run: Run) -> None:
 
 def test_replay_finds_the_sample(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """With the weights of the skipped step: the sound lane's losses are the recorded ones to the last digit, the bad
-    lane begins to be bad in its second picture, and that sample leads the list; the others are finite alone."""
+    lane is first not finite in its second picture, and that sample leads the list; the others are finite alone."""
     dump = run.folder / "skipped" / "step_00000004"
     assert main(["replay", str(dump), "--device", "cpu", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -45,7 +45,7 @@ def watcher(rank: int = 0, factor: float = 5.0) -> SlowSteps:
 
 
 def test_a_slow_step_is_logged_with_its_reason(logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """1.5 s where 0.2 s are usual; 0.9 s are not five times as much. One line in a minute, which counts the untold."""
+    """1.5 s where 0.2 s are usual; 0.9 s are not five times as much. One line a minute, which counts the others."""
     slow = watcher()
     slow.note(14, 0.9, 0.0, ["b"])
     assert (slow.total, logged) == (0, [])

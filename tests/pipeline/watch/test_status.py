@@ -116,7 +116,7 @@ def test_the_numbers_are_those_of_the_last_whole_line(tmp_path: Path) -> None:
 
 
 def test_a_long_silence_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines every 60 s: twenty of them missing is remarked on, ten minutes is not."""
+    """Lines every 60 s: twenty missing lines are reported, fifteen are not."""
     run_dir = made(tmp_path, metrics=line(20, NOON - 60) + line(40, NOON))
     assert not read_status(run_dir, now=NOON + 900).overdue
     assert read_status(run_dir, now=NOON + 1_300).overdue

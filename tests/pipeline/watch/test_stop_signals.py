@@ -93,7 +93,7 @@ def interrupted_in_a_collective(rank: int, _world: int, recipe: str, folder: str
 
 
 class InterruptedInASave(WrappedTask):
-    """Its state is wanted for a checkpoint, and SIGINT comes."""
+    """SIGINT arrives while a checkpoint asks for the state."""
 
     def state(self) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
