@@ -84,8 +84,8 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
     import torch
 
     from albef.pretrained import Albef
+    from pipeline.tasks.retrieval.annotations import retrieval_set
     from pipeline.tasks.retrieval.evaluation import retrieve
-    from pipeline.tasks.retrieval.retrieval_set import retrieval_set
 
     albef = Albef.from_pretrained(args.model, device=world.device).to(getattr(torch, args.dtype))
     pairs = load_pairs(args)

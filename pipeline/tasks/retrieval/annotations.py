@@ -1,4 +1,4 @@
-"""The image-text pairs of an evaluation, in a fixed order: from an annotation file or from shards."""
+"""The image-text pairs of an evaluation, in a fixed order: from an annotation file or from shards, and as tensors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
+import torch
 from PIL import Image
+from torch import Tensor
 
+from albef.config import AlbefConfig
 from albef.errors import DataError
+from albef.inputs.preprocess import preprocess_image
+from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.data.corpus.locations import SampleRef
 from pipeline.data.corpus.manifest import Manifest
 from pipeline.data.corpus.reader import BadSample, ShardReader
 from pipeline.data.decode import load_pixels, open_image
+from pipeline.tasks.retrieval.evaluation import RetrievalSet
 from samples.captions import clean_caption
 from samples.image_roots import ImageRoots, NotRead, RootError, open_image_roots
 from samples.json_text import parse_json
@@ -129,6 +135,27 @@ class EvaluationPairs:
             if kept.add(ref.name, texts):
                 refs.append(ref)
         return kept.pairs(partial(_open_sample, reader, refs))
+
+
+def retrieval_set(
+    pairs: EvaluationPairs, model: AlbefConfig, tokenizer: AlbefTokenizer, *, max_text_tokens: int = 30
+) -> RetrievalSet:
+    """Images squash-resized to the model's size; texts cut to `max_text_tokens` ([CLS] included) or the model's limit.
+
+    Images are decoded on demand; texts are tokenized here, a million of them in a minute.
+    """
+    input_ids, attention_mask = tokenizer(pairs.texts, max_length=min(max_text_tokens, model.max_text_positions))
+
+    def load_image(index: int) -> Tensor:
+        return preprocess_image(pairs.image(index), model.image_size)
+
+    return RetrievalSet(
+        num_images=pairs.num_images,
+        load_image=load_image,
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        text_to_image=torch.tensor(pairs.text_to_image),
+    )
 
 
 class _Collected:

@@ -15,9 +15,8 @@ from pipeline.config.sections import ValidationConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.engine.distributed import World
 from pipeline.task import Progress
-from pipeline.tasks.retrieval.annotations import EvaluationPairs
+from pipeline.tasks.retrieval.annotations import EvaluationPairs, retrieval_set
 from pipeline.tasks.retrieval.evaluation import retrieve
-from pipeline.tasks.retrieval.retrieval_set import retrieval_set
 
 
 class Validator:
