@@ -90,7 +90,9 @@ def open_record(path: Path, wanted: Settings) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
         record = Record(settings=Settings(**content["settings"]), port=content["port"], stages=content["stages"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", f"remove {path.parent} to start afresh") from None
+        raise ConfigError(
+            f"{path} cannot be read: {error}", f"remove {path.parent} to start again from the beginning"
+        ) from None
     if record.settings != wanted:
         differs = "; ".join(
             f"--{name} was {getattr(record.settings, name)}, is now {value}"

@@ -1,4 +1,4 @@
-"""`download --distributor pyspark`: a real Spark on this machine makes the very shards that it would make without."""
+"""`download --distributor pyspark`: a real Spark on this machine makes the same shards as without Spark."""
 
 from __future__ import annotations
 

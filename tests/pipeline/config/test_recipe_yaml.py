@@ -164,7 +164,7 @@ def test_what_is_no_file_is_no_recipe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["*.parquet", "@x", "{a}", "a: b", "%x", "[x", "&a", "!x", "'", "- a"])
 def test_a_flag_for_a_list_of_paths_takes_paths(tmp_path: Path, text: str) -> None:
-    """What a shell hands on is a path, also where YAML would read another type."""
+    """What a shell passes on is a path, also where YAML would read another type."""
     if text == "[x":
         with pytest.raises(ConfigError, match=r"data\.manifests should be"):
             from_text(tmp_path, "", "--data.manifests", text)

@@ -196,7 +196,7 @@ def test_a_rank_without_work_takes_part():
 @pytest.mark.gpu
 @pytest.mark.parametrize("free_bytes", [2**40, 0])
 def test_cuda_gives_what_the_cpu_gives(monkeypatch, free_bytes):
-    """float64 on both, so the order cannot swap; embeddings kept on the device, and on the host for want of room."""
+    """float64 on both, so the order cannot swap; embeddings kept on the device, and on the host if it has no room."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 2**40))
     world = World(rank=0, local_rank=0, size=1, device=torch.device("cuda"))
     on_gpu = retrieve(tiny_model().cuda(), tiny_set(), world=world, k_test=6, batch_size=4)
