@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import signal
 import sys
 import traceback
@@ -14,6 +13,7 @@ from typing import NoReturn, TextIO
 
 from base.errors import UsageError, UserError
 from base.parser import Parser
+from base.standard_streams import print_to_stderr, release_unwritable
 from data_prep.commands import (
     download,
     import_tars,
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         message, hint = (printable(cut_words(text, arguments)) for text in (error.message, error.hint))
-        _print(f"error: {message}\nhint: {hint}")
+        print_to_stderr(f"error: {message}\nhint: {hint}")
         return error.exit_code
     except BrokenPipeError:  # `| head` has seen enough
         return EXIT_PIPE_CLOSED
@@ -91,33 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         path = error.filename or (out if full else None)
         where = f"{quote(path)}: " if path else ""
-        cure = "make room on the disk of the output folder" if full else "fix that"
-        _print(f"error: {where}{quote(error.strerror or error)}\nhint: {cure}, then run the same command again")
+        fix = "make room on the disk of the output folder" if full else "fix that"
+        print_to_stderr(f"error: {where}{quote(error.strerror or error)}\nhint: {fix}, then run the same command again")
         return 2
     except KeyboardInterrupt:
-        _print("interrupted: finished shards stay, the same command resumes from there")
+        print_to_stderr("interrupted: finished shards stay, the same command resumes from there")
         return EXIT_INTERRUPTED
     except _Terminated:
-        _print("terminated: finished shards stay, the same command resumes from there")
+        print_to_stderr("terminated: finished shards stay, the same command resumes from there")
         return EXIT_TERMINATED
     finally:
         signal.signal(signal.SIGTERM, sigterm_before)
-        _release_unwritable()
-
-
-def _print(text: str) -> None:
-    """Print to stderr. If that fails (a full disk, a closed pipe), there is nowhere to report it."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-def _release_unwritable() -> None:
-    """Drop what stdout and stderr cannot write: otherwise Python tries again at exit, and exits with code 120."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        release_unwritable()
 
 
 class _Visible:

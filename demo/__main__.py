@@ -12,6 +12,7 @@ from pathlib import Path
 
 from albef.errors import ConfigError
 from base.errors import UserError
+from base.flag_types import positive
 from base.parser import Parser
 from demo.processes import end_leftovers
 from demo.results import RECALL_AT, recalls
@@ -93,9 +94,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "The same command again resumes where it stopped.",
     )
     parser.add_argument("--run-dir", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
-    parser.add_argument("--steps", type=_positive, metavar="N", help="optimizer steps; default: the recipe's")
+    parser.add_argument("--steps", type=positive, metavar="N", help="optimizer steps; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
-    parser.add_argument("--pictures", type=_positive, metavar="N", help="at most N pictures a list; default: all")
+    parser.add_argument("--pictures", type=positive, metavar="N", help="at most N pictures a list; default: all")
     parser.add_argument("--port", type=int, default=0, help="of the picture server on loopback; default: any free one")
     args = parser.parse_args(argv)
     if not 0 <= args.port < 65_536 or args.seed < 0:
@@ -103,13 +104,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             f"--port {args.port} --seed {args.seed}: out of range", "ports end at 65535, seeds are not negative"
         )
     return args
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 @contextmanager

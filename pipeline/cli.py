@@ -13,6 +13,7 @@ import sys
 from albef.errors import ConfigError, ProcessKilledError
 from base.errors import UserError
 from base.nearest import nearest
+from base.standard_streams import release_unwritable
 from pipeline.exit_codes import LOST
 from pipeline.run import logs
 from pipeline.watch import launcher
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as leaving:  # argparse after --help
         return leaving.code if isinstance(leaving.code, int) else 0
     finally:
-        logs.release_unwritable()
+        release_unwritable()
 
 
 def _run(arguments: list[str]) -> int:

@@ -7,10 +7,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from base import flag_types
 from base.errors import UsageError
 from data_prep.accounts.datasheet import SourceAccount
 from data_prep.accounts.min_yield import REASONS_SHOWN, check_yield
-from data_prep.commands.flags import flag_types
 from data_prep.commands.flags.job_flags import add_processes, num_processes
 from data_prep.commands.flags.yield_flag import add_min_yield
 from data_prep.filters.corpus import Corpus, exclusive

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from base import flag_types
 from base.errors import UsageError
 from base.progress import Progress
 from data_prep.accounts.min_yield import REASONS_SHOWN, check_yield
-from data_prep.commands.flags import flag_types
 from data_prep.commands.flags.yield_flag import add_min_yield
 from data_prep.errors import InputError
 from data_prep.lists.published_file import check_is_file, lines

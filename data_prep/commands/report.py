@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from base import flag_types
 from data_prep.accounts.datasheet import DATASHEET_NAME, shard_rows
-from data_prep.commands.flags import flag_types
 from data_prep.errors import InputError
 from data_prep.output.ownership import check_replaceable
 from data_prep.output.storage import file_sha256, is_remote, publish, storage_location, unpublished

@@ -7,9 +7,9 @@ import json
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from base import flag_types
 from base.progress import Progress
 from data_prep.accounts.accounting import account_of, write_report
-from data_prep.commands.flags import flag_types
 from data_prep.commands.flags.job_flags import add_processes, num_processes
 from data_prep.filters.corpus import Corpus, changed_inputs, read_record
 from data_prep.filters.verification import verify_corpus

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from albef.errors import ConfigError
+from base.standard_streams import print_to_stderr
 from pipeline.run.retrying_file import RetryingFile, reason
 from samples.quote import printable, visible
 
@@ -39,7 +39,7 @@ class Console(logging.StreamHandler[TextIO]):
         if self._lost:
             self._lost += before
         elif before:
-            _print(f"{before} lines before this one were not written in time; the run folder's logs have them")
+            print_to_stderr(f"{before} lines before this one were not written in time; the run folder's logs have them")
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's name
         """Count a line that cannot be written; logging's own traceback could not be written either."""
@@ -111,13 +111,7 @@ def add_file(path: Path) -> logging.Handler:
 def print_error(message: str, hint: str, *, rank: int = 0) -> None:
     """Print `error:` and `hint:` to stderr, with the rank in front if it is not 0."""
     front = f"[rank {rank}] " if rank else ""
-    _print(f"{front}error: {printable(message)}\n{front}hint: {printable(hint)}")
-
-
-def _print(text: str) -> None:
-    """Print to stderr. If that fails (a full disk, a closed pipe), there is nowhere to report it."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+    print_to_stderr(f"{front}error: {printable(message)}\n{front}hint: {printable(hint)}")
 
 
 def print_answer(text: str) -> None:
@@ -134,18 +128,6 @@ def print_answer(text: str) -> None:
         raise ConfigError(
             f"the answer cannot be written to standard output: {reason(error)}", "make room there, or name another file"
         ) from error
-
-
-def release_unwritable() -> None:
-    """Drop buffered output of stdout and stderr that cannot be written. Call at the end of the process.
-
-    Python would try again at exit, and end with exit code 120.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def remove(handler: logging.Handler) -> None:

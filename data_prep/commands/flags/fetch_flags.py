@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Collection
 
+from base import flag_types
 from base.errors import UsageError
-from data_prep.commands.flags import flag_types
 from data_prep.commands.flags.job_flags import num_processes
 from data_prep.fetch.dns_check import check_dns, sample_hosts
 from data_prep.fetch.retrying_opener import FetchLimits

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from base import flag_types
 from base.errors import UsageError
-from data_prep.commands.flags import flag_types
 from data_prep.fetch.retrying_opener import FetchLimits
 from data_prep.output.job import Folder, ImageSettings, Job, default_source, hash_inputs
 from data_prep.output.parts import WHOLE, Part

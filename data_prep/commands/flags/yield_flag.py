@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from data_prep.commands.flags import flag_types
+from base import flag_types
 
 
 def add_min_yield(parser: argparse.ArgumentParser, default: float, what: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from albef.errors import ConfigError
+from base.standard_streams import release_unwritable
 from pipeline.run import logs
 
 
@@ -86,7 +87,7 @@ def test_a_console_on_a_full_disk_counts_its_lines(
         log.warning("one")
         log.warning("two")
         logs.print_error("nobody", "can read this")
-        logs.release_unwritable()
+        release_unwritable()
         monkeypatch.setattr("sys.stderr", room)
         console.setStream(room)
         log.warning("three")
@@ -102,4 +103,4 @@ def test_an_answer_that_cannot_be_written_is_an_error(monkeypatch: pytest.Monkey
         monkeypatch.setattr("sys.stdout", full)
         with pytest.raises(ConfigError, match="cannot be written to standard output: No space left on device"):
             logs.print_answer("42")
-        logs.release_unwritable()
+        release_unwritable()
