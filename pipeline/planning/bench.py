@@ -65,11 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    recipe = load_config(args.recipe, args.overrides, other_flags=args.flags)
     device = local_device(args.device)
     steps = STEPS[device.type] if args.steps is None else args.steps
     if steps < 1:
         raise ConfigError(f"--steps {steps} measures nothing", "give 1 or more")
-    recipe = load_config(args.recipe, args.overrides, other_flags=args.flags)
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
         if not any(word.startswith("--batch.") for word in args.overrides):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,18 +28,28 @@ HOST_WAITS = {"zero0_fp32": {"check": 1, "optimizer": 89}, "zero1_bf16": {"check
 stay on the host."""
 
 
-def bench(recipe: Path, *flags: str) -> dict:
-    """The JSON of `bench step` on the CPU, from a process of its own."""
-    command = [sys.executable, "-m", "pipeline", "bench", "step", str(recipe), "--device", "cpu", "--json", *flags]
+PRINTED = {"step_ms", "samples_per_s", "cpu_s", "peak_memory_gib", "gflop_per_sample", "mfu_pct"}
+
+
+@functools.cache
+def bench(folder: Path, *flags: str) -> dict:
+    """The JSON of `bench step` on the CPU with the tiny recipe, from a process of its own."""
+    recipe = str(tiny_recipe(folder))
+    command = [sys.executable, "-m", "pipeline", "bench", "step", recipe, "--device=cpu", "--steps=1", "--json", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)  # and nothing else is printed
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench")
+
+
 @pytest.mark.parametrize("ds", CEILINGS)
-def test_a_step_stays_below_its_ceilings(ds: str, tmp_path: Path) -> None:
+def test_a_step_stays_below_its_ceilings(ds: str, folder: Path) -> None:
     """Operations and host waits of each part, in the engine that the recipe's run has."""
-    result = bench(tiny_recipe(tmp_path), f"--deepspeed.config={ds}", "--steps=1")
+    result = bench(folder, f"--deepspeed.config={ds}")
     over = {part: count for part, count in result["operations"].items() if count > CEILINGS[ds][part]}
     assert not over and result["operations"].keys() == CEILINGS[ds].keys()
     waits = {part: count for part, count in result["host_waits"].items() if count > HOST_WAITS[ds].get(part, 0)}
@@ -51,13 +63,26 @@ def test_a_step_stays_below_its_ceilings(ds: str, tmp_path: Path) -> None:
     assert result["samples_per_s"] == pytest.approx(8e3 / result["step_ms"], rel=0.01)
 
 
-def test_the_recipe_s_batch_is_measured_where_it_is_given(tmp_path: Path) -> None:
+def test_the_recipe_s_batch_is_measured_where_it_is_given(folder: Path) -> None:
     """Twice the lanes are about twice the operations of forward and backward; the other parts stay."""
-    recipe, flags = tiny_recipe(tmp_path), ["--steps=1", "--deepspeed.config=zero1_bf16"]
-    two = bench(recipe, *flags)
-    four = bench(recipe, *flags, "--batch.global_batch_size=16", "--batch.micro_batch_size=4")
+    two = bench(folder, "--deepspeed.config=zero1_bf16")
+    four = bench(folder, "--deepspeed.config=zero1_bf16", "--batch.global_batch_size=16", "--batch.micro_batch_size=4")
     assert (four["lanes"], four["operations"]["optimizer"]) == (4, two["operations"]["optimizer"])
     assert 1.9 < four["operations"]["forward"] / two["operations"]["forward"] <= 2
+
+
+def test_the_page_explains_what_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each figure and part of the tables of docs/speed.md is one of the result; its commands name recipes and keys."""
+    page = (Path(__file__).parents[3] / "docs" / "speed.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    result = bench(folder, "--deepspeed.config=zero1_bf16")
+    assert named == PRINTED | result["operations"].keys() and result.keys() >= PRINTED
+    commands = re.findall(r"-m (pipeline bench step albef_14m.*?)(?: +#.*)?$", page, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        assert cli.main([*command.split()[1:], "--steps=0"]) == 2  # all that precedes the step is read
+        assert "--steps 0 measures nothing" in capsys.readouterr().err
 
 
 def test_operations_and_waits_are_counted_by_part() -> None:
