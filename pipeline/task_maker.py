@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,3 +27,5 @@ class TaskMaker:
     """Makes a micro-batch of that many samples of noise, on the host, as costly as a real one can be."""
     bytes_beside: Callable[[RunConfig, torch.dtype], Mapping[str, int]]
     """Bytes on a device of what the task keeps beside the engine, by name, given the type of the arithmetic."""
+    batch_lines: Callable[[RunConfig], Sequence[str]]
+    """What `check` prints of the task's batch; empty where there is nothing to add."""

@@ -72,8 +72,7 @@ def batch_lines(run: RunConfig, ds: ResolvedDeepSpeed, world_size: int) -> list[
         f"global_batch_size {batch.global_batch_size} = micro_batch_size {batch.micro_batch_size} x "
         f"grad_accum_steps {ds.grad_accum_steps} x world_size {world_size}",
         f"{batch.num_lanes} lanes: runs on {', '.join(map(str, divisors(batch.num_lanes)))} ranks, with the same steps",
-        f"contrastive candidates {batch.micro_batch_size + run.objective.queue_size:,} "
-        f"(lane {batch.micro_batch_size} + queue {run.objective.queue_size:,})",
+        *PRETRAINING.batch_lines(run),
         f"ZeRO stage {ds.stage}, {ds.precision}",
     ]
 

@@ -127,4 +127,11 @@ def make(_run: RunConfig, _world: World, _compute_dtype: torch.dtype) -> Brightn
     return Brightness()
 
 
-BRIGHTNESS = TaskMaker(make=make, batch_module=__name__, sketch=sketch, noise=noise, bytes_beside=bytes_beside)
+BRIGHTNESS = TaskMaker(
+    make=make,
+    batch_module=__name__,
+    sketch=sketch,
+    noise=noise,
+    bytes_beside=bytes_beside,
+    batch_lines=lambda run: [],
+)

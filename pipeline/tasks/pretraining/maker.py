@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.config.run_config import RunConfig
 from pipeline.task_maker import TaskMaker
 from pipeline.tasks.pretraining.collate import PretrainBatcher
-from pipeline.tasks.pretraining.sketch import bytes_beside, noise, sketch
+from pipeline.tasks.pretraining.sketch import batch_lines, bytes_beside, noise, sketch
 from pipeline.tasks.pretraining.task import Pretraining
 
 PRETRAINING = TaskMaker(
@@ -16,6 +16,7 @@ PRETRAINING = TaskMaker(
     sketch=sketch,
     noise=noise,
     bytes_beside=bytes_beside,
+    batch_lines=batch_lines,
 )
 
 

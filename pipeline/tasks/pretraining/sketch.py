@@ -1,4 +1,4 @@
-"""Pretraining without data or weights, for planning: its shapes, a batch of noise, the bytes beside the engine."""
+"""Pretraining without data or weights, for planning: shapes, noise, bytes beside the engine, keys a query."""
 
 from __future__ import annotations
 
@@ -53,3 +53,9 @@ def bytes_beside(run: RunConfig, dtype: torch.dtype) -> dict[str, int]:
         "teacher": (torch.float32.itemsize + copy) * averaged,
         "queue": 2 * run.objective.queue_size * run.model.embed_dim * torch.float32.itemsize,
     }
+
+
+def batch_lines(run: RunConfig) -> list[str]:
+    """How many keys each contrastive query has, which is not the global batch."""
+    lane, queue = run.batch.micro_batch_size, run.objective.queue_size
+    return [f"contrastive candidates {lane + queue:,} (lane {lane} + queue {queue:,})"]
