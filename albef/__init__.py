@@ -3,15 +3,16 @@
 May import torch, timm and transformers (the tokenizer), and their dependencies numpy, Pillow and safetensors.
 Has no code for DeepSpeed, tar files, Slurm or command lines: `pipeline` trains the model on the data of `data_prep`.
 
-config        what a user chooses: widths and depths, the objective, the starting weights
-errors        errors that a user can fix: message and hint
-gradcam       which parts of the image a word attends to
-json_file     reads a JSON object from an untrusted folder
-model         the pretraining model and its forward: reads like the paper's section 3.2
-momentum      the teacher: fp32 weights, soft targets, moving average
-precision     the rule for what is computed in fp32 with any weights
-pretrained    `Albef`: encode_image, encode_text, match, from and to a folder
-regular_file  opens files that a user names, or raises an error that names what is there instead
+config           what a user chooses: widths and depths, the objective, the starting weights
+errors           errors that a user can fix: message and hint
+evaluation_mode  puts a model into eval mode for a while
+gradcam          which parts of the image a word attends to
+json_file        reads a JSON object from an untrusted folder
+model            the pretraining model and its forward: reads like the paper's section 3.2
+momentum         the teacher: fp32 weights, soft targets, moving average
+precision        the rule for what is computed in fp32 with any weights
+pretrained       `Albef`: encode_image, encode_text, match, from and to a folder
+regular_file     opens files that a user names, or raises an error that names what is there instead
 """
 
 from __future__ import annotations

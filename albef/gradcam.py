@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from albef.evaluation_mode import evaluating
 from albef.inputs.arguments import check_one
 from albef.inputs.preprocess import preprocess_image
 from albef.inputs.tokenizer import AlbefTokenizer
@@ -124,7 +125,7 @@ def cross_attention(
     layers = model.multimodal_encoder.layers
     chosen = layers[(len(layers) - 1) // 2 if layer is None else layer]
     assert isinstance(chosen, nn.Module) and isinstance(chosen.cross_attention, Attention)
-    with _evaluating(model), _keeping_weights(chosen.cross_attention) as attention, _autograd():
+    with evaluating(model), _keeping_weights(chosen.cross_attention) as attention, _autograd():
         with torch.no_grad():
             image_embeds, _ = model.encode_image(image)
             text_embeds, _ = model.encode_text(input_ids, attention_mask)
@@ -203,13 +204,3 @@ def _keeping_weights(attention: Attention) -> Iterator[Attention]:
         yield attention
     finally:
         attention.keep_weights, attention.weights = False, None
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

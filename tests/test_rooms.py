@@ -16,7 +16,7 @@ PACKAGES = ("albef", "base", "data_prep", "demo", "pipeline", "samples")
 LEVELS = {
     "albef": [
         ["albef.errors"],
-        ["albef.precision", "albef.regular_file"],
+        ["albef.evaluation_mode", "albef.precision", "albef.regular_file"],
         ["albef.config", "albef.json_file"],
         ["albef.inputs"],
         ["albef.network", "albef.objective"],

@@ -90,10 +90,13 @@ def test_the_gradient_is_that_of_the_match_logit(model: AlbefForPretraining, ima
 
 
 def test_the_model_is_left_as_it_was(model: AlbefForPretraining, image: Image.Image) -> None:
-    """Training mode, gradients and the attention's own path are untouched; frozen weights give the same maps."""
+    """Each module's mode, gradients and the attention's own path are untouched; frozen weights give the same maps."""
     model.train()
+    model.image_encoder.eval()  # as a user who trains only the rest
+    modes = [module.training for module in model.modules()]
     maps = word_maps(model, AlbefTokenizer(), image, TEXT).maps
-    assert model.training and all(parameter.grad is None for parameter in model.parameters())
+    assert model.training and [module.training for module in model.modules()] == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
     attention: Any = model.multimodal_encoder.layers[0].cross_attention
     assert attention.keep_weights is False and attention.weights is None
     with torch.no_grad():

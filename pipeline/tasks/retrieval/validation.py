@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from albef.config import AlbefConfig
+from albef.evaluation_mode import evaluating
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
 from pipeline.config.sections import ValidationConfig
@@ -61,18 +61,6 @@ class Validator:
                 progress=progress,
             )
         return {f"val/{name}": value for name, value in result.metrics().items() if not name.startswith("chance_")}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode; afterwards put each of its modules back into the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager
