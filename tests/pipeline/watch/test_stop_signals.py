@@ -66,9 +66,9 @@ def test_the_ranks_agree_save_and_leave_together(tmp_path: Path) -> None:
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 2 * len(ASKED) + 3))
     log = (tmp_path / "run" / "logs" / "local" / "rank_0.log").read_text()
     lines_of = re.findall(r"stopped by (another rank|SIG\w+|the stop file).*: saved at step (\d+)", log)
-    told = {int(step): why for why, step in lines_of}  # the log files of all starts are one here, and copies of it
+    logged = {int(step): why for why, step in lines_of}  # the log files of all starts are one here, and copies of it
     reasons = ["the stop file" if how == "stop" else how if 0 in whom else "another rank" for how, whom in ASKED]
-    assert told == {2 * start + 2: reason for start, reason in enumerate(reasons)}
+    assert logged == {2 * start + 2: reason for start, reason in enumerate(reasons)}
 
 
 def interrupted_in_a_collective(rank: int, _world: int, recipe: str, folder: str) -> int:
