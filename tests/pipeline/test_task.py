@@ -40,11 +40,13 @@ def train_brightness(rank: int, size: int, recipe: str, run_dir: str, overrides:
 
 @pytest.mark.timeout(900)
 def test_another_task_trains_and_resumes_to_the_bit(tmp_path: Path) -> None:
-    """Twelve steps of two lanes on two ranks, whole, and stopped after five: the same state beside the engine."""
+    """Twelve steps of two lanes on two ranks, whole and with data workers, and stopped after five: the same state
+    beside the engine."""
     recipe = str(tiny_recipe(tmp_path, max_steps=12, validation={"every_steps": 6}))
-    overrides = ["--deepspeed.config=zero1_fp32", "--optim.lr=0.1", "--data.num_workers=1"]
+    overrides = ["--deepspeed.config=zero1_fp32", "--optim.lr=0.1"]
+    with_worker = [*overrides, "--data.num_workers=1"]
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
-    ends = run_ranks(train_brightness, 2, recipe, whole, overrides, process_group=False, timeout_s=200)
+    ends = run_ranks(train_brightness, 2, recipe, whole, with_worker, process_group=False, timeout_s=200)
     stopped = run_ranks(train_brightness, 2, recipe, cut, overrides, 5, process_group=False, timeout_s=200)
     resumed = run_ranks(train_brightness, 2, recipe, cut, overrides, process_group=False, timeout_s=200)
     assert [code for code, _ in ends + stopped + resumed] == [0, 0, 75, 75, 0, 0]
