@@ -129,7 +129,7 @@ class Task(Protocol):
         """
 
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over what `state` gave. Not a collective.
+        """Adopt what `state` gave. Not a collective.
 
         Raises: CheckpointError when the names or shapes are not this task's.
         """

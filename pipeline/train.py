@@ -220,10 +220,9 @@ def fit(training: Training, stop: StopSignals) -> int:
     metrics.start(training.start_step)
     for batches in waited_for(training):
         done = batches.step + 1
-        result = train_step(parts, batches, heartbeat.phase, draw=metrics.images_due(done))
-        heartbeat.phase("between steps", step=done)
+        # without a name for the result, whose pictures hold a lane's tensors
+        report(training, batches, train_step(parts, batches, heartbeat.phase, draw=metrics.images_due(done)))
         last = done >= total_steps
-        report(training, batches, result)
         stopping = stop.agreed() and not last
         if last or due(done, run.validation.every_steps):
             validate(training, step=done)
@@ -297,6 +296,7 @@ def train_step(
 def report(training: Training, batches: StepBatches, result: StepResult) -> None:
     """Record a step: its scalars, its pictures where they are due, a dump where it was skipped."""
     parts, metrics, done = training.parts, training.metrics, batches.step + 1
+    training.heartbeat.phase("between steps", step=done)
     if result.check.skipped:
         training.skipped.record(batches, parts.lanes, result.check, step_facts(parts, result.scalars))
     else:
@@ -389,7 +389,7 @@ def step_facts(parts: StepParts, scalars: Mapping[str, float | Tensor]) -> StepF
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something done every so many steps is to be done after `step` steps; 0 is never."""
+    """Whether something that is done every `every` steps is to be done after `step` steps; 0 is never."""
     return bool(every) and step % every == 0
 
 
