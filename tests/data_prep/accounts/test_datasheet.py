@@ -15,8 +15,8 @@ from data_prep.accounts.datasheet import write_datasheet
 from data_prep.errors import AccountingError, InputError
 from data_prep.output.job import Folder, ImageSettings, Job, write_job
 from data_prep.shards.manifest import SCHEMA
-from tests.data_prep.shards.test_shards import copy, members, rewrite, verify, whole
 from tests.support.data_prep_runs import failures, samples
+from tests.support.made_shards import copy, members, rewrite, verify, whole
 
 __all__ = ["copy", "whole"]  # fixtures: three packed shards of four rows, one row of each a failure
 
