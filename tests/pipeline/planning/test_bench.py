@@ -78,7 +78,7 @@ def test_the_page_explains_what_is_printed(folder: Path, capsys: pytest.CaptureF
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     result = bench(folder, "--deepspeed.config=zero1_bf16")
     assert named == PRINTED | result["operations"].keys() and result.keys() >= PRINTED
-    commands = re.findall(r"-m (pipeline bench step albef_14m.*?)(?: +#.*)?$", page, re.MULTILINE)
+    commands = re.findall(r"^(?:python|torchrun.*) -m (pipeline bench step .*?)(?: +#.*)?$", page, re.MULTILINE)
     assert len(commands) == 5
     for command in commands:
         assert cli.main([*command.split()[1:], "--steps=0"]) == 2  # all that precedes the step is read
