@@ -31,9 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """`replay`."""
     # torch is imported where it is used, so that `replay --help` need not wait for it
-    from pipeline.engine.distributed import prepare_deepspeed_import
-
-    prepare_deepspeed_import()  # the task imports the trainer, and DeepSpeed with it
     from pipeline.tasks.pretraining.replay import replayable
     from pipeline.watch.replay import nearest_checkpoint, replay, text_of
     from pipeline.watch.skipped_step_dump import plain, read_dump
