@@ -25,7 +25,7 @@ class TaskMaker:
     """Makes the task on the meta device, given the type of the engine's arithmetic: shapes without data or weights."""
     noise: Callable[[RunConfig, int], Any]
     """Makes a micro-batch of that many samples of noise, on the host, as costly as a real one can be."""
-    bytes_beside: Callable[[RunConfig, torch.dtype], Mapping[str, int]]
-    """Bytes on a device of what the task keeps beside the engine, by name, given the type of the arithmetic."""
+    bytes_beside: Callable[[Any], Mapping[str, int]]
+    """Bytes on a device of what the task keeps beside the engine, by name, given what `sketch` made."""
     batch_lines: Callable[[RunConfig], Sequence[str]]
     """What `check` prints of the task's batch; empty where there is nothing to add."""

@@ -63,7 +63,7 @@ def estimate_memory(run: RunConfig, ds: ResolvedDeepSpeed, maker: TaskMaker, wor
         weights=(2 if half else 4) * parameters,
         gradients=gradients,
         optimizer=(8 + master) * parameters // shares,
-        beside=maker.bytes_beside(run, ds.compute_dtype),
+        beside=maker.bytes_beside(sketch),
         activations=saved_bytes(sketch, maker.noise(run, run.batch.micro_batch_size)),
     )
 

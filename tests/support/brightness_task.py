@@ -119,8 +119,8 @@ def noise(_run: RunConfig, batch_size: int) -> Pixels:
     return Pixels(image=torch.rand(batch_size, 3, SIDE, SIDE), keys=[""] * batch_size, captions=[""] * batch_size)
 
 
-def bytes_beside(_run: RunConfig, _dtype: torch.dtype) -> dict[str, int]:
-    return {"average": 3 * torch.float32.itemsize}
+def bytes_beside(sketch: Brightness) -> dict[str, int]:
+    return {"average": sketch.average.nbytes}
 
 
 def make(_run: RunConfig, _world: World, _compute_dtype: torch.dtype) -> Brightness:

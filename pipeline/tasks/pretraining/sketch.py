@@ -43,15 +43,13 @@ def noise(run: RunConfig, batch_size: int) -> PretrainBatch:
     )
 
 
-def bytes_beside(run: RunConfig, dtype: torch.dtype) -> dict[str, int]:
-    """The teacher, with a copy of its weights in `dtype` unless that is fp32, and the queue's two halves."""
-    with torch.device("meta"):
-        student = AlbefForPretraining(run.model, run.objective)
-    averaged = sum(tensor.numel() for tensor in MomentumTeacher(student, device="meta").state_dict().values())
-    copy = 0 if dtype == torch.float32 else dtype.itemsize
+def bytes_beside(sketch: Pretraining) -> dict[str, int]:
+    """The teacher, with the copy of its weights in another precision if it has one, and the queue's two halves."""
+    teacher, queue = sketch.teacher, sketch.queue
+    models = {teacher.weights, teacher.model}  # one and the same where the forward computes in fp32
     return {
-        "teacher": (torch.float32.itemsize + copy) * averaged,
-        "queue": 2 * run.objective.queue_size * run.model.embed_dim * torch.float32.itemsize,
+        "teacher": sum(weight.nbytes for model in models for weight in model.parameters()),
+        "queue": queue.image.nbytes + queue.text.nbytes,
     }
 
 
