@@ -12,7 +12,7 @@ import sys
 
 from albef.errors import ConfigError, ProcessKilledError
 from base.errors import UserError
-from base.nearest import nearest
+from base.nearest import did_you_mean
 from base.standard_streams import release_unwritable
 from pipeline.exit_codes import LOST
 from pipeline.run import logs
@@ -102,10 +102,9 @@ def _dispatch(arguments: list[str]) -> int:
         raise ConfigError("no command given", f"one of {', '.join(COMMANDS)}; see `python -m pipeline --help`")
     command, *rest = arguments
     if command not in COMMANDS:
-        close = nearest(command, COMMANDS)
         raise ConfigError(
             f"there is no command {quote(command)}",
-            (f"did you mean {close}? " if close else "") + f"there are {', '.join(COMMANDS)}",
+            f"{did_you_mean(command, COMMANDS)}there are {', '.join(COMMANDS)}",
         )
     from pipeline.config.flags import (  # pydantic and yaml, not always installed
         RecipeParser,
