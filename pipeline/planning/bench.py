@@ -28,7 +28,7 @@ from albef.errors import ConfigError, TrainingError
 from pipeline.config.flags import add_recipe_argument
 from pipeline.config.run_config import RunConfig, load_config
 from pipeline.config.sections import BatchConfig, ValidationConfig
-from pipeline.engine.distributed import local_device
+from pipeline.engine.distributed import World, local_device
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.engine.optim import optimizer_name
 from pipeline.planning.flops import flops_per_sample, peak_flops
@@ -55,8 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"{parser.prog} step RECIPE [flags] [--KEY VALUE ...]"
     parser.add_argument(
         "--device",
+        choices=["auto", "cpu", "cuda"],
         default="auto",
-        help="cpu, cuda, or auto: cuda where there is one (default). On the CPU the batch is two lanes of 4 samples, "
+        help="auto: cuda where there is one (default). On the CPU the batch is two lanes of 4 samples, "
         "unless --batch.global_batch_size or --batch.micro_batch_size is given",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="measured steps (default: 20 on CUDA, 3 on the CPU)")
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure_step(recipe: RunConfig, world: Any, *, steps: int) -> dict[str, Any]:
+def measure_step(recipe: RunConfig, world: World, *, steps: int) -> dict[str, Any]:
     """Take the recipe's training step and report what it costs this rank; a collective.
 
     Times are of a step: medians of the parts, the mean of the whole. Memory is in GiB.
@@ -147,7 +148,7 @@ def measure_step(recipe: RunConfig, world: Any, *, steps: int) -> dict[str, Any]
     }
 
 
-def build_parts(recipe: RunConfig, world: Any) -> StepParts:
+def build_parts(recipe: RunConfig, world: World) -> StepParts:
     """The recipe's task and engine as `pipeline.train.build` makes them, without run folder, loader and validation."""
     from pipeline.data.sampling.lanes import lanes_of_rank
     from pipeline.train import StepParts, start_engine

@@ -108,5 +108,7 @@ def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "one of albef_14m" in capsys.readouterr().err
     assert cli.main(["bench", "step", recipe, "--steps", "0"]) == 2
     assert "--steps 0 measures nothing" in capsys.readouterr().err
+    assert cli.main(["bench", "step", recipe, "--device", "cuda:1"]) == 2  # ranks take the device of their number
+    assert "invalid choice: 'cuda:1'" in capsys.readouterr().err
     assert cli.main(["bench", "step", recipe, "--sise", "tiny"]) == 2
     assert "--sise is not a flag or a key" in capsys.readouterr().err
