@@ -12,7 +12,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("albef", "base", "data_prep", "demo", "pipeline", "samples")
-MODEL_MAY_IMPORT = {"albef", "base", "samples", "torch", "timm", "transformers", "numpy", "PIL", "safetensors"}
+MODEL_MAY_IMPORT = {
+    "albef",
+    "base",
+    "samples",
+    "torch",
+    "triton",
+    "timm",
+    "transformers",
+    "numpy",
+    "PIL",
+    "safetensors",
+}
 NO_NAMES = {"utils.py", "util.py", "helpers.py", "misc.py", "common.py", "logging.py"}
 
 

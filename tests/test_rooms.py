@@ -18,6 +18,7 @@ LEVELS = {
         ["albef.errors"],
         ["albef.evaluation_mode", "albef.precision", "albef.regular_file"],
         ["albef.config", "albef.json_file"],
+        ["albef.kernels"],
         ["albef.inputs"],
         ["albef.network", "albef.objective"],
         ["albef.model"],

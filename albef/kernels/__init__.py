@@ -1,0 +1,9 @@
+"""Fused kernels: losses and averages that never write their large intermediate matrices to memory.
+
+Each is one function with `impl="auto" | "triton" | "torch"`. `torch` is a plain, chunked version that runs anywhere;
+`triton` is for CUDA devices; `auto` chooses. Files named `*_triton` hold the kernels and are imported at their first
+use, because Triton may be missing. See docs/kernels.md.
+
+dispatch    chooses between Triton and plain torch
+resources   registers, spills and shared memory of the compiled kernels
+"""
