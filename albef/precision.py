@@ -8,6 +8,9 @@ from torch import Tensor
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
     """`tensor` in fp32 when it is bf16 or fp16; fp32 and float64 stay as they are, so that parity can be exact."""
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        return tensor.float()
-    return tensor
+    return tensor.to(wide_dtype(tensor.dtype))
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """fp32 for bf16 and fp16, else `dtype` itself."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

@@ -21,15 +21,13 @@ class CrossAttention(Attention):
         """See `MultimodalEncoder.forward` for which row attends to which image. Images have no padding or mask."""
         num_images = image_embeds.shape[0]
         num_extra = 0 if extra_image is None else extra_image.shape[0]
-        num_own = hidden.shape[0] - num_extra  # g * B
         key, value = self.project_keys_values(image_embeds)  # (B, h, 1+P, d)
-        query = self.query(hidden)  # (R, L, H)
+        own, extra = self.query(hidden).split([hidden.shape[0] - num_extra, num_extra])  # (g * B, L, H), (X, L, H)
         # the g texts of an image are joined along the query length: a view, without a copy of keys and values
-        own_query = query[:num_own].reshape(num_images, -1, query.shape[-1])  # (B, g*L, H)
-        attended = self.attend(own_query, key, value).reshape(num_own, *query.shape[1:])
+        attended = self.attend(own.reshape(num_images, -1, own.shape[-1]), key, value).reshape(own.shape)
         if extra_image is not None:
-            extra = self.attend(query[num_own:], key.index_select(0, extra_image), value.index_select(0, extra_image))
-            attended = torch.cat([attended, extra])
+            chosen = key.index_select(0, extra_image), value.index_select(0, extra_image)
+            attended = torch.cat([attended, self.attend(extra, *chosen)])
         return self.finish(hidden, attended)
 
 
@@ -43,7 +41,7 @@ class MultimodalLayer(nn.Module):
         self.ffn = FeedForward(config)
 
     def forward(self, hidden: Tensor, mask: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None) -> Tensor:
-        """(R, L, H) under a boolean mask (R, 1, 1, L)."""
+        """(R, L, H) under a mask (R, 1, 1, L) from `token_mask`."""
         hidden = self.self_attention(hidden, mask)
         hidden = self.cross_attention(hidden, image_embeds, extra_image)
         return self.ffn(hidden)
@@ -71,7 +69,7 @@ class MultimodalEncoder(nn.Module):
 
         Returns: (R, L, H).
         """
-        mask = token_mask(attention_mask)
+        mask = token_mask(attention_mask, text_embeds.dtype)
         hidden = text_embeds
         for layer in self.layers:
             hidden = layer(hidden, mask, image_embeds, extra_image)

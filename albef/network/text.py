@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
-from albef.network.layers import BERT_NORM_EPS, Attention, FeedForward, initialise_bert, token_mask
+from albef.network.layers import BERT_NORM_EPS, Attention, Dropout, FeedForward, initialise_bert, token_mask
 
 
 class TextEmbeddings(nn.Module):
@@ -21,12 +21,12 @@ class TextEmbeddings(nn.Module):
         self.position = nn.Embedding(config.max_text_positions, config.text_width)
         self.token_type = nn.Embedding(2, config.text_width)
         self.norm = nn.LayerNorm(config.text_width, eps=BERT_NORM_EPS)
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(R, L) token ids to (R, L, H)."""
-        positions = self.position.weight[: input_ids.shape[1]]  # (L, H)
-        return self.dropout(self.norm(self.word(input_ids) + self.token_type.weight[0] + positions))
+        places = self.position.weight[: input_ids.shape[1]] + self.token_type.weight[0]  # (L, H), before the rows
+        return self.dropout(self.norm(self.word(input_ids) + places))
 
 
 class TextLayer(nn.Module):
@@ -38,7 +38,7 @@ class TextLayer(nn.Module):
         self.ffn = FeedForward(config)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(R, L, H) under a boolean mask (R, 1, 1, L)."""
+        """(R, L, H) under a mask (R, 1, 1, L) from `token_mask`."""
         return self.ffn(self.self_attention(hidden, mask))
 
 
@@ -56,7 +56,7 @@ class TextEncoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(R, L) ids and 1 / 0 mask to (R, L, H); states at padding are finite and meaningless."""
         hidden = self.embeddings(input_ids)
-        mask = token_mask(attention_mask)
+        mask = token_mask(attention_mask, hidden.dtype)
         for layer in self.layers:
             hidden = layer(hidden, mask)
         return hidden

@@ -149,7 +149,7 @@ def run_bert(model: AlbefForPretraining, text: tuple[Tensor, Tensor]) -> tuple[T
     last = first
     layer: Any
     for layer in model.multimodal_encoder.layers:
-        last = layer.ffn(layer.self_attention(last, token_mask(attention_mask)))
+        last = layer.ffn(layer.self_attention(last, token_mask(attention_mask, last.dtype)))
     return first, last, model.mlm_head(last, model.text_encoder.embeddings.word.weight)
 
 
