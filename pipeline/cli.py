@@ -38,7 +38,10 @@ COMMANDS = {
     "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval"),
     "export": ("pipeline.tasks.pretraining.export", "turn a checkpoint into a model folder, or the official .pth"),
     "import": ("pipeline.tasks.pretraining.import_official", "turn an official .pth into a model folder"),
-    "bench": ("pipeline.planning.bench", "measure one training step of a recipe on this device"),
+    "bench": (
+        "pipeline.planning.bench",
+        "measure a recipe's training step on this device: time, memory, ratio to a plain one",
+    ),
 }
 """Command -> (module with `add_arguments(parser)` and `run(args) -> exit code`, what it does)."""
 

@@ -6,5 +6,6 @@ launch       the launcher's variables: rank, world size, where the ranks meet
 optim        AdamW and which parameters it decays
 rendezvous   waits until all ranks have started, and logs which are missing
 schedule     learning rate and alpha of each step
+state_bytes  bytes of weights, gradients and optimizer as they lie in memory
 step_check   checks losses and gradient of a step, then takes the step or skips it
 """

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections import Counter
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.config.run_config import RunConfig
 from pipeline.task import LaneLosses, LaneStep, Task
+from pipeline.task_maker import TaskMaker
+
+MEAN_TEXT_TOKENS = 13
+"""Tokens of a mean caption of the 14M images, [CLS] included: web captions have about ten words."""
 
 # Dense bf16 TFLOP/s by the vendor's data sheet, without sparsity.
 DATA_SHEET_TFLOPS = {
@@ -45,10 +55,66 @@ def flops_per_sample(sketch: Task, noise: Any) -> float:
     Args:
         sketch, noise: as for `sketched_lane`.
     """
+    return sum(flops_by_part(sketch, noise).values())
+
+
+def flops_by_part(sketch: Task, noise: Any) -> dict[str, float]:
+    """`flops_per_sample` by part of the step.
+
+    Args:
+        sketch, noise: as for `sketched_lane`.
+
+    Returns: `forward beside` of what the task computes outside its model; `forward NAME` and `backward NAME` of each
+        child of the model; `forward other` of what is in none. In backward that counts with the child that ran after.
+    """
     counter = FlopCounterMode(display=False)
-    with counter:
+    with counter, _Split(sketch.model, counter) as split:
         sketched_lane(sketch, noise).total.backward()
-    return counter.get_total_flops() / len(noise.image)
+    return {part: flops / len(noise.image) for part, flops in split.flops.items() if flops}
+
+
+class _Split:
+    """Splits a running count of FLOPs: hooks of the model and its children switch the part that counts."""
+
+    def __init__(self, model: nn.Module, counter: FlopCounterMode) -> None:
+        self.flops: Counter[str] = Counter()
+        self._counter, self._counted, self._part = counter, 0, "forward beside"
+        self._hooks = [
+            model.register_forward_pre_hook(lambda *_: self._switch("forward other")),
+            model.register_forward_hook(lambda *_: self._switch("forward beside")),
+        ]
+        for name, child in model.named_children():
+            self._hooks.append(child.register_forward_pre_hook(lambda *_, name=name: self._switch(f"forward {name}")))
+            self._hooks.append(child.register_forward_hook(partial(self._leave, name)))
+
+    def __enter__(self) -> _Split:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._switch("")
+        for hook in self._hooks:
+            hook.remove()
+
+    def _leave(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._switch("forward other")
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.requires_grad:  # called before the child's own backward
+                tensor.register_hook(lambda gradient: self._switch(f"backward {name}"))
+
+    def _switch(self, part: str) -> None:
+        total = self._counter.get_total_flops()
+        self.flops[self._part] += total - self._counted
+        self._counted, self._part = total, part
+
+
+def needed_flops(run: RunConfig, maker: TaskMaker, dtype: torch.dtype) -> float:
+    """FLOPs of a sample whose text is of the mean length, without padding: the count that MFU is taken on.
+
+    What a step computes above it, for padding, is no progress, and a step that skips it must not look slower.
+    """
+    length = min(MEAN_TEXT_TOKENS, run.objective.max_text_tokens)
+    short = dataclasses.replace(run, objective=dataclasses.replace(run.objective, max_text_tokens=length))
+    return flops_per_sample(maker.sketch(short, dtype), maker.noise(short, run.batch.micro_batch_size))
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
