@@ -1,7 +1,10 @@
 """Samples to a micro-batch: one caption each, augmentation, tokens, mask, and the draws of the hard negatives.
 
-Caption, augmentation and mask of a sample depend on (seed, epoch, sample) only, not on its batch.
+Caption, augmentation and mask of a sample depend on (seed, epoch, sample) only, not on its batch. Texts are padded to
+one of a few lengths, which no loss or gradient depends on, so that a compiled step sees few shapes.
 """
+
+# B samples, L text tokens
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -24,6 +28,9 @@ from pipeline.data.transforms import training_image
 from samples.captions import clean_caption
 from samples.quote import quote
 from samples.record import usable_captions
+
+LENGTH_STEP = 8
+"""Texts are padded to a multiple of this many tokens; it is also how attention wants the rows of its mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,8 @@ def collate(
 ) -> PretrainBatch:
     """Put B examples together; hard negatives, a matter between them, are drawn by (seed, epoch, step, lane)."""
     input_ids, attention_mask = tokenizer([one.caption for one in examples], max_length=objective.max_text_tokens)
+    padding = (0, padded_length(input_ids.shape[1], objective.max_text_tokens) - input_ids.shape[1])
+    input_ids, attention_mask = F.pad(input_ids, padding, value=model.pad_token_id), F.pad(attention_mask, padding)
     masked = mask_tokens(
         input_ids,
         config=model,
@@ -126,6 +135,11 @@ def collate(
         keys=[one.name for one in examples],
         captions=[one.caption for one in examples],
     )
+
+
+def padded_length(longest: int, most: int) -> int:
+    """The L of a micro-batch whose longest text has that many tokens: a multiple of 8, or the `max_text_tokens`."""
+    return min(-(-longest // LENGTH_STEP) * LENGTH_STEP, most)
 
 
 def one_sample(batch: PretrainBatch, index: int) -> PretrainBatch:
