@@ -5,5 +5,7 @@ Each is one function with `impl="auto" | "triton" | "torch"`. `torch` is a plain
 use, because Triton may be missing. See docs/kernels.md.
 
 dispatch    chooses between Triton and plain torch
+itc         the contrastive loss with soft targets
+itc_triton  its passes over the candidates
 resources   registers, spills and shared memory of the compiled kernels
 """

@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-MODULES: tuple[str, ...] = ()
-"""Each has `configurations()`: what it launches at the sizes of the recipes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
@@ -45,8 +42,9 @@ class Resources:
 
 
 def configurations() -> list[Configuration]:
-    """Of all modules."""
-    return [one for name in MODULES for one in importlib.import_module(name).configurations()]
+    """What every `*_triton.py` of this folder launches at the sizes of the recipes: its own `configurations()`."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("*_triton.py"))
+    return [one for name in names for one in importlib.import_module(f"albef.kernels.{name}").configurations()]
 
 
 def compiled(one: Configuration, capability: int) -> Resources:
