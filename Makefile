@@ -49,15 +49,9 @@ fix: $(ENVIRONMENT)  ## let ruff repair and format what it can
 docs: $(ENVIRONMENT)  ## write docs/recipes.md, the reference of every recipe key
 	$(PY) -m pipeline.config.reference docs/recipes.md
 
-# One lane on one GPU: what each of 8 GPUs has to do of a step of the recipe.
-gpu: $(ENVIRONMENT)  ## tests that need a GPU, then the step benchmark into benchmarks/results/DATE-DEVICE.json
-	@$(PY) -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else \
-		"error: torch sees no GPU\nhint: nvidia-smi shows the driver; make test needs none")'
-	$(PY) -m pytest -m gpu --durations=15
-	@mkdir -p benchmarks/results
-	@device=$$($(PY) -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "-"))'); \
-	file=benchmarks/results/$$(date +%Y-%m-%d)-$$device.json; \
-	$(PY) -m pipeline bench step albef_14m --device cuda --batch.global_batch_size=64 --json > $$file && cat $$file
+# Each part in a process of its own, with a time limit; together under six minutes. REHEARSE=1: on the CPU.
+gpu: $(ENVIRONMENT)  ## tests and benchmarks that need a GPU, into benchmarks/results; REHEARSE=1 tries them without one
+	@$(PY) -m benchmarks.gpu $(if $(REHEARSE),--rehearse)
 
 chaos: $(ENVIRONMENT)  ## 50 kill -9 over one run, and whether a bit differs in the end; twenty minutes
 	$(PY) -m tests.chaos.storm

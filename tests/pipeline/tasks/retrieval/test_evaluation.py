@@ -193,18 +193,6 @@ def test_a_rank_without_work_takes_part():
     assert run_ranks(with_few_images, 3) == [alone_metrics] * 3
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("free_bytes", [2**40, 0])
-def test_cuda_gives_what_the_cpu_gives(monkeypatch, free_bytes):
-    """float64 on both, so the order cannot swap; embeddings kept on the device, and on the host if it has no room."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 2**40))
-    world = World(rank=0, local_rank=0, size=1, device=torch.device("cuda"))
-    on_gpu = retrieve(tiny_model().cuda(), tiny_set(), world=world, k_test=6, batch_size=4)
-    on_cpu = retrieve(tiny_model(), tiny_set(), world=alone(), k_test=6, batch_size=4)
-    assert on_gpu.metrics() == on_cpu.metrics()
-    assert torch.allclose(on_gpu.i2t_scores, on_cpu.i2t_scores, rtol=0, atol=1e-9)
-
-
 def test_ties_go_to_the_lower_index():
     """All similarities and scores equal: image i finds its text at the text's own place, not at the top."""
     model, data = tiny_model(), tiny_set()

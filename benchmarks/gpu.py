@@ -1,0 +1,245 @@
+"""What `make gpu` runs: the tests that need a GPU, then the benchmarks, each in a process of its own.
+
+    python -m benchmarks.gpu [--rehearse] [--only NAME,NAME]
+
+Time on a GPU is scarce, so no part costs another its turn: each has its own time limit and log, a part that fails or
+hangs is stopped and reported, and the table of all parts comes last. Figures go to benchmarks/results/DATE-DEVICE.json,
+which is written again after each part. `--rehearse` runs the same parts on the CPU, on tiny models and with kernels in
+Triton's interpreter: what then remains unproven is CUDA. Imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / "runs" / "gpu"
+BUDGET_S = 345.0
+"""For all parts together."""
+PATIENCE = 5
+"""A rehearsal may take this many times as long: two busy processors are not a GPU."""
+TAIL_LINES = 25
+"""Of a failed part's log, printed and kept with the figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A command, and how long it may take."""
+
+    name: str
+    words: Sequence[str]
+    """The command; empty if it cannot run here, and `missing` says why."""
+    limit_s: float
+    environment: Mapping[str, str] = field(default_factory=dict)
+    missing: str = ""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of a part."""
+
+    part: str
+    seconds: float = 0.0
+    result: str = "ok"
+    log: str = ""
+    figures: dict[str, Any] | None = None
+    """The last JSON object that it printed on a line."""
+    tail: str = ""
+    """The end of the log if it failed."""
+
+    @property
+    def failed(self) -> bool:
+        return not self.result.startswith(("ok", "left out"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, on tiny models, into runs/gpu")
+    parser.add_argument("--only", help="names of parts, with commas between them (default: all)")
+    args = parser.parse_args(argv)
+    parts = rehearsal_parts() if args.rehearse else gpu_parts()
+    if args.only:
+        unknown = set(args.only.split(",")) - {part.name for part in parts}
+        if unknown:
+            parser.error(f"--only {', '.join(sorted(unknown))}: the parts are {', '.join(p.name for p in parts)}")
+        parts = [part for part in parts if part.name in {"environment", *args.only.split(",")}]
+    logs = LOGS / datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
+    budget_s = BUDGET_S * (PATIENCE if args.rehearse else 1)
+    machine, *others = parts
+    first = run_part(machine, logs, budget_s)
+    if not args.rehearse and first.figures and first.figures["cuda"] is None:
+        print("error: torch sees no GPU", file=sys.stderr)
+        print("hint: nvidia-smi shows the driver; make gpu REHEARSE=1 runs the same parts on the CPU", file=sys.stderr)
+        return 2
+    device = str((first.figures or {}).get("device", "unknown")).lower().replace(" ", "-")
+    results = LOGS / "rehearsal.json" if args.rehearse else new_file(device)
+    outcomes = run_parts(others, logs, results, budget_s=budget_s - first.seconds, before=[first])
+    print(f"\n{table(outcomes)}\n\nfigures: {shown(results)}", flush=True)
+    return int(any(outcome.failed for outcome in outcomes))
+
+
+def gpu_parts() -> list[Part]:
+    """In order of worth: what comes late may find no time left."""
+    bench = (sys.executable, "-m", "pipeline", "bench", "step", "albef_14m", "--device", "cuda", "--json")
+    lane = "--batch.global_batch_size=64"  # one lane: what each of 8 GPUs has to do of a step of the recipe
+    workers = min(8, len(os.sched_getaffinity(0)))
+    return [
+        Part(name="environment", words=(sys.executable, "-m", "benchmarks.environment"), limit_s=60),
+        Part(name="parity", words=tests("parity"), limit_s=60),
+        Part(name="step", words=(*bench, lane), limit_s=60),
+        Part(name="training", words=tests("training", workers=workers), limit_s=120),
+        Part(name="model", words=tests("model"), limit_s=60),
+        Part(name="step-8-lanes", words=(*bench, "--steps", "5"), limit_s=60),
+    ]
+
+
+def rehearsal_parts() -> list[Part]:
+    """The same commands on the CPU, with fewer and smaller steps."""
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "GPU_TESTS_DEVICE": "cpu"}
+    return [
+        Part(
+            name=part.name,
+            words=[word for each in part.words for word in on_cpu(each)],
+            limit_s=PATIENCE * part.limit_s,
+            environment={**part.environment, **hidden},
+            missing=part.missing,
+        )
+        for part in gpu_parts()
+    ]
+
+
+def on_cpu(word: str) -> list[str]:
+    """A word of a part's command, as it is in a rehearsal."""
+    tiny = ["--model.size=tiny", "--objective.queue_size=64", "--batch.micro_batch_size=2"]
+    return {
+        "cuda": ["cpu"],
+        "albef_14m": [word, *tiny],
+        "--batch.global_batch_size=64": ["--batch.global_batch_size=2"],
+    }.get(word, [word])
+
+
+def tests(name: str, *, workers: int = 0) -> list[str]:
+    """The tests of a file of tests/gpu, in `workers` processes beside this one, or 0: in this one."""
+    file = f"tests/gpu/test_{name}.py"
+    flags = ["-m", "gpu", "--durations=5", "-p", "no:cacheprovider", "--numprocesses", str(workers)]
+    return [sys.executable, "-m", "pytest", "--quiet", *flags, file]
+
+
+def run_parts(
+    parts: Sequence[Part], logs: Path, results: Path, *, budget_s: float, before: Sequence[Outcome] = ()
+) -> list[Outcome]:
+    """Run one after the other, each within its own limit and all within the budget; keep the figures after each.
+
+    Args:
+        logs: the folder of their logs.
+        results: the JSON file of all outcomes.
+        before: outcomes to list in front.
+
+    Returns: an outcome for each part, those of `before` first.
+    """
+    outcomes, began = list(before), time.monotonic()
+    for part in parts:
+        outcomes.append(run_part(part, logs, budget_s - (time.monotonic() - began)))
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps({"parts": [asdict(outcome) for outcome in outcomes]}, indent=2) + "\n")
+    return outcomes
+
+
+def run_part(part: Part, logs: Path, left_s: float) -> Outcome:
+    """Run one; its output goes to its log, and the end of that to the terminal if it fails."""
+    outcome = Outcome(part=part.name)
+    if part.missing or left_s < 1:
+        outcome.result = f"left out: {part.missing}" if part.missing else "not started: no time left"
+        return outcome
+    print(f"== {part.name}: {' '.join(part.words)}", flush=True)
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{part.name}.log"
+    outcome.log, began = shown(log), time.monotonic()
+    limit_s = min(part.limit_s, left_s)
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            part.words,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that what it started can be stopped with it
+        )
+        try:
+            code = process.wait(limit_s)
+            outcome.result = "ok" if code == 0 else f"failed: exit code {code}"
+        except subprocess.TimeoutExpired:
+            outcome.result = f"failed: stopped after {limit_s:.1f} s"
+        finally:
+            stop(process)
+    outcome.seconds = round(time.monotonic() - began, 1)
+    lines = log.read_text(errors="replace").splitlines()
+    outcome.figures = last_object(lines)
+    if outcome.failed:
+        outcome.tail = "\n".join(lines[-TAIL_LINES:])
+        print(outcome.tail, flush=True)
+    print(f"== {part.name}: {outcome.result}, {outcome.seconds:.1f} s", flush=True)
+    return outcome
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a part's session."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # nothing is left
+        return
+    process.wait()
+
+
+def last_object(lines: Sequence[str]) -> dict[str, Any] | None:
+    """The last line that is a JSON object."""
+    for line in reversed(lines):
+        if line.startswith("{"):
+            try:
+                found: dict[str, Any] = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            return found
+    return None
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """A row for each part, and the sum of their seconds."""
+    rows = [("part", "seconds", "result", "log")]
+    rows += [(outcome.part, f"{outcome.seconds:.1f}", outcome.result, outcome.log) for outcome in outcomes]
+    failed = sum(outcome.failed for outcome in outcomes)
+    rows.append(("sum", f"{sum(outcome.seconds for outcome in outcomes):.1f}", f"{failed} failed", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        f"{part:<{widths[0]}}  {seconds:>{widths[1]}}  {result:<{widths[2]}}  {log}".rstrip()
+        for part, seconds, result, log in rows
+    )
+
+
+def new_file(device: str) -> Path:
+    """benchmarks/results/DATE-DEVICE.json, or with a number where that exists."""
+    stem = f"{datetime.now(UTC).date().isoformat()}-{device}"
+    folder = ROOT / "benchmarks" / "results"
+    names = [f"{stem}.json", *(f"{stem}-{number}.json" for number in range(2, 100))]
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def shown(path: Path) -> str:
+    """A path as a reader in the project's root would type it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
