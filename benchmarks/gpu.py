@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,20 +93,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 def gpu_parts() -> list[Part]:
     """In order of worth: what comes late may find no time left."""
     bench = (sys.executable, "-m", "pipeline", "bench", "step", "albef_14m", "--device", "cuda", "--json")
-    lane = "--batch.global_batch_size=64"  # one lane: what each of 8 GPUs has to do of a step of the recipe
+    lane = ("--micro-batch-size", "64")  # one lane: what each of 8 GPUs has to do of a step of the recipe
     workers = min(8, len(os.sched_getaffinity(0)))
     return [
         Part(name="environment", words=(sys.executable, "-m", "benchmarks.environment"), limit_s=60),
+        Part(name="kernels", words=tests("kernels", workers=min(4, workers)), limit_s=90),
         Part(name="parity", words=tests("parity"), limit_s=60),
-        Part(name="step", words=(*bench, lane), limit_s=60),
+        Part(name="step", words=(*bench, *lane), limit_s=60),
         Part(name="training", words=tests("training", workers=workers), limit_s=120),
         Part(name="model", words=tests("model"), limit_s=60),
-        Part(name="step-8-lanes", words=(*bench, "--steps", "5"), limit_s=60),
+        Part(name="step-baseline", words=(*bench, *lane, "--baseline"), limit_s=60),
+        Part(name="step-autocast", words=(*bench, *lane, "--baseline", "--autocast"), limit_s=60),
+        Part(name="step-8-lanes", words=(*bench, *lane, "--batch.global_batch_size=512", "--steps", "5"), limit_s=60),
+        sanitizer_part(),
     ]
 
 
+def sanitizer_part() -> Part:
+    """One case of a kernel under compute-sanitizer, which reports accesses out of bounds: tens of times slower."""
+    found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    return Part(
+        name="sanitizer",
+        words=[
+            *(found or "compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9"),
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/albef/kernels/check_itc.py"),
+            *("-k", "test_errors and odd"),
+        ],
+        limit_s=90,
+        environment={"KERNEL_DEVICE": "cuda", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        missing="" if found else "compute-sanitizer is not installed",
+    )
+
+
 def rehearsal_parts() -> list[Part]:
-    """The same commands on the CPU, with fewer and smaller steps."""
+    """The same commands on the CPU, on a tiny model."""
     hidden = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "GPU_TESTS_DEVICE": "cpu"}
     return [
         Part(
@@ -113,7 +134,7 @@ def rehearsal_parts() -> list[Part]:
             words=[word for each in part.words for word in on_cpu(each)],
             limit_s=PATIENCE * part.limit_s,
             environment={**part.environment, **hidden},
-            missing=part.missing,
+            missing="it watches a GPU" if part.name == "sanitizer" else part.missing,
         )
         for part in gpu_parts()
     ]
@@ -121,12 +142,9 @@ def rehearsal_parts() -> list[Part]:
 
 def on_cpu(word: str) -> list[str]:
     """A word of a part's command, as it is in a rehearsal."""
-    tiny = ["--model.size=tiny", "--objective.queue_size=64", "--batch.micro_batch_size=2"]
-    return {
-        "cuda": ["cpu"],
-        "albef_14m": [word, *tiny],
-        "--batch.global_batch_size=64": ["--batch.global_batch_size=2"],
-    }.get(word, [word])
+    tiny = ["--model.size=tiny", "--objective.queue_size=64"]
+    batch = {"64": ["2"], "--batch.global_batch_size=512": ["--batch.global_batch_size=16"]}
+    return {"cuda": ["cpu"], "albef_14m": [word, *tiny], **batch}.get(word, [word])
 
 
 def tests(name: str, *, workers: int = 0) -> list[str]:

@@ -1,4 +1,4 @@
-"""The Triton kernels of every `check_*.py` of this folder: interpreted on the CPU, and run on a GPU where there is one.
+"""The Triton kernels of every `check_*.py` of this folder, interpreted on the CPU; tests/gpu runs them on a GPU.
 
 Each file runs in a process of its own, because Triton decides when it is imported whether it interprets.
 """
@@ -27,10 +27,3 @@ def run_checks(name: str, **variables: str) -> None:
 def test_interpreted(name: str) -> None:
     """Triton's interpreter runs the kernels in numpy, programs one after the other."""
     run_checks(name, TRITON_INTERPRET="1", KERNEL_DEVICE="cpu")
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", CHECKS)
-def test_on_the_gpu(name: str) -> None:
-    """The same tests, compiled."""
-    run_checks(name, TRITON_INTERPRET="0", KERNEL_DEVICE="cuda")
