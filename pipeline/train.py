@@ -32,6 +32,7 @@ from pipeline.data.loader import StepBatches, TrainingLoader
 from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.data.workers import start_fork_server
 from pipeline.engine import distributed
+from pipeline.engine.bf16_sums import use_fewer_operations
 from pipeline.engine.distributed import World
 from pipeline.engine.ds_config import ResolvedDeepSpeed, resolve_ds_config
 from pipeline.engine.optim import build_optimizer
@@ -174,6 +175,7 @@ def start_engine(run: RunConfig, ds: ResolvedDeepSpeed, task: Task, world: World
     """DeepSpeed's engine around the task's model, as the recipe has it."""
     optimizer = build_optimizer(task.model, run.optim, device=world.device)
     engine, *_ = deepspeed.initialize(model=task.model, optimizer=optimizer, config=ds.config, dist_init_required=False)
+    use_fewer_operations(engine)
     return engine
 
 

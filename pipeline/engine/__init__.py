@@ -1,5 +1,7 @@
 """DeepSpeed: ranks, its JSON, the optimizer, the schedule, and the check of each step.
 
+adamw        AdamW on the CPU: one pass, the same bits for any partition
+bf16_sums    DeepSpeed's bf16 optimizer with fewer operations
 distributed  the ranks: this process's number, the world size, collectives
 ds_config    DeepSpeed's JSON, resolved and checked
 launch       the launcher's variables: rank, world size, where the ranks meet

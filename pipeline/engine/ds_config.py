@@ -81,9 +81,9 @@ def resolve_ds_config(run: RunConfig, world_size: int) -> ResolvedDeepSpeed:
             f'{path}: "auto" at {quote(", ".join(left), 200)} cannot be resolved',
             f"write a value; auto is for {', '.join(ours)} only",
         )
-    return ResolvedDeepSpeed(
-        config=values, stage=_stage(path, values), precision=_precision(path, values), grad_accum_steps=grad_accum_steps
-    )
+    stage, precision = _stage(path, values), _precision(path, values)
+    _leave_checks_to_us(values, stage, precision)
+    return ResolvedDeepSpeed(config=values, stage=stage, precision=precision, grad_accum_steps=grad_accum_steps)
 
 
 def find_ds_config(name: str) -> Path:
@@ -176,7 +176,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is nested more than {MAX_DEPTH} deep", EXAMPLE)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold a JSON object", EXAMPLE)
-    for name in ("zero_optimization", "bf16", "fp16"):
+    for name in ("zero_optimization", "bf16", "fp16", "data_types"):
         if not isinstance(values.get(name, {}), dict):
             raise ConfigError(f"{path}: {name} is not an object", f'write "{name}": {{...}}; {EXAMPLE}')
     return values
@@ -261,6 +261,17 @@ def _precision(path: Path, values: dict[str, Any]) -> str:
             f"{path}: fp16 is not supported", 'use "bf16": {"enabled": true}, which needs no loss scale, or fp32'
         )
     return "bf16" if values.get("bf16", {}).get("enabled") else "fp32"
+
+
+def _leave_checks_to_us(values: dict[str, Any], stage: int, precision: str) -> None:
+    """Switch off DeepSpeed's own test for overflow and its own norm, which `step_check` does once, exactly."""
+    if precision == "bf16":
+        values["bf16"]["check_grad_overflow"] = False
+    if stage == 0 or "offload_optimizer" in values["zero_optimization"]:
+        return  # DeepSpeed refuses to leave its norm out there
+    fp32_sums = values.get("data_types", {}).get("grad_accum_dtype") == "fp32"
+    if not (stage == 1 and precision == "bf16" and fp32_sums):  # its BF16_Optimizer: bf16_sums.py leaves the norm out
+        values["zero_optimization"]["compute_grad_norm"] = False
 
 
 def _autos(values: Any, prefix: str = "") -> list[str]:

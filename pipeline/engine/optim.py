@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.config.sections import OptimConfig
+from pipeline.engine.adamw import VectorAdamW
 
 SPARED = ("temperature", "cls_token", "pos_embed", "embeddings.position.weight")
 """Suffixes of the names that only `official` decays."""
@@ -51,20 +52,13 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, *, device: torch.device) -> torch.optim.AdamW:
-    """torch's AdamW, which DeepSpeed gets as a client optimizer, so that it compiles none at the start.
-
-    Fused on a GPU only: on the CPU the fused kernel rounds the last few elements of a tensor differently from the rest,
-    so weights would depend on where ZeRO cuts its partitions, that is, on the number of ranks.
-    """
-    return torch.optim.AdamW(
-        parameter_groups(model, config),
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        fused=device.type == "cuda",
-    )
+    """torch's fused AdamW, which DeepSpeed gets as a client optimizer, so that it compiles none at the start."""
+    groups = parameter_groups(model, config)
+    if device.type == "cuda":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    return VectorAdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def optimizer_name(engine: Any) -> str:
-    """DeepSpeed's optimizer around ours, as `BF16_Optimizer around AdamW`; the same name twice without a wrapper."""
+    """DeepSpeed's optimizer around ours, as `LeanBf16Optimizer around AdamW`; the same name twice without a wrapper."""
     return f"{type(engine.optimizer).__name__} around {type(engine.basic_optimizer).__name__}"

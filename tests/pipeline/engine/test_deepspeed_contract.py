@@ -159,6 +159,39 @@ def the_whole_mean_gradient_on_every_rank() -> None:
     same_norm(norm_of(engine.optimizer.fp32_groups_gradients_flat, of_all_ranks=False), expected, "zero1_bf16")
 
 
+@shows(
+    "fp32_groups_flat_partition",
+    "fp32_groups_gradient_flat_partition",
+    "fp32_groups_gradients",
+    "fp32_groups_has_gradients",
+    "grad_acc_dtype",
+    "immediate_grad_update",
+    "has_moe_layers",
+    "clip_grad",
+    "update_lp_params",
+    "_lazy_init_hp_params_optimizer_state",
+)
+def our_bf16_optimizer_takes_the_steps_of_deepspeeds() -> None:
+    """The same bits in every weight and moment over four steps, one of them without the gradient of a parameter."""
+    from pipeline.engine.bf16_sums import LeanBf16Optimizer, use_fewer_operations
+
+    theirs, ours = engine_of("zero1_bf16"), engine_of("zero1_bf16")
+    use_fewer_operations(ours)
+    assert type(ours.optimizer) is LeanBf16Optimizer
+    for step in range(4):
+        for engine in (theirs, ours):
+            engine.module[0].bias.requires_grad_(step != 2)
+            run_backward(engine)
+            engine.step()
+        assert all(map(torch.equal, weights_of(theirs), weights_of(ours))), step
+        for one, other in zip(flat_partitions(theirs), flat_partitions(ours), strict=True):
+            assert torch.equal(one, other), step
+            moments, same = theirs.basic_optimizer.state[one], ours.basic_optimizer.state[other]
+            assert all(torch.equal(moments[name], same[name]) for name in ("step", "exp_avg", "exp_avg_sq")), step
+    mapping = [one._hp_mapping for one in ours.module.parameters() if one._hp_mapping is not None]
+    assert all({"exp_avg", "exp_avg_sq"} <= one.optim_fragment.keys() for one in mapping)  # what export reads
+
+
 @shows("cpu_offload")
 def whether_the_optimizer_state_is_offloaded() -> None:
     assert new_engine(OFFLOADED).optimizer.cpu_offload

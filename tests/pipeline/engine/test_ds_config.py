@@ -46,6 +46,10 @@ def test_auto_becomes_the_recipe_s_numbers(name: str, world_size: int) -> None:
     assert ds.config["train_micro_batch_size_per_gpu"] == 4
     assert ds.config["gradient_accumulation_steps"] == ds.grad_accum_steps == 4 // world_size
     assert ds.config["gradient_clipping"] == 0.0  # the pipeline clips
+    assert ds.config.get("bf16", {"check_grad_overflow": False})["check_grad_overflow"] is False  # it checks, too
+    # and takes the norm; DeepSpeed accepts the key at stages 1 and 2, but not in its BF16_Optimizer
+    norm = ds.config["zero_optimization"].get("compute_grad_norm", True)
+    assert norm is (name in ("zero0_fp32", "zero0_bf16", "zero1_bf16"))
     assert '"auto"' not in json.dumps(ds.config)
     assert name == f"zero{ds.stage}_{ds.precision}"
     assert ds.compute_dtype == (torch.bfloat16 if name.endswith("bf16") else torch.float32)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
+from torch import Tensor
 
 from albef.config import AlbefConfig
 from albef.errors import ConfigError
@@ -68,3 +71,49 @@ def test_a_beta_of_one_is_refused() -> None:
     """It would divide by zero in the first step's bias correction."""
     with pytest.raises(ConfigError, match=r"betas \[0.9, 1.0\]"):
         OptimConfig(betas=(0.9, 1.0))
+
+
+def stepped(weights: Tensor, gradients: list[Tensor], cuts: list[int], *, settings: OptimConfig) -> list[Tensor]:
+    """Weights and both moments after a step with each gradient, the flat tensor cut into parameters at `cuts`."""
+    bounds = list(pairwise([0, *cuts, len(weights)]))
+    kept = [torch.nn.Parameter(weights[start:end].clone()) for start, end in bounds]
+    optimizer = build_optimizer(torch.nn.ParameterList(kept), settings, device=torch.device("cpu"))
+    for gradient in gradients:
+        for parameter, (start, end) in zip(kept, bounds, strict=True):
+            parameter.grad = gradient[start:end].clone()
+        optimizer.step()
+    states = [optimizer.state[parameter] for parameter in kept]
+    columns = [kept, [one["exp_avg"] for one in states], [one["exp_avg_sq"] for one in states]]
+    return [torch.cat([tensor.detach().view(-1) for tensor in column]) for column in columns]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_cuts_of_zero_do_not_change_a_bit(threads: int) -> None:
+    """One tensor, two halves, odd pieces, single elements, on one thread or two: the same weights and moments."""
+    generator = torch.Generator().manual_seed(1)
+    weights, *gradients = (torch.randn(4_103, generator=generator) * 10 ** (1 - n) for n in range(4))
+    settings, before = OptimConfig(lr=1e-2), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        whole = stepped(weights, gradients, [], settings=settings)
+        for cuts in ([2_048], [1, 2, 3, 20], [1_000, 1_007, 2_500], [4_100]):
+            for ours, theirs in zip(stepped(weights, gradients, cuts, settings=settings), whole, strict=True):
+                assert torch.equal(ours, theirs), cuts
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_step_is_adamw_s() -> None:
+    """Against the formula of Loshchilov and Hutter (2019), algorithm 2, written out in float64."""
+    generator = torch.Generator().manual_seed(2)
+    weights, *gradients = (torch.randn(37, generator=generator) for _ in range(4))
+    settings = OptimConfig(lr=3e-3, betas=(0.8, 0.95), eps=1e-6)
+    found, *moments = stepped(weights, gradients, [5, 21], settings=settings)
+    exact, first, second = weights.double(), torch.zeros(37).double(), torch.zeros(37).double()
+    for number, gradient in enumerate(gradients, start=1):
+        first = 0.8 * first + 0.2 * gradient.double()
+        second = 0.95 * second + 0.05 * gradient.double().square()
+        exact = exact - 3e-3 * (first / (1 - 0.8**number)) / ((second / (1 - 0.95**number)).sqrt() + 1e-6)
+    pairs = {"weights": (found, exact), "first": (moments[0], first), "second": (moments[1], second)}
+    for name, (ours, expected) in pairs.items():
+        assert torch.allclose(ours.double(), expected, rtol=1e-6, atol=1e-7), name  # a few roundings of fp32

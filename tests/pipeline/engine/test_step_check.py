@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.engine.step_check import sum_of_squares
 from pipeline.task import LaneLosses, LaneStep
 from tests.support.poison import (
     all_finite,
@@ -140,3 +141,12 @@ def check_dumps(skipped: Path, ranks: int) -> None:
         for step, dump in dumps.items()
     }
     assert bad == {0: [], 2: [0], 3: [2]}
+
+
+@pytest.mark.parametrize("sizes", [[7], [3, 5_000_000, 2, 1], [1 << 21, 1 << 21], [(1 << 22) + 1, 9]])
+def test_the_sum_of_squares_is_float64s_however_the_gradient_is_cut(sizes: list[int]) -> None:
+    """Pieces smaller and larger than what is summed at a time, with squares that fp32 could not hold."""
+    generator = torch.Generator().manual_seed(3)
+    whole = torch.randn(sum(sizes), generator=generator) * 1e20
+    found = sum_of_squares(list(whole.split(sizes))).item()
+    assert found == pytest.approx(whole.double().square().sum().item(), rel=1e-12)  # millions of roundings

@@ -1,0 +1,73 @@
+"""DeepSpeed's optimizer for bf16 with fp32 sums (stage 1), without its loops over parameters and its second norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+from torch import Tensor
+
+
+class LeanBf16Optimizer(BF16_Optimizer):
+    """`BF16_Optimizer` with the same state, checkpoints and arithmetic in fewer operations.
+
+    DeepSpeed widens and adds one parameter's gradient at a time, zeroes the sums twice a step, and takes a norm of each
+    parameter that the host waits for. Here the lanes' gradients go to the sums in two calls a group, the first lane's
+    overwrites what the last step left, and the norm is that of `step_check`.
+    """
+
+    sums: list[list[Tensor]]
+    """The fp32 sum of each parameter's gradient, by group: views of DeepSpeed's flat tensors."""
+
+    @torch.no_grad()
+    def update_hp_grads(self, clear_lp_grads: bool = False) -> None:
+        """Add this lane's bf16 gradients to the fp32 sums, and free them; DeepSpeed calls it after each backward."""
+        for parameters, sums, started in zip(self.bf16_groups, self.sums, self.fp32_groups_has_gradients, strict=True):
+            first: list[int] = []
+            later: list[int] = []
+            unused: list[Tensor] = []
+            for index, parameter in enumerate(parameters):
+                if parameter.grad is not None:
+                    (later if started[index] else first).append(index)
+                elif not started[index]:
+                    unused.append(sums[index])
+            if first:
+                torch._foreach_copy_([sums[n] for n in first], [parameters[n].grad for n in first])
+            if later:
+                torch._foreach_add_([sums[n] for n in later], [parameters[n].grad for n in later])
+            if unused:
+                torch._foreach_zero_(unused)
+            for index in (*first, *later):
+                started[index], parameters[index].grad = True, None
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Step the fp32 weights of this rank, round them to bf16, gather the other ranks'."""
+        assert closure is None, "losses are not computed again here"
+        partitions = self.fp32_groups_flat_partition
+        for partition, gradient in zip(partitions, self.fp32_groups_gradient_flat_partition, strict=True):
+            partition.grad = gradient
+        client = self.optimizer
+        client.step()
+        if client.state:  # none yet if the first step was skipped
+            self._lazy_init_hp_params_optimizer_state()
+        self.update_lp_params()
+
+    def clear_hp_grads(self) -> None:
+        """Let the next lane overwrite the sums; without a pass over them."""
+        self.fp32_groups_has_gradients = [[False] * len(group) for group in self.bf16_groups]
+
+
+def use_fewer_operations(engine: Any) -> None:
+    """Turn a `BF16_Optimizer` of DeepSpeed into the lean one, in place; other optimizers stay as they are."""
+    found = engine.optimizer
+    if not isinstance(found, BF16_Optimizer):
+        return
+    assert found.grad_acc_dtype == torch.float32 and not found.immediate_grad_update and not found.has_moe_layers
+    assert not found.clip_grad, "the pipeline clips the gradient itself"
+    found.__class__ = LeanBf16Optimizer
+    found.sums = [
+        [flat.view_as(parameter) for flat, parameter in zip(flats, parameters, strict=True)]
+        for flats, parameters in zip(found.fp32_groups_gradients, found.bf16_groups, strict=True)
+    ]
