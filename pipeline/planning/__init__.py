@@ -3,6 +3,7 @@
 bench           `bench`: what a recipe's training step costs here; flags and printing
 bench_baseline  the plain step of `benchmarks/baseline.py`, in a process that takes a step when asked
 bench_engine    the trainer's engine and step, on noise
+bench_kernels   each fused kernel beside the plain formula
 bench_memory    where the peak memory of a step goes, beside the estimate
 bench_step      measures a step: time in turns with the baseline, parts, counts, memory
 check           `check`: what a recipe resolves to, without a GPU

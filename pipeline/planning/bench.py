@@ -36,11 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `bench`, beside every key of the recipe."""
     parser.add_argument(
         "what",
-        choices=["step", "memory"],
-        help="step: one training step; memory: where its peak memory goes, beside the estimate of `check`",
+        choices=["step", "memory", "kernels"],
+        help="step: one training step; memory: where its peak memory goes, beside the estimate of `check`; "
+        "kernels: each fused kernel beside the plain formula",
     )
     add_recipe_argument(parser)
-    parser.usage = f"{parser.prog} {{step,memory}} RECIPE [flags] [--KEY VALUE ...]"
+    parser.usage = f"{parser.prog} {{step,memory,kernels}} RECIPE [flags] [--KEY VALUE ...]"
     parser.add_argument(
         "--device",
         choices=["auto", "cpu", "cuda"],
@@ -124,6 +125,10 @@ def check_flags(args: argparse.Namespace, recipe: RunConfig) -> None:
 
 def measure(args: argparse.Namespace, recipe: RunConfig, world: World, steps: int) -> dict[str, Any]:
     """What the command measures; a collective."""
+    if args.what == "kernels":
+        from pipeline.planning.bench_kernels import measure_kernels
+
+        return measure_kernels(recipe, world, steps=steps)
     if args.what == "memory":
         from pipeline.planning.bench_memory import measure_memory
 
@@ -162,7 +167,7 @@ def table(result: Mapping[str, Any]) -> str:
     """The result for people: a line for each figure, and a table of what is by part."""
     lines = []
     for name, value in result.items():
-        if name not in BY_PART and name not in ("measured_bytes", "estimated_bytes"):
+        if name not in (*BY_PART, "measured_bytes", "estimated_bytes", "kernels"):
             shown = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
             lines.append(f"{name:<24} {shown}")
     if "parts_ms" in result:
@@ -175,6 +180,14 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(f"\n{'part':<12}{'measured GiB':>14}{'estimate GiB':>14}")
         for part in [*result["measured_bytes"], "sum"]:
             lines.append(f"{part:<12}" + "".join(f"{value / GIB:>14.3f}" for value in cells(result, columns, part)))
+    for row in result.get("kernels", ()):
+        sizes = ", ".join(f"{name} {value:,}" for name, value in row["sizes"].items())
+        lines.append(f"\n{row['kernel']}: {sizes}")
+        lines.append(f"{'':<12}{'forward ms':>12}{'MiB':>10}{'with backward ms':>18}{'MiB':>10}")
+        for name, found in row["implementations"].items():
+            forward, backward = (f"{found[f'{what}_ms'][1]:.3f}" for what in ("forward", "forward_backward"))
+            memory, all_memory = (f"{found[f'{what}_mib']:,.2f}" for what in ("forward", "forward_backward"))
+            lines.append(f"{name:<12}{forward:>12}{memory:>10}{backward:>18}{all_memory:>10}")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 collate          samples to a micro-batch
 export           `export`: a checkpoint to a model folder or the official .pth
 import_official  `import`: an official .pth to a model folder
+kernel_cases     what `bench kernels` measures
 maker            how commands get the task, and `pretrain`
 model_card       the cards of pretrained models
 pictures         samples and pseudo-targets in TensorBoard (the paper's figure 2)

@@ -86,7 +86,7 @@ def test_the_page_explains_what_is_printed(folder: Path, capsys: pytest.CaptureF
     result = bench(folder, "--deepspeed.config=zero1_bf16")
     assert named == PRINTED | OF_BASELINE | result["operations"].keys() and result.keys() >= PRINTED
     commands = re.findall(r"^(?:python|torchrun.*) -m (pipeline bench \w+ .*?)(?: +#.*)?$", page, re.MULTILINE)
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         assert cli.main([*command.split()[1:], "--steps=0"]) == 2  # all that precedes the step is read
         assert "--steps 0 measures nothing" in capsys.readouterr().err
