@@ -54,8 +54,8 @@ class PretrainOutput(NamedTuple):
     """(3B, 2): the pairs, then text b with its negative image, then image b with its negative text. Class 1 = match."""
     itm_labels: Tensor | None = None
     """(3B,) 1 for the pairs, 0 for the rest."""
-    mlm_logits: Tensor | None = None
-    """(N, V) at the masked positions; None when MLM is off."""
+    mlm_states: Tensor | None = None
+    """(N, H) of the MLM head at the masked positions; None when MLM is off."""
 
 
 class AlbefForPretraining(AlbefEncoders):
@@ -119,7 +119,7 @@ class AlbefForPretraining(AlbefEncoders):
             batch, clean=objective.itc or objective.itm, masked=objective.mlm
         )
         itc = itm = mlm = accuracy = image_feat.new_zeros(())
-        text_feat = sim_i2t = sim_t2i = itm_logits = mlm_logits = None
+        text_feat = sim_i2t = sim_t2i = itm_logits = mlm_states = None
 
         if text_embeds is not None:
             text_feat = self.project_text(text_embeds)
@@ -139,9 +139,9 @@ class AlbefForPretraining(AlbefEncoders):
             itm = itm_loss(itm_logits, negatives.labels, negatives.valid)
             accuracy = itm_accuracy(itm_logits, negatives.labels, negatives.valid)
         if fused_masked is not None:
-            mlm_logits = self.predict_masked(fused_masked, batch.mlm_positions)  # (N, V)
-            teacher = targets.mlm_probs if objective.distill_mlm else None
-            mlm = mlm_loss(mlm_logits, batch.mlm_labels, teacher, alpha)
+            predicted = self.predict_masked(fused_masked, batch.mlm_positions)  # (N, V) in factors
+            mlm_states = predicted.states
+            mlm = mlm_loss(predicted, batch.mlm_labels, targets.mlm_logits if objective.distill_mlm else None, alpha)
         return PretrainOutput(
             total=itc + itm + mlm,
             itc=itc,
@@ -156,7 +156,7 @@ class AlbefForPretraining(AlbefEncoders):
             negative_text=negatives.text if negatives is not None else None,
             itm_logits=_detached(itm_logits),
             itm_labels=negatives.labels if negatives is not None else None,
-            mlm_logits=_detached(mlm_logits),
+            mlm_states=_detached(mlm_states),
         )
 
     def _similarities(

@@ -61,8 +61,9 @@ class MomentumTeacher:
             queue: its state at the start of the step; not changed.
             temperature: (1,) the student's, clamped.
 
-        Returns: the features in any case, because they are candidates and fill the queue. A softmax that no loss reads
-        (the loss or its distillation is off) is None and is not computed.
+        Returns: the features in any case, because they are candidates and fill the queue. A target that no loss reads
+        (the loss or its distillation is off) is None and is not computed. The MLM logits name this teacher's weights:
+        take the backward before `update`.
         """
         switches, model = self.objective, self.model
         targets_itc, targets_mlm = switches.itc and switches.distill_itc, switches.mlm and switches.distill_mlm
@@ -76,7 +77,7 @@ class MomentumTeacher:
             targets.itc_t2i = contrastive_logits(text_feat, image_feat, queue.image, temperature).softmax(dim=1)
         if masked_embeds is not None:
             fused = model.multimodal_encoder(masked_embeds, batch.attention_mask, image_embeds)
-            targets.mlm_probs = at_least_fp32(model.predict_masked(fused, batch.mlm_positions)).softmax(dim=1)
+            targets.mlm_logits = model.predict_masked(fused, batch.mlm_positions)
         return targets
 
     @torch.no_grad()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from albef.kernels.mlm import WordLogits
+
 
 @dataclass(kw_only=True)
 class PretrainBatch:
@@ -63,5 +65,6 @@ class TeacherTargets:
     """(B, B+Q) teacher's softmax over the texts for each image; rows sum to 1. None when ITC does not distill."""
     itc_t2i: Tensor | None = None
     """(B, B+Q) teacher's softmax over the images for each text; None when ITC does not distill."""
-    mlm_probs: Tensor | None = None
-    """(N, V) teacher's softmax over the vocabulary at the masked positions; None when MLM does not distill."""
+    mlm_logits: WordLogits | None = None
+    """(N, V) teacher's logits at the masked positions, in factors, with the teacher's own weights; None when MLM does
+    not distill."""

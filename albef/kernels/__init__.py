@@ -7,5 +7,6 @@ use, because Triton may be missing. See docs/kernels.md.
 dispatch    chooses between Triton and plain torch
 itc         the contrastive loss with soft targets
 itc_triton  its passes over the candidates
+mlm         masked language modelling against hard and soft targets
 resources   registers, spills and shared memory of the compiled kernels
 """

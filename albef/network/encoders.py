@@ -1,6 +1,6 @@
 """The parts of student and momentum teacher: the three encoders, the projections and the MLM head."""
 
-# B batch, P image patches, L text tokens, D image width, H text width, E embedding, N masked tokens, V vocabulary
+# B batch, P image patches, L text tokens, D image width, H text width, E embedding, N masked tokens
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig
 from albef.inputs.batch import PretrainBatch
+from albef.kernels.mlm import WordLogits
 from albef.network.fusion import MultimodalEncoder
 from albef.network.layers import MlmHead
 from albef.network.text import TextEncoder
@@ -58,6 +59,7 @@ class AlbefEncoders(nn.Module):
         chunks = list(embeds.chunk(len(versions)))
         return chunks.pop(0) if clean else None, chunks.pop(0) if masked else None
 
-    def predict_masked(self, fused: Tensor, positions: Tensor) -> Tensor:
-        """Logits (N, V) at flat positions (N,) of multimodal states (B, L, H); only these reach the head."""
-        return self.mlm_head(fused.flatten(0, 1).index_select(0, positions), self.text_encoder.embeddings.word.weight)
+    def predict_masked(self, fused: Tensor, positions: Tensor) -> WordLogits:
+        """Logits at flat positions (N,) of multimodal states (B, L, H), in factors; only these reach the head."""
+        states = self.mlm_head(fused.flatten(0, 1).index_select(0, positions))  # (N, H)
+        return WordLogits(states, self.text_encoder.embeddings.word.weight, self.mlm_head.bias)

@@ -4,7 +4,7 @@ Text encoder and multimodal encoder share them. (The matching head and the proje
 """
 
 # R rows (texts), L text tokens, T context tokens, H width, C context width, h heads, d = H / h
-# N masked tokens, V vocabulary
+# N masked tokens
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def initialise_bert(module: nn.Module, std: float = BERT_INIT_STD) -> None:
 
 
 class MlmHead(nn.Module):
-    """BERT's prediction head; its decoder is the word embedding, an argument, so that there is one such parameter."""
+    """BERT's prediction head without its decoder, which is the word embedding: there is one such parameter."""
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()
@@ -163,6 +163,8 @@ class MlmHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         initialise_bert(self)
 
-    def forward(self, hidden: Tensor, word_embeddings: Tensor) -> Tensor:
-        """(N, H) states at masked positions and (V, H) word embeddings to (N, V) logits."""
-        return F.linear(self.norm(F.gelu(self.transform(hidden))), word_embeddings, self.bias)
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(N, H) states at masked positions to (N, H) ones whose products with the word embeddings, plus `bias`, are
+        the logits."""
+        transformed: Tensor = self.norm(F.gelu(self.transform(hidden)))
+        return transformed

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef.kernels.mlm import WordLogits, mlm_token_losses
 from albef.precision import at_least_fp32
 
 
@@ -85,20 +86,19 @@ def itm_accuracy(logits: Tensor, labels: Tensor, valid: Tensor | None = None) ->
     return (correct & valid).sum() / valid.sum().clamp(min=1)
 
 
-def mlm_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None = None, alpha: float = 0.0) -> Tensor:
+def mlm_loss(
+    student: WordLogits, labels: Tensor, teacher: WordLogits | None = None, alpha: float | Tensor = 0.0
+) -> Tensor:
     """Masked language modelling loss (paper, eq. 3; with a teacher eq. 7).
 
     Args:
-        logits: (N, V) at the masked positions.
-        labels: (N,) int64, the original ids there.
-        teacher: (N, V) the teacher's softmax there, or None for hard targets.
+        student: logits (N, V) at the masked positions, in factors.
+        labels: (N,) int64, the original ids there; a negative one marks a row that fills a batch to a fixed N.
+        teacher: the teacher's logits there, in factors, or None for hard targets.
         alpha: weight of the teacher, in [0, 1].
 
-    Returns: scalar, mean over the N masked tokens of this batch; 0, with a gradient of zeros, when N is 0 (the original
-    gives NaN there).
+    Returns: scalar, mean over the masked tokens of this batch; 0, with a gradient of zeros, when there are none (the
+    original gives NaN there).
     """
-    log_probs = at_least_fp32(logits).log_softmax(dim=1)  # (N, V)
-    losses = F.nll_loss(log_probs, labels, reduction="none")  # (N,)
-    if teacher is not None:
-        losses = (1 - alpha) * losses - alpha * (log_probs * teacher).sum(dim=1)
-    return losses.sum() / max(labels.shape[0], 1)
+    losses = mlm_token_losses(student, labels, teacher, alpha)  # (N,)
+    return losses.sum() / (labels >= 0).sum().clamp(min=1)

@@ -110,11 +110,14 @@ def test_targets_are_plain_softmaxes() -> None:
     assert targets.itc_t2i is not None and torch.allclose(targets.itc_t2i, t2i, atol=1e-12)
     masked, _ = model.encode_text(batch.mlm_input_ids, batch.attention_mask)
     fused = model.multimodal_encoder(masked, batch.attention_mask, image_embeds).flatten(0, 1)
-    assert targets.mlm_probs is not None and targets.mlm_probs.shape[0] == len(batch.mlm_positions) > 0
+    assert targets.mlm_logits is not None
+    predicted = targets.mlm_logits.whole()
+    assert predicted.shape[0] == len(batch.mlm_positions) > 0
     for row, position in enumerate(batch.mlm_positions.tolist()):
-        logits = model.mlm_head(fused[position], model.text_encoder.embeddings.word.weight)
-        assert torch.allclose(targets.mlm_probs[row], logits.softmax(dim=0), atol=1e-12)
-    assert not any(t.requires_grad for t in vars(targets).values() if t is not None)
+        logits = model.mlm_head(fused[position]) @ model.text_encoder.embeddings.word.weight.T + model.mlm_head.bias
+        assert torch.allclose(predicted[row], logits, atol=1e-12)
+    given = [target for target in vars(targets).values() if isinstance(target, torch.Tensor)]
+    assert len(given) == 4 and not any(target.requires_grad for target in [*given, *targets.mlm_logits])
 
 
 def test_distillation_switched_off_skips_its_work() -> None:
@@ -128,7 +131,7 @@ def test_distillation_switched_off_skips_its_work() -> None:
         teacher.model.text_encoder.register_forward_hook(lambda _m, _i, output, rows=rows: rows.append(len(output)))
         teacher.model.multimodal_encoder.register_forward_hook(lambda *_, passes=passes: passes.append(1))
         targets = teacher.targets(batch, queue, torch.tensor([0.07]))
-        assert targets.itc_i2t is None and targets.itc_t2i is None and targets.mlm_probs is None
+        assert targets.itc_i2t is None and targets.itc_t2i is None and targets.mlm_logits is None
         assert targets.image_feat.shape == targets.text_feat.shape == (len(batch.image), CONFIG.embed_dim)
         assert rows == [len(batch.image)] and passes == []
 
@@ -160,15 +163,19 @@ def test_teacher_dropout_is_a_switch(switched_on: bool) -> None:
 
 
 def test_low_precision_teacher_gives_fp32_targets() -> None:
-    """A bf16 forward yields features and softmaxes in fp32, near those of an fp32 forward."""
+    """A bf16 forward yields features and softmaxes in fp32, near those of an fp32 forward; MLM logits stay factors."""
     student, batch, queue = make_student(), make_batch(), make_queue()
     temperature = torch.tensor([0.07])
     wide = MomentumTeacher(student, device="cpu").targets(batch, queue, temperature)
     low = MomentumTeacher(student, device="cpu", compute_dtype=torch.bfloat16).targets(batch, queue, temperature)
-    for name, tensor in vars(low).items():
+    for name in ("image_feat", "text_feat", "itc_i2t", "itc_t2i"):
+        tensor = vars(low)[name]
         assert tensor.dtype == torch.float32, name
         # bf16 has 8 bits; a feature's error of 1% moves a logit by about 0.01 / 0.07
         assert torch.allclose(tensor, vars(wide)[name], atol=0.05), name
+    assert low.mlm_logits is not None and wide.mlm_logits is not None
+    probabilities = low.mlm_logits.whole().float().softmax(dim=1)
+    assert torch.allclose(probabilities, wide.mlm_logits.whole().softmax(dim=1), atol=0.05)
 
 
 def test_state_comes_back_to_the_bit() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.kernels.mlm import WordLogits
 from albef.model import PretrainOutput
 from albef.objective.losses import contrastive_logits, itc_loss, itc_targets, mlm_loss
 from albef.objective.negatives import negative_weights
@@ -144,12 +145,12 @@ def test_multimodal_encoder(step_of: Callable[[torch.dtype], Step], dtype: torch
     step.check(negatives, "out/fused_neg", mask=torch.cat([mask, mask[negative_text]]))
 
     tokens = mask.flatten().nonzero().squeeze(1)
-    everywhere = student.predict_masked(masked, tokens)
+    everywhere = student.predict_masked(masked, tokens).whole()
     recorded = step.golden["out/mlm_logits"].flatten(0, 1)
     check("out/mlm_logits", everywhere, recorded[tokens], tolerance(step.golden, "out/mlm_logits", recorded, dtype))
     images_m = teacher.encode_image(step.batch.image)[0]
     masked_m = teacher.encode_text(step.batch.mlm_input_ids, mask)[0]
-    logits_m = teacher.predict_masked(step.fuse(teacher, images_m, masked_m, mask), tokens)
+    logits_m = teacher.predict_masked(step.fuse(teacher, images_m, masked_m, mask), tokens).whole()
     recorded_m = step.golden["out/mlm_logits_m"].flatten(0, 1)[tokens]
     check("out/mlm_logits_m", logits_m, recorded_m, tolerance(step.golden, "out/mlm_logits_m", recorded_m, dtype))
 
@@ -159,19 +160,21 @@ def test_heads_and_losses(step_of: Callable[[torch.dtype], Step], dtype: torch.d
     """What the forward itself returns: logits, labels and the three losses, at the recorded alpha and at zero."""
     step = step_of(dtype)
     golden, output, batch = step.golden, step.output, step.batch
-    assert output.itm_logits is not None and output.itm_labels is not None and output.mlm_logits is not None
+    assert output.itm_logits is not None and output.itm_labels is not None and output.mlm_states is not None
     step.check(output.itm_logits, "out/itm_logits")
     assert torch.equal(output.itm_labels, golden["out/itm_labels"])
     allowed = tolerance(golden, "out/mlm_logits", golden["out/mlm_logits"], dtype)
     recorded = golden["out/mlm_logits"].flatten(0, 1)[batch.mlm_positions]
-    check("out/mlm_logits", output.mlm_logits, recorded, allowed)
-    recorded_m = golden["out/mlm_logits_m"].flatten(0, 1)[batch.mlm_positions].softmax(dim=1)
-    assert step.targets.mlm_probs is not None
-    allowed = tolerance(golden, "out/mlm_logits_m", golden["out/mlm_logits_m"], dtype)  # a softmax shrinks differences
-    check("softmax of out/mlm_logits_m", step.targets.mlm_probs, recorded_m, allowed)
+    student = step.trio.student
+    predicted = WordLogits(output.mlm_states, student.text_encoder.embeddings.word.weight, student.mlm_head.bias)
+    check("out/mlm_logits", predicted.whole(), recorded, allowed)
+    recorded_m = golden["out/mlm_logits_m"].flatten(0, 1)[batch.mlm_positions]
+    assert step.targets.mlm_logits is not None
+    allowed = tolerance(golden, "out/mlm_logits_m", golden["out/mlm_logits_m"], dtype)
+    check("out/mlm_logits_m", step.targets.mlm_logits.whole(), recorded_m, allowed)
 
     step.check(output.itm, "out/loss_itm")
-    everything_soft = mlm_loss(output.mlm_logits, batch.mlm_labels, step.targets.mlm_probs, 1.0)
+    everything_soft = mlm_loss(predicted, batch.mlm_labels, step.targets.mlm_logits, 1.0)
     step.check(everything_soft, "out/loss_mlm_distill")
     itm_expected = golden["out/itm_logits"].argmax(dim=1) == golden["out/itm_labels"]
     assert float(output.itm_accuracy) == pytest.approx(float(itm_expected.double().mean()), abs=1e-6)
@@ -214,7 +217,7 @@ def test_gradients_without_distillation(golden: Golden, dtype: torch.dtype) -> N
     plain = build(golden, dtype, distill_itc=False, distill_mlm=False)
     plain.teacher.update(plain.student)
     targets = plain.teacher.targets(step.batch, plain.queue, plain.student.clamped_temperature())
-    assert targets.itc_i2t is None and targets.itc_t2i is None and targets.mlm_probs is None
+    assert targets.itc_i2t is None and targets.itc_t2i is None and targets.mlm_logits is None
     output = plain.student(step.batch, targets, plain.queue, 0.4, negative_indices=step.negatives)
     output.total.backward()
     for name, recorded in golden.under("alpha0/grad/").items():

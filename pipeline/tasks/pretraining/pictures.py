@@ -135,15 +135,23 @@ def itc_targets(
 def mlm_targets(
     batch: PretrainBatch, targets: TeacherTargets, tokenizer: AlbefTokenizer, num_targets: int, *, top: int = 5
 ) -> list[MlmTarget]:
-    """The teacher's most probable words at the first masked position of the first samples that have one."""
-    if targets.mlm_probs is None or not len(batch.mlm_positions):
+    """The teacher's most probable words at the first masked position of the first samples that have one.
+
+    Computed here, for these rows alone, with the teacher's word embeddings as they are now: after a step they are one
+    update of the average younger than the states.
+    """
+    if targets.mlm_logits is None or not len(batch.mlm_positions):
         return []
     length = batch.input_ids.shape[1]
     found: dict[int, int] = {}
-    for masked, position in enumerate(batch.mlm_positions.tolist()):
-        found.setdefault(position // length, masked)
+    rows = zip(batch.mlm_positions.tolist(), batch.mlm_labels.tolist(), strict=True)
+    for masked, (position, label) in enumerate(rows):
+        if label >= 0:
+            found.setdefault(position // length, masked)
     chosen = sorted(found.items())[:num_targets]
-    probabilities = targets.mlm_probs[[masked for _, masked in chosen]].float().cpu()  # (n, V)
+    logits = targets.mlm_logits
+    states = logits.states[[masked for _, masked in chosen]]
+    probabilities = logits._replace(states=states).whole().float().softmax(dim=1).cpu()  # (n, V)
     best, which = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
     ids, lengths = batch.input_ids.cpu(), batch.attention_mask.sum(1).tolist()
     shown = []

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from albef.kernels.mlm import WordLogits
 from albef.objective.losses import contrastive_logits, itc_loss, itc_targets, itm_accuracy, itm_loss, mlm_loss
 
 
@@ -59,22 +60,51 @@ def test_itm_loss_leaves_invalid_rows_out() -> None:
     assert itm_loss(logits, labels, torch.zeros(4, dtype=torch.bool)).item() == 0
 
 
+def factored(logits: torch.Tensor) -> WordLogits:
+    """The same logits as products with unit vectors."""
+    size = logits.shape[1]
+    return WordLogits(logits, torch.eye(size, dtype=logits.dtype), torch.zeros(size, dtype=logits.dtype))
+
+
 def test_mlm_loss_by_hand() -> None:
     """(1 - alpha) of the hard loss and alpha of the teacher's, a mean over masked tokens, over the vocabulary axis."""
-    logits, teacher, labels, alpha = random(4, 6), random(4, 6, seed=1).softmax(dim=1), torch.tensor([5, 0, 2, 2]), 0.3
+    logits, teacher_logits, labels, alpha = random(4, 6), random(4, 6, seed=1), torch.tensor([5, 0, 2, 2]), 0.3
+    teacher = teacher_logits.softmax(dim=1)
     total = 0.0
     for i, row in enumerate(logits.tolist()):
         logs = log_softmax(row)
         soft = -sum(t * v for t, v in zip(teacher[i].tolist(), logs, strict=True))
         total += (1 - alpha) * -logs[int(labels[i])] + alpha * soft
-    assert mlm_loss(logits, labels, teacher, alpha).item() == pytest.approx(total / 4, rel=1e-12)
-    assert mlm_loss(logits, labels, teacher, 0.0).item() == pytest.approx(mlm_loss(logits, labels).item(), rel=1e-12)
+    student, other = factored(logits), factored(teacher_logits)
+    assert mlm_loss(student, labels, other, alpha).item() == pytest.approx(total / 4, rel=1e-12)
+    assert mlm_loss(student, labels, other, 0.0).item() == pytest.approx(mlm_loss(student, labels).item(), rel=1e-12)
+
+
+def test_mlm_loss_leaves_rows_without_a_label_out() -> None:
+    """Rows that fill a batch to a fixed size change neither the mean nor any gradient; only such rows give 0."""
+    logits, teacher, labels = random(4, 6), factored(random(4, 6, seed=1)), torch.tensor([5, 0, 2, 2])
+    filled = torch.tensor([5, -100, 0, -100, 2, 2])
+    results = []
+    for rows, targets in ((logits, labels), (logits[[0, 0, 1, 3, 2, 3]], filled)):
+        student = factored(rows.clone().requires_grad_())
+        order = [0, 1, 2, 3] if targets is labels else [0, 3, 1, 2, 2, 3]
+        loss = mlm_loss(student, targets, teacher._replace(states=teacher.states[order]), 0.3)
+        loss.backward()
+        assert student.states.grad is not None
+        results.append((loss.item(), student.states.grad))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
+    assert torch.allclose(results[1][1][[0, 2, 4, 5]], results[0][1], atol=1e-15)
+    assert not results[1][1][[1, 3]].any()
+    nothing = factored(logits.clone().requires_grad_())
+    loss = mlm_loss(nothing, torch.full((4,), -100), teacher, 0.3)
+    loss.backward()
+    assert loss.item() == 0 and nothing.states.grad is not None and not nothing.states.grad.any()
 
 
 def test_mlm_loss_of_no_masked_token_is_zero() -> None:
     """A small batch may have nothing masked: 0 with a gradient of zeros, where a mean over nothing gives NaN."""
     logits = torch.zeros(0, 6, requires_grad=True)
-    loss = mlm_loss(logits, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6), 0.4)
+    loss = mlm_loss(factored(logits), torch.zeros(0, dtype=torch.int64), factored(torch.zeros(0, 6)), 0.4)
     loss.backward()
     assert loss.item() == 0 and logits.grad is not None
 
@@ -84,10 +114,14 @@ def test_low_precision_input_is_computed_in_fp32(dtype: torch.dtype) -> None:
     """The losses of bf16 logits equal those of the same numbers in fp32, and come out in fp32."""
     logits, labels = random(3, 3).to(dtype), torch.tensor([0, 1, 1])
     wide, teacher = logits.float(), random(3, 3, seed=1).float().softmax(dim=1)
+
+    def mlm(logits: torch.Tensor) -> tuple[WordLogits, torch.Tensor, WordLogits]:
+        return factored(logits), labels, factored(logits.flip(0))
+
     for low, high in (
         (itc_loss(logits, teacher, 0.4), itc_loss(wide, teacher, 0.4)),
         (itm_loss(logits[:, :2], labels), itm_loss(wide[:, :2], labels)),
-        (mlm_loss(logits, labels, teacher, 0.4), mlm_loss(wide, labels, teacher, 0.4)),
+        (mlm_loss(*mlm(logits), 0.4), mlm_loss(*mlm(wide), 0.4)),
         (contrastive_logits(logits, logits, None, torch.tensor([0.07])),) * 2,
     ):
         assert low.dtype == torch.float32 and torch.equal(low, high)
@@ -99,4 +133,4 @@ def test_float64_stays_float64() -> None:
     labels = torch.tensor([0, 1, 1])
     assert itc_loss(logits, logits.softmax(dim=1), 0.4).dtype == torch.float64
     assert itm_loss(logits[:, :2], labels).dtype == torch.float64
-    assert mlm_loss(logits, labels, logits.softmax(dim=1), 0.4).dtype == torch.float64
+    assert mlm_loss(factored(logits), labels, factored(logits), 0.4).dtype == torch.float64

@@ -150,7 +150,8 @@ def run_bert(model: AlbefForPretraining, text: tuple[Tensor, Tensor]) -> tuple[T
     layer: Any
     for layer in model.multimodal_encoder.layers:
         last = layer.ffn(layer.self_attention(last, token_mask(attention_mask, last.dtype)))
-    return first, last, model.mlm_head(last, model.text_encoder.embeddings.word.weight)
+    logits = model.mlm_head(last) @ model.text_encoder.embeddings.word.weight.T + model.mlm_head.bias
+    return first, last, logits
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from PIL import Image
 from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.inputs.preprocess import preprocess_image
 from albef.inputs.tokenizer import AlbefTokenizer
+from albef.kernels.mlm import IGNORED, WordLogits
 from pipeline.tasks.pretraining.pictures import PAD, TILE, itc_targets, mlm_targets, training_pictures, training_tables
 
 CAPTIONS = ["a dog on a beach", "two cups of coffee", "a red | blue kite"]
@@ -51,7 +52,8 @@ def step(tokenizer) -> tuple[PretrainBatch, TeacherTargets]:
         captions=list(CAPTIONS),
     )
     feat = torch.zeros(3, 4)
-    return batch, TeacherTargets(image_feat=feat, text_feat=feat, itc_i2t=itc, itc_t2i=itc, mlm_probs=probs)
+    logits = WordLogits(torch.eye(2), probs.clamp(min=1e-9).log().T, torch.zeros(tokenizer.vocab_size))
+    return batch, TeacherTargets(image_feat=feat, text_feat=feat, itc_i2t=itc, itc_t2i=itc, mlm_logits=logits)
 
 
 def test_samples_show_the_pixels_that_were_normalised(step, tokenizer):
@@ -89,7 +91,7 @@ def test_mlm_targets_are_the_teachers_best_words(step, tokenizer):
     first, second = mlm_targets(batch, targets, tokenizer, 3)
     assert (first.sample, first.truth, first.text) == (0, "dog", "a [dog] on a beach")
     assert [word for word, _ in first.candidates[:2]] == ["cat", "dog"]
-    assert [p for _, p in first.candidates[:2]] == pytest.approx([0.7, 0.3])
+    assert [p for _, p in first.candidates[:2]] == pytest.approx([0.7, 0.3], rel=1e-4)  # others have 1e-9 each
     assert (second.sample, second.truth, second.text) == (1, "coffee", "two cups of [coffee]")
     assert second.candidates[0][0] == "coffee"
 
@@ -109,7 +111,7 @@ def test_tables_hold_the_same_and_survive_a_bar_in_a_caption(step, tokenizer):
 def test_a_batch_without_masks_or_captions_can_be_shown(step, tokenizer):
     """No distillation, nothing masked: no such picture. No captions carried: read off the tokens. One sample: fine."""
     batch, targets = step
-    off = dataclasses.replace(targets, mlm_probs=None)
+    off = dataclasses.replace(targets, mlm_logits=None)
     assert "train/mlm_pseudo_targets" not in training_pictures(batch, off, tokenizer)
     assert "train/mlm_pseudo_targets" not in training_tables(batch, off, tokenizer)
     plain = dataclasses.replace(off, itc_i2t=None)
@@ -143,6 +145,15 @@ def test_a_masked_word_far_back_in_the_batch_gets_its_own_picture(step, tokenize
     """Only the second sample has a masked word and only one sample is shown: its row still has its own colour."""
     batch, targets = step
     batch = dataclasses.replace(batch, mlm_positions=batch.mlm_positions[1:], mlm_labels=batch.mlm_labels[1:])
-    targets = dataclasses.replace(targets, mlm_probs=targets.mlm_probs[1:])
+    logits = targets.mlm_logits._replace(states=targets.mlm_logits.states[1:])
+    targets = dataclasses.replace(targets, mlm_logits=logits)
     row = training_pictures(batch, targets, tokenizer, num_samples=1, num_targets=1)["train/mlm_pseudo_targets"]
     assert np.abs(row[PAD + TILE // 2, PAD + TILE // 2].astype(int) - COLORS[1]).max() <= 1
+
+
+def test_rows_that_fill_the_batch_are_not_shown(step, tokenizer):
+    """A row without a label is no masked word: its sample's first one that has a label is shown."""
+    batch, targets = step
+    batch = dataclasses.replace(batch, mlm_labels=torch.tensor([IGNORED, int(batch.mlm_labels[1])]))
+    (only,) = mlm_targets(batch, targets, tokenizer, 3)
+    assert (only.sample, only.truth) == (1, "coffee")
