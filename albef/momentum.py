@@ -4,21 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from albef.errors import CheckpointError
 from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.kernels.moving_average import move_averages
 from albef.model import AlbefForPretraining
 from albef.network.encoders import AlbefEncoders
 from albef.objective.losses import contrastive_logits
 from albef.objective.queue import FeatureQueue
 from albef.precision import at_least_fp32
-
-CHUNK_ELEMENTS = 1 << 25
-"""Elements of the student converted to fp32 at a time in an update: 128 MiB, instead of a whole second copy."""
 
 
 class MomentumTeacher:
@@ -48,8 +44,7 @@ class MomentumTeacher:
         self.model = self.weights if compute_dtype in (None, dtype) else _empty_like(student, device, compute_dtype)
         self._averaged = dict(self.weights.named_parameters())
         with torch.no_grad():
-            for ours, theirs in self._beside(student):
-                torch._foreach_copy_(ours, theirs)
+            torch._foreach_copy_(list(self._averaged.values()), self._of_student(student))
         self._refresh()
 
     @torch.no_grad()
@@ -87,9 +82,8 @@ class MomentumTeacher:
         Args:
             student: the student, or an engine that wraps it.
         """
-        for averaged, current in self._beside(student):
-            torch._foreach_lerp_(averaged, current, 1 - self.momentum)
-        self._refresh()
+        copies: list[Tensor] = [] if self.model is self.weights else [*self.model.parameters()]
+        move_averages(list(self._averaged.values()), self._of_student(student), copies, 1 - self.momentum)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the averaged weights, flat, named as in the student."""
@@ -119,20 +113,12 @@ class MomentumTeacher:
         if self.model is not self.weights:
             torch._foreach_copy_(list(self.model.parameters()), list(self.weights.parameters()))
 
-    def _beside(self, student: nn.Module) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Pairs of lists, a chunk at a time: averaged weights, and the student's in the same order and dtype."""
+    def _of_student(self, student: nn.Module) -> list[Tensor]:
+        """The student's weights in the order of the averaged ones; an engine's are those of the model it wraps."""
         source = dict(getattr(student, "module", student).named_parameters())
-        ours: list[Tensor] = []
-        theirs: list[Tensor] = []
         for name, weight in self._averaged.items():
             assert source[name].shape == weight.shape, f"{name}: {tuple(source[name].shape)} in the student"
-            ours.append(weight.data)
-            theirs.append(source[name].data.to(weight))
-            if sum(tensor.numel() for tensor in ours) >= CHUNK_ELEMENTS:
-                yield ours, theirs
-                ours, theirs = [], []
-        if ours:
-            yield ours, theirs
+        return [source[name].data for name in self._averaged]
 
 
 def _empty_like(student: AlbefForPretraining, device: torch.device | str, dtype: torch.dtype) -> AlbefEncoders:

@@ -4,9 +4,11 @@ Each is one function with `impl="auto" | "triton" | "torch"`. `torch` is a plain
 `triton` is for CUDA devices; `auto` chooses. Files named `*_triton` hold the kernels and are imported at their first
 use, because Triton may be missing. See docs/kernels.md.
 
-dispatch    chooses between Triton and plain torch
-itc         the contrastive loss with soft targets
-itc_triton  its passes over the candidates
-mlm         masked language modelling against hard and soft targets
-resources   registers, spills and shared memory of the compiled kernels
+dispatch               chooses between Triton and plain torch
+itc                    the contrastive loss with soft targets
+itc_triton             its passes over the candidates
+mlm                    masked language modelling against hard and soft targets
+moving_average         the teacher's weights: fp32 average and its copy, in one pass
+moving_average_triton  its launch over a table of all parameters
+resources              registers, spills and shared memory of the compiled kernels
 """

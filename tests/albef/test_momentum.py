@@ -42,18 +42,6 @@ def test_average_is_the_formula() -> None:
         assert torch.allclose(averaged, expected[name], rtol=1e-12, atol=1e-14), name
 
 
-def test_update_in_chunks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large models are averaged a chunk at a time; a chunk of one tensor gives the same weights."""
-    student = make_student()
-    whole, chunked = MomentumTeacher(student, device="cpu"), MomentumTeacher(student, device="cpu")
-    nudge(student, 0)
-    whole.update(student)
-    monkeypatch.setattr("albef.momentum.CHUNK_ELEMENTS", 1)
-    chunked.update(student)
-    chunks = chunked.state_dict()
-    assert all(torch.equal(weight, chunks[name]) for name, weight in whole.state_dict().items())
-
-
 def test_a_bf16_student_moves_an_fp32_teacher() -> None:
     """A step too small for a bf16 average arrives in the fp32 one, and once large enough in the copy that computes."""
     student = make_student(dtype=torch.bfloat16)
