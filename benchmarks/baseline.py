@@ -102,6 +102,7 @@ class BaselineStep:
 
         Returns: the losses before the step, without gradient.
         """
+        batch = batch.normalised()
         self.optimizer.zero_grad()
         with torch.autocast(batch.image.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             losses, features = self.losses(batch, alpha, negatives)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.loader [--workers 1,2] [--batch 64] [--batches 25] [--image-size 256] [--repeat 2]
 
-Stored samples (384 x 288, photograph-like) as micro-batches of normalised fp32 images. Ours: `TrainingLoader`, whole:
-reading the tars by ranges, captions, tokens, masks. The other side: torch's DataLoader over the same JPEGs in memory,
-torchvision's RandomResizedCrop (bicubic), flip, RandAugment(2, 7) and Normalize on Pillow images, and nothing else. Its
-RandAugment always applies both operations, ours each half of the time, as the original. They take turns; prints one
-JSON object with the medians. Processor time is the workers'.
+Stored samples (384 x 288, photograph-like) as micro-batches of images. Ours: `TrainingLoader`, whole: reading the tars
+by ranges, captions, tokens, masks; images as bytes, which the device normalises. The other side, in normalised fp32:
+torch's DataLoader over the same JPEGs in memory, torchvision's RandomResizedCrop (bicubic), flip, RandAugment(2, 7) and
+Normalize on Pillow images, and nothing else. Its RandAugment always applies both operations, ours each half of the
+time, as the original. They take turns; prints one JSON object with the medians. Processor time is the workers'.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from albef.inputs.preprocess import normalise_bytes
 from albef.kernels.mlm import WordLogits
 
 
@@ -20,7 +21,7 @@ class PretrainBatch:
     """One micro-batch. All random numbers of the step are drawn beforehand, so the step never waits for the host."""
 
     image: Tensor
-    """(B, 3, H, W) normalised pixels, float."""
+    """(B, 3, H, W): uint8 as the loader sends it, or normalised float, which the encoders take (`normalised`)."""
     input_ids: Tensor
     """(B, L) clean token ids, int64, padded with [PAD]."""
     attention_mask: Tensor
@@ -42,6 +43,12 @@ class PretrainBatch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PretrainBatch:
         """The same batch with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def normalised(self) -> PretrainBatch:
+        """The same batch with its image normalised, float32 on its device; itself where the image is float."""
+        if self.image.dtype != torch.uint8:
+            return self
+        return dataclasses.replace(self, image=normalise_bytes(self.image))
 
     def pin_memory(self) -> PretrainBatch:
         """The same batch in page-locked memory, so that `to(..., non_blocking=True)` overlaps with compute."""

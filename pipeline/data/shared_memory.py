@@ -28,7 +28,7 @@ def needed_bytes(*, num_workers: int, prefetch: int, lanes: int, micro_batch_siz
         lanes: micro-batches in one step of the rank. Those of the current and of the next step may exist at once,
             beside all that workers have prepared.
     """
-    image_bytes = micro_batch_size * 3 * image_size**2 * 4  # float32
+    image_bytes = micro_batch_size * 3 * image_size**2  # uint8
     return (num_workers * prefetch + 2 * lanes) * image_bytes if num_workers else 0
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
+from albef.inputs.batch import PretrainBatch
 from pipeline.task import LaneLosses, LaneStep
+from pipeline.tasks.pretraining.collate import PretrainBatcher
 
 
 def keep_process_group() -> None:
@@ -35,10 +37,23 @@ def without_steps(steps: Collection[int]) -> Iterator[None]:
         yield
 
 
-def nan_pixels(task: Any, engine: Any, batch: Any, at: LaneStep) -> LaneLosses:
-    """The lane's second picture loses a pixel."""
-    batch.image[1, 0, 3, 3] = math.nan
-    return task.losses(engine, batch, at)
+@contextmanager
+def nan_pixels(where: Mapping[int, int]) -> Iterator[None]:
+    """The second picture of these micro-batches (step, counted from 0 -> lane) loses a pixel where they are made.
+
+    They are made as floats then: bytes could not hold that. For loaders without workers.
+    """
+    collated = PretrainBatcher.batch
+
+    def batch(batcher: PretrainBatcher, examples: Any, *, step: int, lane: int, **at: Any) -> PretrainBatch:
+        made = collated(batcher, examples, step=step, lane=lane, **at)
+        if where.get(step) == lane:
+            made = made.normalised()
+            made.image[1, 0, 3, 3] = math.nan
+        return made
+
+    with patch.object(PretrainBatcher, "batch", batch):
+        yield
 
 
 def inf_gradient(task: Any, engine: Any, batch: Any, at: LaneStep) -> LaneLosses:

@@ -39,7 +39,7 @@ class Example:
 
     name: str
     image: Tensor
-    """(3, H, W) float32, normalised."""
+    """(3, H, W) uint8."""
     caption: str
     """Cleaned."""
 

@@ -31,7 +31,7 @@ def noise(run: RunConfig, batch_size: int) -> PretrainBatch:
     maskable = torch.arange(batch_size * length).view(batch_size, length)[:, 1:].reshape(-1)
     input_ids = torch.randint(1_000 % config.vocab_size, config.vocab_size, (batch_size, length))
     return PretrainBatch(
-        image=torch.randn(batch_size, 3, config.image_size, config.image_size),
+        image=torch.randint(0, 256, (batch_size, 3, config.image_size, config.image_size), dtype=torch.uint8),
         input_ids=input_ids,
         attention_mask=torch.ones(batch_size, length, dtype=torch.int64),
         mlm_input_ids=input_ids.clone(),

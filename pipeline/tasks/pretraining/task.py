@@ -126,6 +126,7 @@ class Pretraining:
 
     def losses(self, engine: Any, batch: PretrainBatch, at: LaneStep) -> LaneLosses:
         """The teacher's targets, its features to the queue's gather, the student's three losses."""
+        batch = batch.normalised()  # once, for teacher and student
         objective = self.model.objective
         alpha = alpha_at(
             at.step, objective.alpha, steps_per_epoch=at.steps_per_epoch, ramp_epochs=self.alpha_ramp_epochs

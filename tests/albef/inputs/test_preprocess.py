@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from albef.inputs.preprocess import MEAN, STD, preprocess_image, preprocess_images
+from albef.inputs.preprocess import MEAN, STD, normalise_bytes, preprocess_image, preprocess_images
 from samples.image import to_rgb
 
 
@@ -73,3 +73,14 @@ def test_other_modes_become_rgb(mode: str) -> None:
     """Any mode that PIL can convert."""
     rgb = to_rgb(picture(8, 8).convert(mode))
     assert rgb.mode == "RGB" and rgb.size == (8, 8)
+
+
+def test_bytes_are_normalised_as_numpy_does_it() -> None:
+    """Every value of every channel, for a batch and for one image, to the bit: (x / 255 - mean) / deviation in fp32."""
+    values = np.arange(256, dtype=np.uint8)
+    pixels = torch.from_numpy(np.stack([values, values[::-1], values]).reshape(3, 16, 16).copy())
+    mean, std = (np.array(figures, dtype=np.float32).reshape(3, 1, 1) for figures in (MEAN, STD))
+    expected = torch.from_numpy((pixels.numpy().astype(np.float32) / np.float32(255) - mean) / std)
+    assert torch.equal(normalise_bytes(pixels), expected)
+    assert torch.equal(normalise_bytes(pixels[None].repeat(2, 1, 1, 1))[1], expected)
+    assert pixels.dtype == torch.uint8 and pixels.flatten()[5] == 5  # unchanged

@@ -49,15 +49,16 @@ def make_loader(
     micro_batch_size: int = MICRO_BATCH,
     lanes: range | None = None,
     seed: int = 5,
+    image_size: int = 32,
     **data: Any,
 ) -> TrainingLoader:
-    """A loader of 32-pixel images without workers; `data` goes to DataConfig."""
+    """A loader of small images without workers; `data` goes to DataConfig."""
     config = DataConfig(**({"num_workers": 0, "shuffle_window_shards": 2} | data))
     return TrainingLoader(
         read_manifest(corpus),
         data=config,
         batcher=PretrainBatcher(
-            model=AlbefConfig.tiny(image_size=32),
+            model=AlbefConfig.tiny(image_size=image_size),
             objective=ObjectiveConfig(),
             augment=config.augment,
             max_caption_words=config.max_caption_words,

@@ -41,7 +41,8 @@ del step
 gc.collect()  # the queues' semaphores, a page each, go with their objects
 left = whole - shared_memory.free_bytes()
 subprocess.run(["mount", "-o", "remount,size=64k", "/dev/shm"], check=True)
-too_small = errors(lambda: next(make_loader(Path(sys.argv[1]), num_workers=1, micro_batch_size=8).steps(0)))
+large = make_loader(Path(sys.argv[1]), num_workers=1, micro_batch_size=8, image_size=64)
+too_small = errors(lambda: next(large.steps(0)))
 Path("/dev/shm/other").write_bytes(bytes(shared_memory.free_bytes()))
 full = errors(lambda: next(make_loader(Path(sys.argv[1]), num_workers=1).steps(0)))
 print(json.dumps({"taken": taken, "left": left, "too_small": too_small, "full": full}))
@@ -49,9 +50,9 @@ print(json.dumps({"taken": taken, "left": left, "too_small": too_small, "full": 
 
 
 def test_what_the_loader_takes_of_shared_memory(tmp_path: Path) -> None:
-    """Four lanes of two images of 32 pixels (24,576 bytes each) through two workers that prepare three: at most
-    6 + 2 x 4 of them. In 64 KiB eight images do not fit, and with none free workers cannot start: both fail with a
-    way out."""
+    """Four lanes of two images of 32 pixels (6,144 bytes each) through two workers that prepare three: at most
+    6 + 2 x 4 of them. In 64 KiB eight images of 64 pixels do not fit, and with none free workers cannot start: both
+    fail with a way out."""
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         assert os.environ.get("CI") != "true", "this machine lets nobody mount"
         pytest.skip("no right to mount here")
@@ -67,7 +68,7 @@ def test_what_the_loader_takes_of_shared_memory(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    batch = 2 * 3 * 32 * 32 * 4
+    batch = 2 * 3 * 32 * 32
     need = shared_memory.needed_bytes(num_workers=2, prefetch=3, lanes=4, micro_batch_size=2, image_size=32)
     assert need == (6 + 8) * batch
     semaphores = 16 * 4096  # a page each

@@ -12,9 +12,10 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 from torchvision.transforms.v2 import RandomResizedCrop
 
+from albef.inputs.preprocess import normalise_bytes
 from pipeline.config.sections import AugmentConfig
 from pipeline.data.seeds import Draws
-from pipeline.data.transforms import crop_resize, normalised, random_crop, training_image
+from pipeline.data.transforms import as_bytes, crop_resize, random_crop, training_image
 from tests.support.shards import jpeg, picture
 
 PLAIN = AugmentConfig(flip_probability=0.0, randaugment_ops=0)
@@ -35,7 +36,7 @@ def test_an_image_is_a_function_of_its_file_and_its_draws():
     first = augmented(1, "augment", 0, "k")
     torch.rand(7)
     np.random.rand(7)
-    assert first.shape == (3, 64, 64) and first.dtype == torch.float32
+    assert first.shape == (3, 64, 64) and first.dtype == torch.uint8
     assert torch.equal(first, augmented(1, "augment", 0, "k"))
     others = [augmented(1, "augment", 1, "k"), augmented(2, "augment", 0, "k"), augmented(1, "augment", 0, "l")]
     assert not any(torch.equal(first, other) for other in others)
@@ -74,7 +75,7 @@ def test_an_extreme_shape_falls_back_to_the_central_crop():
 def test_pixels_are_those_of_torchvision():
     """Crop, bicubic resize, to tensor, normalise: equal to torchvision's on Pillow images, to float rounding."""
     image, box = picture(5, 300, 280), (20, 30, 220, 250)
-    ours = normalised(crop_resize(as_opened(image), box, 128, "k"))
+    ours = normalise_bytes(as_bytes(crop_resize(as_opened(image), box, 128, "k")))
     theirs = reference.resized_crop(
         as_opened(image).convert("RGB"), 30, 20, 220, 200, [128, 128], reference.InterpolationMode.BICUBIC
     )
@@ -99,7 +100,7 @@ def test_switches_turn_parts_off():
     """No flip, no RandAugment, no crop below the whole area: a square image comes out resized and nothing else."""
     data = jpeg(picture(9, 64, 64))
     config = AugmentConfig(crop_scale_min=1.0, flip_probability=0.0, randaugment_ops=0)
-    plain = normalised(Image.open(io.BytesIO(data)).convert("RGB"))
+    plain = as_bytes(Image.open(io.BytesIO(data)).convert("RGB"))
     same = [
         torch.equal(plain, training_image(data, "k", size=64, config=config, draws=Draws(seed))) for seed in range(200)
     ]

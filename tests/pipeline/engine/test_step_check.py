@@ -25,9 +25,9 @@ from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 from tests.support.wrapped_task import WrappedTask, pretrain_with, real_losses, stop_after
 
-POISONS = {0: (3, inf_gradient), 2: (0, nan_pixels), 3: (2, nan_loss)}
+POISONS = {0: (3, inf_gradient), 2: (0, real_losses), 3: (2, nan_loss)}
 """step, counted from 0 -> lane and what happens in it: before the optimizer has any state, later, and directly after
-another one. Of two ranks, the second one has lanes 2 and 3."""
+another one. That of step 2 is in its batch (`nan_pixels`). Of two ranks, the second one has lanes 2 and 3."""
 NUM_STEPS = 6
 FOUR_LANES = {"global_batch_size": 16, "micro_batch_size": 4}
 
@@ -54,7 +54,8 @@ def poisoned_run(
         ask(task, engine, step)
 
     wrap = partial(WrappedTask, before=before, lane=lane, after=after)
-    seen["code"] = pretrain_with(wrap, recipe, run_dir, overrides)
+    with nan_pixels({2: 0}):
+        seen["code"] = pretrain_with(wrap, recipe, run_dir, overrides)
     return seen
 
 

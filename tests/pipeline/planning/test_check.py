@@ -112,10 +112,10 @@ def test_a_run_folder_that_cannot_resume_is_named(tmp_path: Path, capsys: pytest
 
 
 def test_more_shared_memory_than_there_is_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """10 workers that each prepare a million micro-batches of 49,152 bytes: 468,750 MiB, and two lanes more."""
+    """10 workers that each prepare a million micro-batches of 12,288 bytes: 117,187 MiB, and two lanes more."""
     words = ["check", str(tiny_recipe(tmp_path)), "--data.num_workers", "10", "--data.prefetch", "1000000"]
     assert cli.main([*words, "--world-size", "1"]) == 0
-    assert "warning: data workers need up to 468,750.2 MiB of /dev/shm, but" in capsys.readouterr().out
+    assert "warning: data workers need up to 117,187.5 MiB of /dev/shm, but" in capsys.readouterr().out
 
 
 def test_sources_are_reckoned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_a_micro_batch_holds_what_the_step_needs():
     """Shapes, types, texts cut to six tokens with [CLS], labels that are the hidden ids."""
     examples = [example([f"number {n} of a long row of words"], name=f"k{n}") for n in range(5)]
     made = batch(examples)
-    assert made.image.shape == (5, 3, 32, 32) and made.image.dtype == torch.float32
+    assert made.image.shape == (5, 3, 32, 32) and made.image.dtype == torch.uint8
     assert made.input_ids.shape == made.attention_mask.shape == made.mlm_input_ids.shape == (5, 6)
     assert (made.input_ids[:, 0] == TINY.cls_token_id).all()
     assert torch.equal(made.mlm_labels, made.input_ids.flatten()[made.mlm_positions])
