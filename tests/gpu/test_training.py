@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.pipeline.engine.test_step_check import POISONS, poisoned_run
+from tests.pipeline.engine.test_step_check import FOUR_LANES, NUM_STEPS, POISONS, poisoned_run
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import (
@@ -63,7 +63,8 @@ def skip(_rank: int, _world_size: int, recipe: str, run_dir: str, overrides: lis
 )
 def test_a_skipped_step_moves_nothing(tmp_path, ds_config):
     """An infinite gradient before AdamW has moments, a NaN pixel or loss: to the bit, and training continues."""
-    recipe, overrides = str(tiny_recipe(tmp_path, max_steps=6)), [f"--deepspeed.config={ds_config}"]
+    recipe = str(tiny_recipe(tmp_path, batch=FOUR_LANES, max_steps=NUM_STEPS))
+    overrides = [f"--deepspeed.config={ds_config}"]
     (seen,) = run_ranks(skip, 1, recipe, str(tmp_path / "run"), overrides, process_group=False)
     assert {step for step, moved in seen["moved"].items() if not moved} == set(POISONS), seen["moved"]
     assert seen["finite"] and seen["skipped"] == len(POISONS)
