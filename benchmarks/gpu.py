@@ -92,19 +92,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def gpu_parts() -> list[Part]:
     """In order of worth: what comes late may find no time left."""
-    bench = (sys.executable, "-m", "pipeline", "bench", "step", "albef_14m", "--device", "cuda", "--json")
+
+    def bench(what: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", "pipeline", "bench", what, "albef_14m", "--device", "cuda", "--json")
+
     lane = ("--micro-batch-size", "64")  # one lane: what each of 8 GPUs has to do of a step of the recipe
     workers = min(8, len(os.sched_getaffinity(0)))
     return [
         Part(name="environment", words=(sys.executable, "-m", "benchmarks.environment"), limit_s=60),
         Part(name="kernels", words=tests("kernels", workers=min(4, workers)), limit_s=90),
         Part(name="parity", words=tests("parity"), limit_s=60),
-        Part(name="step", words=(*bench, *lane), limit_s=60),
+        Part(name="step", words=(*bench("step"), *lane), limit_s=60),
         Part(name="training", words=tests("training", workers=workers), limit_s=120),
         Part(name="model", words=tests("model"), limit_s=60),
-        Part(name="step-baseline", words=(*bench, *lane, "--baseline"), limit_s=60),
-        Part(name="step-autocast", words=(*bench, *lane, "--baseline", "--autocast"), limit_s=60),
-        Part(name="step-8-lanes", words=(*bench, *lane, "--batch.global_batch_size=512", "--steps", "5"), limit_s=60),
+        Part(name="bench-kernels", words=(*bench("kernels"), "--micro-batch-size", "1024"), limit_s=60),
+        Part(name="step-baseline", words=(*bench("step"), *lane, "--baseline"), limit_s=60),
+        Part(name="step-autocast", words=(*bench("step"), *lane, "--baseline", "--autocast"), limit_s=60),
+        Part(
+            name="step-8-lanes",
+            words=(*bench("step"), *lane, "--batch.global_batch_size=512", "--steps", "5"),
+            limit_s=60,
+        ),
         sanitizer_part(),
     ]
 
@@ -143,7 +151,7 @@ def rehearsal_parts() -> list[Part]:
 def on_cpu(word: str) -> list[str]:
     """A word of a part's command, as it is in a rehearsal."""
     tiny = ["--model.size=tiny", "--objective.queue_size=64"]
-    batch = {"64": ["2"], "--batch.global_batch_size=512": ["--batch.global_batch_size=16"]}
+    batch = {"64": ["2"], "1024": ["2"], "--batch.global_batch_size=512": ["--batch.global_batch_size=16"]}
     return {"cuda": ["cpu"], "albef_14m": [word, *tiny], **batch}.get(word, [word])
 
 
