@@ -44,6 +44,7 @@ from pipeline.run.data_fingerprint import check_same_data
 from pipeline.run.folder import RunFolder
 from pipeline.run.lock import exclusive_run
 from pipeline.run.metrics import Metrics
+from pipeline.run.step_trace import StepTrace
 from pipeline.task import LaneStep, Pictures, Task, must_be_finite
 from pipeline.task_maker import TaskMaker
 from pipeline.watch.heartbeat import Heartbeat
@@ -81,6 +82,7 @@ class Training:
     heartbeat: Heartbeat
     skipped: SkippedSteps
     slow: SlowSteps
+    trace: StepTrace
     start_step: int = 0
 
 
@@ -118,6 +120,7 @@ def train(run: RunConfig, run_dir: Path, task: TaskMaker, *, resume: str = "auto
         training = build(run, run_dir, world, heartbeat, task)
         leaving.callback(training.loader.close)
         leaving.callback(training.metrics.close)
+        leaving.callback(training.trace.close)
         resume_run(training, resume)
         return fit(training, stop)
 
@@ -168,6 +171,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
         heartbeat=heartbeat,
         skipped=SkippedSteps(folder.skipped, run.watch, world, loss_names=must_be_finite(task.loss_names)),
         slow=SlowSteps(run.watch.slow_step_factor, world),
+        trace=StepTrace(run.logging.profiled_steps if world.is_main else range(0), folder.profile),
     )
 
 
@@ -222,8 +226,10 @@ def fit(training: Training, stop: StopSignals) -> int:
     metrics.start(training.start_step)
     for batches in waited_for(training):
         done = batches.step + 1
+        phase = training.trace.begin(batches.step, heartbeat.phase)
         # without a name for the result, whose pictures hold a lane's tensors
-        report(training, batches, train_step(parts, batches, heartbeat.phase, draw=metrics.images_due(done)))
+        report(training, batches, train_step(parts, batches, phase, draw=metrics.images_due(done)))
+        training.trace.end(batches.step)
         last = done >= total_steps
         stopping = stop.agreed() and not last
         if last or due(done, run.validation.every_steps):

@@ -7,6 +7,7 @@ no torch, so that reading a recipe or printing `--help` is quick.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -195,6 +196,28 @@ class LogConfig:
     """Add images of samples and pseudo-targets to TensorBoard every N optimizer steps; 0 adds none."""
     tensorboard: bool = True
     """Write TensorBoard files. metrics.jsonl is written in any case."""
+    profile: str | None = None
+    """Trace steps A to B - 1, counted from 0, of rank 0, as in 100:105. The trace goes to profile/ in the run folder;
+    TensorBoard's profiler plugin and ui.perfetto.dev open it. null: none."""
+
+    def __post_init__(self) -> None:
+        _ = self.profiled_steps
+
+    @property
+    def profiled_steps(self) -> range:
+        """The steps of `profile`.
+
+        Raises: ConfigError if it is no range of steps.
+        """
+        if self.profile is None:
+            return range(0)
+        found = re.fullmatch(r"([0-9]{1,12}):([0-9]{1,12})", self.profile)
+        if not found or int(found[1]) >= int(found[2]):
+            raise ConfigError(
+                f"logging.profile {quote(self.profile)} is not a range of steps A:B with A below B",
+                "write --logging.profile 100:105 for the five steps from 100, or null for none",
+            )
+        return range(int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True, kw_only=True)

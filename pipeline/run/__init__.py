@@ -9,4 +9,5 @@ markdown          untrusted text in Markdown: no markup, no HTML
 metrics           scalars: metrics.jsonl, TensorBoard, the console line
 metrics_file      the lines of metrics.jsonl: which are valid, which are damaged
 retrying_file     a file of records that survives a full disk
+step_trace        a trace of a few steps, for TensorBoard and Perfetto
 """

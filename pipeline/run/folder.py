@@ -1,7 +1,7 @@
 """The run folder: the paths of everything a run writes, and whether a recipe may resume in it.
 
 runs/NAME/ holds config.yaml, ds_config.json, env.json, metrics.jsonl, tensorboard/, logs/JOB/rank_R.log, checkpoints/,
-lock, and skipped/ if a step was skipped.
+lock, skipped/ if a step was skipped, and profile/ if a recipe asks for a trace.
 """
 
 from __future__ import annotations
@@ -71,6 +71,11 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of steps, if `logging.profile` asks for one."""
+        return self.path / "profile"
 
     @property
     def checkpoints(self) -> Path:
