@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig, ObjectiveConfig
 from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.kernels.itc import itc_loss
 from albef.network.encoders import AlbefEncoders
-from albef.objective.losses import contrastive_logits, itc_loss, itm_accuracy, itm_loss, mlm_loss
+from albef.objective.losses import contrastive_logits, itm_accuracy, itm_loss, mlm_loss
 from albef.objective.negatives import Negatives, draw_negatives
 from albef.objective.queue import FeatureQueue
 from albef.precision import at_least_fp32
@@ -42,10 +43,13 @@ class PretrainOutput(NamedTuple):
     text_feat: Tensor | None = None
     """(B, E) L2-normalised; None when neither ITC nor ITM reads the clean text."""
     sim_i2t: Tensor | None = None
-    """(B, B+Q) student images against teacher texts of the batch, then of the queue, over the temperature; (B, B) when
-    only hard negatives need it, None when nothing does."""
+    """(B, B) student images against the batch's teacher texts, over the temperature: what hard negatives are drawn by;
+    None when none are."""
     sim_t2i: Tensor | None = None
     """The same for student texts against teacher images."""
+    teacher_lse_i2t: Tensor | None = None
+    """(B,) log-sum-exp of the teacher's image-text scores over batch and queue: exp(score - it) is a soft target of
+    ITC. None when ITC does not distill."""
     negative_image: Tensor | None = None
     """(B,) the image paired with text b as a negative; None when ITM is off."""
     negative_text: Tensor | None = None
@@ -98,7 +102,7 @@ class AlbefForPretraining(AlbefEncoders):
         batch: PretrainBatch,
         targets: TeacherTargets,
         queue: FeatureQueue,
-        alpha: float,
+        alpha: Tensor,
         *,
         negative_indices: tuple[Tensor, Tensor] | None = None,
     ) -> PretrainOutput:
@@ -108,7 +112,8 @@ class AlbefForPretraining(AlbefEncoders):
             batch: the micro-batch, on the model's device.
             targets: `MomentumTeacher.targets` of the same batch.
             queue: its state at the start of the step; not changed.
-            alpha: weight of the teacher's soft targets, in [0, 1].
+            alpha: 0-d float64 on the model's device, weight of the teacher's soft targets, in [0, 1]. A number would
+                be a constant of a compiled graph, so that every step of its rise would compile another.
             negative_indices: (B,) image for each text and (B,) text for each image, instead of the draw.
 
         Returns: the losses, and the tensors that they were computed from.
@@ -119,17 +124,17 @@ class AlbefForPretraining(AlbefEncoders):
             batch, clean=objective.itc or objective.itm, masked=objective.mlm
         )
         itc = itm = mlm = accuracy = image_feat.new_zeros(())
-        text_feat = sim_i2t = sim_t2i = itm_logits = mlm_states = None
+        text_feat = sim_i2t = sim_t2i = teacher_lse = itm_logits = mlm_states = None
 
         if text_embeds is not None:
             text_feat = self.project_text(text_embeds)
-            sim_i2t, sim_t2i = self._similarities(image_feat, text_feat, targets, queue)
-        if objective.itc:
-            assert sim_i2t is not None and sim_t2i is not None
-            distill = objective.distill_itc
-            loss_i2t = itc_loss(sim_i2t, targets.itc_i2t if distill else None, alpha)
-            loss_t2i = itc_loss(sim_t2i, targets.itc_t2i if distill else None, alpha)
-            itc = (loss_i2t + loss_t2i) / 2  # paper, eq. 2 and 6
+            temperature = self.clamped_temperature()
+            if objective.itc:
+                itc, teacher_lse = self._itc(image_feat, text_feat, targets, queue, temperature, alpha)
+            if objective.itm and objective.hard_negatives:
+                # without gradient: negatives are drawn by them
+                sim_i2t = contrastive_logits(image_feat.detach(), targets.text_feat, None, temperature.detach())
+                sim_t2i = contrastive_logits(text_feat.detach(), targets.image_feat, None, temperature.detach())
 
         negatives = self._negatives(sim_i2t, sim_t2i, batch, negative_indices) if objective.itm else None
         fused_pairs, fused_masked = self._fuse(image_embeds, batch, text_embeds, masked_embeds, negatives)
@@ -150,8 +155,9 @@ class AlbefForPretraining(AlbefEncoders):
             itm_accuracy=accuracy,
             image_feat=image_feat.detach(),
             text_feat=_detached(text_feat),
-            sim_i2t=_detached(sim_i2t),
-            sim_t2i=_detached(sim_t2i),
+            sim_i2t=sim_i2t,
+            sim_t2i=sim_t2i,
+            teacher_lse_i2t=teacher_lse,
             negative_image=negatives.image if negatives is not None else None,
             negative_text=negatives.text if negatives is not None else None,
             itm_logits=_detached(itm_logits),
@@ -159,18 +165,21 @@ class AlbefForPretraining(AlbefEncoders):
             mlm_states=_detached(mlm_states),
         )
 
-    def _similarities(
-        self, image_feat: Tensor, text_feat: Tensor, targets: TeacherTargets, queue: FeatureQueue
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Similarities of student and teacher features, with the queue's if ITC is on; None if no loss reads them."""
-        if not (self.objective.itc or self.objective.hard_negatives):
-            return None, None
-        temperature = self.clamped_temperature()
-        texts, images = (queue.text, queue.image) if self.objective.itc else (None, None)
-        return (
-            contrastive_logits(image_feat, targets.text_feat, texts, temperature),
-            contrastive_logits(text_feat, targets.image_feat, images, temperature),
-        )
+    def _itc(
+        self,
+        image_feat: Tensor,
+        text_feat: Tensor,
+        targets: TeacherTargets,
+        queue: FeatureQueue,
+        temperature: Tensor,
+        alpha: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Contrastive loss of both directions (paper, eq. 2 and 6), and the teacher's (B,) log-sum-exp of the first."""
+        images, texts = targets.image_feat, targets.text_feat
+        soft = (images, texts) if self.objective.distill_itc else (None, None)
+        i2t = itc_loss(image_feat, texts, queue.text, temperature, teacher=soft[0], alpha=alpha)
+        t2i = itc_loss(text_feat, images, queue.image, temperature, teacher=soft[1], alpha=alpha)
+        return (i2t.rows.mean() + t2i.rows.mean()) / 2, i2t.teacher_lse
 
     def _negatives(
         self,
@@ -185,7 +194,7 @@ class AlbefForPretraining(AlbefEncoders):
             return Negatives(image=given[0], text=given[1])
         if self.objective.hard_negatives:
             assert sim_i2t is not None and sim_t2i is not None
-            images, texts = sim_t2i[:, :size].detach(), sim_i2t[:, :size].detach()
+            images, texts = sim_t2i, sim_i2t
         else:
             images = texts = torch.zeros(size, size, device=batch.image.device)
         image, image_valid = draw_negatives(images, batch.negative_draws[0])

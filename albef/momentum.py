@@ -12,8 +12,6 @@ from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.kernels.moving_average import move_averages
 from albef.model import AlbefForPretraining
 from albef.network.encoders import AlbefEncoders
-from albef.objective.losses import contrastive_logits
-from albef.objective.queue import FeatureQueue
 from albef.precision import at_least_fp32
 
 
@@ -48,28 +46,22 @@ class MomentumTeacher:
         self._refresh()
 
     @torch.no_grad()
-    def targets(self, batch: PretrainBatch, queue: FeatureQueue, temperature: Tensor) -> TeacherTargets:
+    def targets(self, batch: PretrainBatch) -> TeacherTargets:
         """The teacher's features and soft targets of one micro-batch; no gradient.
 
         Args:
             batch: the micro-batch of the student, with the same masks.
-            queue: its state at the start of the step; not changed.
-            temperature: (1,) the student's, clamped.
 
-        Returns: the features in any case, because they are candidates and fill the queue. A target that no loss reads
-        (the loss or its distillation is off) is None and is not computed. The MLM logits name this teacher's weights:
-        take the backward before `update`.
+        Returns: the features in any case, because they are candidates, fill the queue and give the soft targets of ITC.
+        A target that no loss reads (the loss or its distillation is off) is None and is not computed. The MLM logits
+        name this teacher's weights: take the backward before `update`.
         """
-        switches, model = self.objective, self.model
-        targets_itc, targets_mlm = switches.itc and switches.distill_itc, switches.mlm and switches.distill_mlm
+        model, targets_mlm = self.model, self.objective.mlm and self.objective.distill_mlm
         image_embeds, image_feat = model.encode_image(batch.image)
         text_embeds, masked_embeds = model.encode_clean_and_masked(batch, masked=targets_mlm)
         assert text_embeds is not None
         text_feat = model.project_text(text_embeds)
         targets = TeacherTargets(image_feat=image_feat, text_feat=text_feat)
-        if targets_itc:
-            targets.itc_i2t = contrastive_logits(image_feat, text_feat, queue.text, temperature).softmax(dim=1)
-            targets.itc_t2i = contrastive_logits(text_feat, image_feat, queue.image, temperature).softmax(dim=1)
         if masked_embeds is not None:
             fused = model.multimodal_encoder(masked_embeds, batch.attention_mask, image_embeds)
             targets.mlm_logits = model.predict_masked(fused, batch.mlm_positions)

@@ -65,13 +65,10 @@ class TeacherTargets:
     """The momentum teacher's features and soft targets of one micro-batch; none has a gradient."""
 
     image_feat: Tensor
-    """(B, E) L2-normalised teacher image features, at least fp32: candidates of this batch, then of the queue."""
+    """(B, E) L2-normalised teacher image features, at least fp32: candidates of this batch, then of the queue, and the
+    queries of the soft targets of ITC."""
     text_feat: Tensor
     """(B, E) the same for text."""
-    itc_i2t: Tensor | None = None
-    """(B, B+Q) teacher's softmax over the texts for each image; rows sum to 1. None when ITC does not distill."""
-    itc_t2i: Tensor | None = None
-    """(B, B+Q) teacher's softmax over the images for each text; None when ITC does not distill."""
     mlm_logits: WordLogits | None = None
     """(N, V) teacher's logits at the masked positions, in factors, with the teacher's own weights; None when MLM does
     not distill."""

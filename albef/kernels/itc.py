@@ -81,21 +81,20 @@ def itc_loss(
     triton = use_triton("itc", impl, feat, unsuited=unsuited if feat.shape[1] > MAX_EMBED_DIM else None)
     lse, teacher_lse, teacher_mean = _LogSumExp.apply(queries, soft, keys, queue, triton)
 
-    positive, count = (keys, None) if ids is None else _sum_of_positives(keys, queue, *ids)
-    hard, total = None, None  # the targets' sums: of the hard part for each positive, and of all
-    if alpha is not None and teacher is not None:
-        hard = (1 - alpha).float()  # the original's one-hot is always fp32, so its weight is rounded
-        total = hard + alpha
-    if count is not None:
-        # the original's shares are fp32 before the weight
-        share = (1 / count).float()
-        hard = share if hard is None else hard * share
-        total = hard * count if teacher is None else hard * count + alpha
-        hard = hard.unsqueeze(1)
-    target = positive if hard is None else positive * hard
-    if teacher_mean is not None:
-        target = torch.addcmul(target, teacher_mean, alpha)  # (B, E)
-    if total is not None:
+    target, count, weight = keys, None, None  # weight: of a positive, fp32 as all of the original's hard targets
+    if ids is not None:
+        target, count = _sum_of_positives(keys, queue, *ids)
+        weight = (1 / count).float()
+    if teacher is not None:
+        assert alpha is not None, "soft targets need a weight"
+        hard = (1 - alpha).float()
+        weight = hard if weight is None else weight * hard
+    if weight is not None:
+        target = target * weight.view(-1, 1)
+        total = weight if count is None else weight * count  # sum_j y_j: rounding makes it not quite 1
+        if alpha is not None and teacher_mean is not None:
+            target = torch.addcmul(target, teacher_mean, alpha)  # sum_j y_j c_j
+            total = total + alpha
         lse = lse * total
     return ItcLoss(lse - (queries * target).sum(dim=1), teacher_lse)
 

@@ -207,21 +207,21 @@ def configurations() -> list[Configuration]:
     numbers = dict.fromkeys(("num_queries", "num_keys", "num_rows", "split_rows"), "i32")
     lse = {"dim": 256, "PRECISION": PRECISION, **LSE_TILE}
     mean = {"dim": 256, "DIM": 256, "PRECISION": PRECISION, **MEAN_TILE}
-    shared = {"signature": pointers | numbers}
+    signature = pointers | numbers
     return [
-        Configuration(name="itc_lse", kernel=lse_kernel, constants=lse, options=LSE_OPTIONS, **shared),
+        Configuration(name="itc_lse", kernel=lse_kernel, constants=lse, options=LSE_OPTIONS, signature=signature),
         Configuration(
             name="itc_attend",
             kernel=mean_kernel,
             constants=mean | {"KNOWN": False, "known_lse": None},
             options=MEAN_OPTIONS,
-            **shared,
+            signature=signature,
         ),
         Configuration(
             name="itc_mean",
             kernel=mean_kernel,
             constants=mean | {"KNOWN": True, "lse_out": None},
             options=MEAN_OPTIONS,
-            **shared,
+            signature=signature,
         ),
     ]

@@ -6,7 +6,7 @@ import importlib
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,11 @@ def compiled(one: Configuration, capability: int) -> Resources:
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(one.options))
-    return Resources(*_usage(binary.asm["cubin"]), binary.metadata.shared)
+    registers, spills = _usage(binary.asm["cubin"])
+    return Resources(registers, spills, binary.metadata.shared)
 
 
-def _usage(cubin: bytes) -> Iterator[int]:
+def _usage(cubin: bytes) -> tuple[int, int]:
     """Registers and bytes of spills, as `cuobjdump` reads them from the binary: STACK is where spills lie."""
     import triton
 
@@ -86,4 +87,4 @@ def _usage(cubin: bytes) -> Iterator[int]:
         done = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True)
     found = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
     assert found, done.stdout
-    yield from map(int, found.groups())
+    return int(found[1]), int(found[2])

@@ -1,10 +1,9 @@
-"""The losses of pretraining as pure functions, in nats. All compute in fp32 or float64, with inputs of any type."""
+"""Similarities, and the losses on pairs and words, as pure functions, in nats: fp32 or float64, inputs of any type."""
 
 # B batch, E embedding, Q queue, N masked tokens, V vocabulary
 
 from __future__ import annotations
 
-import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +13,7 @@ from albef.precision import at_least_fp32
 
 
 def contrastive_logits(feat: Tensor, keys: Tensor, queue: Tensor | None, temperature: Tensor) -> Tensor:
-    """Similarities with the candidates: this batch's, then the queue's.
+    """Similarities with the candidates: this batch's, then the queue's. The loss over them is `albef.kernels.itc`.
 
     Args:
         feat: (B, E) L2-normalised features of the queries.
@@ -26,39 +25,10 @@ def contrastive_logits(feat: Tensor, keys: Tensor, queue: Tensor | None, tempera
     """
     # bf16 would leave 8 bits of a cosine that the temperature multiplies by 14 and more
     feat = at_least_fp32(feat)
-    logits = [feat @ other.to(feat.dtype).T for other in (keys, queue) if other is not None]
-    return torch.cat(logits, dim=1) / temperature  # concatenating logits moves fewer bytes than concatenating keys
-
-
-def itc_targets(teacher: Tensor, alpha: float) -> Tensor:
-    """Soft targets of the contrastive loss (paper, eq. 6): alpha x teacher + (1 - alpha) x one-hot.
-
-    Args:
-        teacher: (B, B+Q) the teacher's softmax; row b's partner is column b.
-        alpha: weight of the teacher, in [0, 1].
-
-    Returns: (B, B+Q), rows sum to 1.
-    """
-    targets = alpha * teacher
-    # the original's one-hot is always fp32, so its weight is the fp32 number nearest to 1 - alpha
-    targets.diagonal().add_(float(numpy.float32(1 - alpha)))
-    return targets
-
-
-def itc_loss(logits: Tensor, teacher: Tensor | None = None, alpha: float = 0.0) -> Tensor:
-    """Image-text contrastive loss of one direction (paper, eq. 2; with a teacher eq. 6).
-
-    Args:
-        logits: (B, B+Q) from `contrastive_logits`; row b's partner is column b.
-        teacher: (B, B+Q) the teacher's softmax, or None for hard targets.
-        alpha: weight of the teacher, in [0, 1].
-
-    Returns: scalar, mean over the batch.
-    """
-    logits = at_least_fp32(logits)
-    if teacher is None:
-        return F.cross_entropy(logits, torch.arange(logits.shape[0], device=logits.device))
-    return -(logits.log_softmax(dim=1) * itc_targets(teacher, alpha)).sum(dim=1).mean()
+    logits = feat @ keys.to(feat.dtype).T
+    if queue is not None:  # concatenating logits moves fewer bytes than concatenating keys
+        logits = torch.cat([logits, feat @ queue.to(feat.dtype).T], dim=1)
+    return logits / temperature
 
 
 def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:

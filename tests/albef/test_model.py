@@ -20,15 +20,16 @@ from albef.objective.queue import FeatureQueue
 from tests.albef.small import CONFIG, make_batch, make_queue, make_student
 
 ALPHA = 0.4
+WEIGHT = torch.tensor(ALPHA, dtype=torch.float64)
 
 
-def targets_of(student: AlbefForPretraining, batch: PretrainBatch, queue: FeatureQueue) -> TeacherTargets:
+def targets_of(student: AlbefForPretraining, batch: PretrainBatch) -> TeacherTargets:
     """Targets of a teacher that is not the student."""
     other = copy.deepcopy(student)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.1)
-    return MomentumTeacher(other, device="cpu").targets(batch, queue, student.clamped_temperature())
+    return MomentumTeacher(other, device="cpu").targets(batch)
 
 
 def run(
@@ -41,7 +42,9 @@ def run(
     queue = make_queue(
         next(student.parameters()).dtype if student.temperature.dtype != torch.bfloat16 else torch.float32
     )
-    output = student(batch, targets_of(student, batch, queue), queue, alpha, negative_indices=negatives)
+    output = student(
+        batch, targets_of(student, batch), queue, torch.tensor(alpha, dtype=torch.float64), negative_indices=negatives
+    )
     assert isinstance(output, PretrainOutput)
     return output
 
@@ -105,8 +108,8 @@ def test_features_are_normalised_and_states_have_the_stated_shapes() -> None:
 def test_forward_equals_separate_passes() -> None:
     """Losses from one fused batch equal those from a pass per pair, with the images' keys recomputed, in float64."""
     student, batch, queue = make_student(dtype=torch.float64), make_batch(), make_queue(torch.float64)
-    targets = targets_of(student, batch, queue)
-    output = student(batch, targets, queue, ALPHA)
+    targets = targets_of(student, batch)
+    output = student(batch, targets, queue, WEIGHT)
     assert output.negative_image is not None and output.negative_text is not None
     size, mask = len(batch.image), batch.attention_mask
     images, image_feat = student.encode_image(batch.image)
@@ -115,12 +118,14 @@ def test_forward_equals_separate_passes() -> None:
     temperature = student.temperature.detach().double()
     itc = 0.0
     for feat, keys, queued, teacher in (
-        (image_feat, targets.text_feat, queue.text, targets.itc_i2t),
-        (text_feat, targets.image_feat, queue.image, targets.itc_t2i),
+        (image_feat, targets.text_feat, queue.text, targets.image_feat),
+        (text_feat, targets.image_feat, queue.image, targets.text_feat),
     ):
-        assert teacher is not None
-        logs = (feat @ torch.cat([keys, queued]).T / temperature).log_softmax(dim=1)
-        soft = ALPHA * teacher + (1 - ALPHA) * torch.eye(size, size + queue.size)
+        candidates = torch.cat([keys, queued]).T
+        logs = (feat @ candidates / temperature).log_softmax(dim=1)
+        soft = ALPHA * (teacher @ candidates / temperature).softmax(dim=1) + (1 - ALPHA) * torch.eye(
+            size, size + queue.size
+        )
         itc -= (logs * soft).sum(dim=1).mean().item() / 2
     assert output.itc.item() == pytest.approx(itc, rel=1e-7)  # the one-hot weight is fp32, as in the original
 
@@ -171,9 +176,9 @@ def test_the_step_never_waits_for_the_device() -> None:
     queue = FeatureQueue(8, CONFIG.embed_dim, seed=0, device="meta")
     with torch.device("meta"):
         teacher = MomentumTeacher(student, device="meta", compute_dtype=torch.bfloat16)
-        targets = teacher.targets(batch, queue, student.clamped_temperature())
+        targets = teacher.targets(batch)
         queue.gather(targets.image_feat, targets.text_feat)
-        student(batch, targets, queue, ALPHA).total.backward()
+        student(batch, targets, queue, WEIGHT.to("meta")).total.backward()
         queue.enqueue()
         teacher.update(student)
     with pytest.raises(RuntimeError):
@@ -226,11 +231,11 @@ def test_hard_negatives_follow_similarity_and_uniform_ones_do_not() -> None:
     counts = {}
     for hard in (True, False):
         student, batch, queue = make_student(hard_negatives=hard), make_batch(), make_queue()
-        targets = targets_of(student, batch, queue)
+        targets = targets_of(student, batch)
         drawn: Counter[int] = Counter()
         for step in range(40):
             batch.negative_draws = torch.full((2, 5), (step + 0.5) / 40, dtype=torch.float64)
-            output = student(batch, targets, queue, ALPHA)
+            output = student(batch, targets, queue, WEIGHT)
             assert output.negative_image is not None
             drawn[int(output.negative_image[0])] += 1
         counts[hard] = drawn
@@ -375,3 +380,22 @@ def test_default_objective_is_the_papers() -> None:
     """A model made without an objective pretrains with all three losses and both distillations."""
     with torch.device("meta"):
         assert AlbefForPretraining(CONFIG).objective == ObjectiveConfig()
+
+
+def test_a_rising_alpha_compiles_one_graph() -> None:
+    """Eight steps of the ramp: one graph without a break, and the losses of the forward that is not compiled."""
+    student, batch, queue = make_student(), make_batch(), make_queue()
+    targets = targets_of(student, batch)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(student, backend=backend, fullgraph=True)
+    for step in range(8):
+        alpha = torch.tensor(ALPHA * step / 8, dtype=torch.float64)
+        output = compiled(batch, targets, queue, alpha)
+        output.total.backward()
+        assert torch.equal(output.total, student(batch, targets, queue, alpha).total)
+    assert len(graphs) == 1

@@ -13,7 +13,7 @@ from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
-from tests.albef.small import CONFIG, make_batch, make_queue, make_student
+from tests.albef.small import CONFIG, make_batch, make_student
 
 
 def nudge(student: nn.Module, seed: int) -> None:
@@ -80,22 +80,18 @@ def test_teacher_is_apart_from_the_student() -> None:
     assert not torch.equal(teacher.state_dict()["image_proj.weight"], before)
 
 
-def test_targets_are_plain_softmaxes() -> None:
-    """Features, both ITC softmaxes over batch and queue, and the vocabulary softmax at masked positions, one by one."""
-    student, batch, queue = make_student(dtype=torch.float64), make_batch(), make_queue(torch.float64)
+def test_targets_are_a_plain_forward() -> None:
+    """Features, and the vocabulary logits at masked positions, one by one."""
+    student, batch = make_student(dtype=torch.float64), make_batch()
     teacher = MomentumTeacher(student, device="cpu")
     nudge(student, 0)  # so that a mix-up of student and teacher shows
-    temperature = torch.tensor([0.05], dtype=torch.float64)
-    targets = teacher.targets(batch, queue, temperature)
+    torch.tensor([0.05], dtype=torch.float64)
+    targets = teacher.targets(batch)
     model = teacher.model
     image_embeds, image_feat = model.encode_image(batch.image)
     _, text_feat = model.encode_text(batch.input_ids, batch.attention_mask)
     assert torch.allclose(targets.image_feat, image_feat, atol=1e-12)
     assert torch.allclose(targets.text_feat, text_feat, atol=1e-12)
-    i2t = (image_feat @ torch.cat([text_feat, queue.text]).T / 0.05).softmax(dim=1)
-    t2i = (text_feat @ torch.cat([image_feat, queue.image]).T / 0.05).softmax(dim=1)
-    assert targets.itc_i2t is not None and torch.allclose(targets.itc_i2t, i2t, atol=1e-12)
-    assert targets.itc_t2i is not None and torch.allclose(targets.itc_t2i, t2i, atol=1e-12)
     masked, _ = model.encode_text(batch.mlm_input_ids, batch.attention_mask)
     fused = model.multimodal_encoder(masked, batch.attention_mask, image_embeds).flatten(0, 1)
     assert targets.mlm_logits is not None
@@ -105,12 +101,12 @@ def test_targets_are_plain_softmaxes() -> None:
         logits = model.mlm_head(fused[position]) @ model.text_encoder.embeddings.word.weight.T + model.mlm_head.bias
         assert torch.allclose(predicted[row], logits, atol=1e-12)
     given = [target for target in vars(targets).values() if isinstance(target, torch.Tensor)]
-    assert len(given) == 4 and not any(target.requires_grad for target in [*given, *targets.mlm_logits])
+    assert len(given) == 2 and not any(target.requires_grad for target in [*given, *targets.mlm_logits])
 
 
 def test_distillation_switched_off_skips_its_work() -> None:
-    """Without ITC targets no softmax over the queue, without MLM targets no masked text and no multimodal pass."""
-    batch, queue = make_batch(), make_queue()
+    """Without MLM targets no masked text and no multimodal pass."""
+    batch = make_batch()
     switched_off: list[dict[str, Any]] = [{"distill_itc": False, "distill_mlm": False}, {"itc": False, "mlm": False}]
     for changes in switched_off:
         teacher = MomentumTeacher(make_student(**changes), device="cpu")
@@ -118,8 +114,8 @@ def test_distillation_switched_off_skips_its_work() -> None:
         passes: list[int] = []
         teacher.model.text_encoder.register_forward_hook(lambda _m, _i, output, rows=rows: rows.append(len(output)))
         teacher.model.multimodal_encoder.register_forward_hook(lambda *_, passes=passes: passes.append(1))
-        targets = teacher.targets(batch, queue, torch.tensor([0.07]))
-        assert targets.itc_i2t is None and targets.itc_t2i is None and targets.mlm_logits is None
+        targets = teacher.targets(batch)
+        assert targets.mlm_logits is None
         assert targets.image_feat.shape == targets.text_feat.shape == (len(batch.image), CONFIG.embed_dim)
         assert rows == [len(batch.image)] and passes == []
 
@@ -132,7 +128,7 @@ def test_masked_and_clean_text_are_one_batch() -> None:
     for name in ("text_encoder", "multimodal_encoder"):
         module = getattr(teacher.model, name)
         module.register_forward_hook(lambda _m, _i, output, name=name: rows.append((name, len(output))))
-    teacher.targets(batch, make_queue(), torch.tensor([0.07]))
+    teacher.targets(batch)
     size = len(batch.image)
     assert rows == [("text_encoder", 2 * size), ("multimodal_encoder", size)]
 
@@ -146,17 +142,16 @@ def test_teacher_dropout_is_a_switch(switched_on: bool) -> None:
     feats = []
     for seed in range(2):
         torch.manual_seed(seed)
-        feats.append(teacher.targets(make_batch(), make_queue(), torch.tensor([0.07])).text_feat)
+        feats.append(teacher.targets(make_batch()).text_feat)
     assert torch.equal(*feats) != switched_on
 
 
 def test_low_precision_teacher_gives_fp32_targets() -> None:
-    """A bf16 forward yields features and softmaxes in fp32, near those of an fp32 forward; MLM logits stay factors."""
-    student, batch, queue = make_student(), make_batch(), make_queue()
-    temperature = torch.tensor([0.07])
-    wide = MomentumTeacher(student, device="cpu").targets(batch, queue, temperature)
-    low = MomentumTeacher(student, device="cpu", compute_dtype=torch.bfloat16).targets(batch, queue, temperature)
-    for name in ("image_feat", "text_feat", "itc_i2t", "itc_t2i"):
+    """A bf16 forward yields features in fp32, near those of an fp32 forward; MLM logits stay factors."""
+    student, batch = make_student(), make_batch()
+    wide = MomentumTeacher(student, device="cpu").targets(batch)
+    low = MomentumTeacher(student, device="cpu", compute_dtype=torch.bfloat16).targets(batch)
+    for name in ("image_feat", "text_feat"):
         tensor = vars(low)[name]
         assert tensor.dtype == torch.float32, name
         # bf16 has 8 bits; a feature's error of 1% moves a logit by about 0.01 / 0.07

@@ -78,8 +78,8 @@ def test_three_steps_of_both_give_the_same_numbers() -> None:
         losses = plain(batch, alpha=ALPHA, negatives=negatives)
 
         optimizer.zero_grad()
-        targets = teacher.targets(batch, queue, student.clamped_temperature().detach())
-        output = student(batch, targets, queue, ALPHA, negative_indices=negatives)
+        targets = teacher.targets(batch)
+        output = student(batch, targets, queue, torch.tensor(ALPHA, dtype=torch.float64), negative_indices=negatives)
         output.total.backward()
         optimizer.step()
         queue.gather(targets.image_feat, targets.text_feat)

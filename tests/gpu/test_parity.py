@@ -31,8 +31,9 @@ def test_no_step_waits_for_the_gpu(device: torch.device) -> None:
     for waiting in ("default", "error"):  # libraries may synchronise while they load
         forbid_waiting(device, waiting)
         try:
-            targets = trio.teacher.targets(batch, trio.queue, trio.student.clamped_temperature())
-            trio.student(batch, targets, trio.queue, 0.4).total.backward()
+            targets = trio.teacher.targets(batch)
+            alpha = torch.full((), 0.4, dtype=torch.float64, device=device)
+            trio.student(batch, targets, trio.queue, alpha).total.backward()
             trio.queue.gather(targets.image_feat, targets.text_feat)
             trio.queue.enqueue()
             trio.teacher.update(trio.student)

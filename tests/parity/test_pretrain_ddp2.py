@@ -24,14 +24,14 @@ def _take_steps(rank: int, world_size: int) -> None:
     state = first.under("state/") | {"queue_ptr": golden["state_ptr"]}
     trio = build(golden, torch.float64, state=state)
     optimizer = adamw(trio, official_groups(first), golden.info["run"]["lr"])
-    alpha = golden.info["config"]["alpha"]
+    alpha = torch.tensor(golden.info["config"]["alpha"], dtype=torch.float64)
     num_steps = len({key.split("/")[0] for key in golden.tensors if key.startswith("step")})
     assert num_steps >= 1
     for k in range(num_steps):
         source = f"step{k}/rank{rank}/"
         batch, negatives = recorded_batch(golden, source + "in/", source + "inj/")
         trio.teacher.update(trio.student)
-        targets = trio.teacher.targets(batch, trio.queue, trio.student.clamped_temperature())
+        targets = trio.teacher.targets(batch)
         trio.queue.gather(targets.image_feat, targets.text_feat)  # runs under the forward and backward
         output = trio.student(batch, targets, trio.queue, alpha, negative_indices=negatives)
         optimizer.zero_grad()

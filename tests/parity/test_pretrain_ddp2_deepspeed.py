@@ -45,14 +45,14 @@ def _take_steps(rank: int, world_size: int, stage: int) -> None:
         dist_init_required=False,
     )
     engine.eval()  # the recording has no dropout
-    alpha = golden.info["config"]["alpha"]
+    alpha = torch.tensor(golden.info["config"]["alpha"], dtype=torch.float64)
     num_steps = len({key.split("/")[0] for key in golden.tensors if key.startswith("step")})
     for k in range(num_steps):
         source = f"step{k}/rank{rank}/"
         batch, negatives = recorded_batch(golden, source + "in/", source + "inj/")
         batch.image = batch.image.float()
         trio.teacher.update(trio.student)
-        targets = trio.teacher.targets(batch, trio.queue, trio.student.clamped_temperature().detach())
+        targets = trio.teacher.targets(batch)
         trio.queue.gather(targets.image_feat, targets.text_feat)
         output = engine(batch, targets, trio.queue, alpha, negative_indices=negatives)
         engine.backward(output.total)

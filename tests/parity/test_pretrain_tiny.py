@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.kernels.itc import itc_loss
 from albef.kernels.mlm import WordLogits
 from albef.model import PretrainOutput
-from albef.objective.losses import contrastive_logits, itc_loss, itc_targets, mlm_loss
+from albef.objective.losses import contrastive_logits, mlm_loss
 from albef.objective.negatives import negative_weights
 from tests.parity.goldens import (
     Golden,
@@ -42,10 +43,11 @@ class Step:
         self.trio: Trio = build(golden, dtype)
         self.batch: PretrainBatch
         self.batch, self.negatives = recorded_batch(golden, "in/0/", "inj/0/")
-        self.alpha = golden.info["config"]["alpha"] if alpha is None else alpha
+        alpha = golden.info["config"]["alpha"] if alpha is None else alpha
+        self.alpha = torch.tensor(alpha, dtype=torch.float64)
         student, teacher, queue = self.trio.student, self.trio.teacher, self.trio.queue
         teacher.update(student)  # the original averages before the teacher's forward
-        self.targets: TeacherTargets = teacher.targets(self.batch, queue, student.clamped_temperature())
+        self.targets: TeacherTargets = teacher.targets(self.batch)
         self.output: PretrainOutput = student(
             self.batch, self.targets, queue, self.alpha, negative_indices=self.negatives
         )
@@ -97,17 +99,24 @@ def test_similarities_and_soft_targets(step_of: Callable[[torch.dtype], Step], d
     step = step_of(dtype)
     targets, queue, output = step.targets, step.trio.queue, step.output
     temperature = step.trio.student.clamped_temperature()
-    for way, feat, key_feat, keys in (
-        ("i2t", targets.image_feat, targets.text_feat, queue.text),
-        ("t2i", targets.text_feat, targets.image_feat, queue.image),
+    assert output.text_feat is not None and output.teacher_lse_i2t is not None
+    for way, feat, teacher, key_feat, keys in (
+        ("i2t", output.image_feat, targets.image_feat, targets.text_feat, queue.text),
+        ("t2i", output.text_feat, targets.text_feat, targets.image_feat, queue.image),
     ):
-        sim, teacher = getattr(output, f"sim_{way}"), getattr(targets, f"itc_{way}")
+        sim = contrastive_logits(feat, key_feat, keys, temperature)
         step.check(sim, f"out/sim_{way}")
-        step.check(contrastive_logits(feat, key_feat, keys, temperature), f"out/sim_{way}_m")
-        for alpha, key in ((step.alpha, "alpha/out"), (0.0, "alpha0/out")):
-            key = f"{key}/sim_{way}_targets"
-            step.check(itc_targets(teacher, alpha), key, noise=f"out/sim_{way}_targets")
-            step.check(itc_loss(sim, teacher, alpha), key.replace("sim", "loss")[:-8], noise=f"out/loss_{way}")
+        assert torch.allclose(getattr(output, f"sim_{way}"), sim[:, : len(feat)], rtol=1e-6)
+        sim_m = contrastive_logits(teacher, key_feat, keys, temperature)
+        step.check(sim_m, f"out/sim_{way}_m")
+        lse = itc_loss(feat, key_feat, keys, temperature, teacher=teacher, alpha=step.alpha).teacher_lse
+        assert lse is not None and (way == "t2i" or torch.equal(lse, output.teacher_lse_i2t))
+        for alpha, key in ((step.alpha, "alpha/out"), (torch.zeros_like(step.alpha), "alpha0/out")):
+            # the one-hot's weight is fp32 in the original
+            soft = alpha * (sim_m - lse[:, None]).exp() + (1 - alpha).float() * torch.eye(*sim.shape, dtype=sim.dtype)
+            step.check(soft, f"{key}/sim_{way}_targets", noise=f"out/sim_{way}_targets")
+            loss = itc_loss(feat, key_feat, keys, temperature, teacher=teacher, alpha=alpha).rows.mean()
+            step.check(loss, f"{key}/loss_{way}", noise=f"out/loss_{way}")
 
 
 @DTYPES
@@ -178,7 +187,7 @@ def test_heads_and_losses(step_of: Callable[[torch.dtype], Step], dtype: torch.d
     step.check(everything_soft, "out/loss_mlm_distill")
     itm_expected = golden["out/itm_logits"].argmax(dim=1) == golden["out/itm_labels"]
     assert float(output.itm_accuracy) == pytest.approx(float(itm_expected.double().mean()), abs=1e-6)
-    for alpha, where in ((step.alpha, "alpha/out"), (0.0, "alpha0/out")):
+    for alpha, where in ((step.alpha, "alpha/out"), (torch.zeros_like(step.alpha), "alpha0/out")):
         again = step.trio.student(batch, step.targets, step.trio.queue, alpha, negative_indices=step.negatives)
         for ours, key in ((again.itc, "loss_ita"), (again.mlm, "loss_mlm"), (again.total, "loss_total")):
             step.check(ours, f"{where}/{key}", noise=f"out/{key}")
@@ -216,9 +225,9 @@ def test_gradients_without_distillation(golden: Golden, dtype: torch.dtype) -> N
     step.output.total.backward()
     plain = build(golden, dtype, distill_itc=False, distill_mlm=False)
     plain.teacher.update(plain.student)
-    targets = plain.teacher.targets(step.batch, plain.queue, plain.student.clamped_temperature())
-    assert targets.itc_i2t is None and targets.itc_t2i is None and targets.mlm_logits is None
-    output = plain.student(step.batch, targets, plain.queue, 0.4, negative_indices=step.negatives)
+    targets = plain.teacher.targets(step.batch)
+    assert targets.mlm_logits is None
+    output = plain.student(step.batch, targets, plain.queue, torch.tensor(0.4), negative_indices=step.negatives)
     output.total.backward()
     for name, recorded in golden.under("alpha0/grad/").items():
         for trio in (step.trio, plain):
@@ -271,12 +280,12 @@ def test_several_steps(golden: Golden, dtype: torch.dtype, alpha: str) -> None:
     """The recorded optimizer steps: losses of each, and the weights, teacher and queues that they end in."""
     trio = build(golden, dtype)
     optimizer = adamw(trio, golden.info["param_groups"], golden.info["run"]["lr"])
-    weight = golden.info["config"]["alpha"] if alpha == "alpha" else 0.0
+    weight = torch.tensor(golden.info["config"]["alpha"] if alpha == "alpha" else 0.0, dtype=torch.float64)
     losses = []
     for k in range(len(golden["multi/losses"])):
         batch, negatives = recorded_batch(golden, f"in/{k}/", f"inj/{k}/")
         trio.teacher.update(trio.student)
-        targets = trio.teacher.targets(batch, trio.queue, trio.student.clamped_temperature())
+        targets = trio.teacher.targets(batch)
         output = trio.student(batch, targets, trio.queue, weight, negative_indices=negatives)
         optimizer.zero_grad()
         output.total.backward()
@@ -310,8 +319,8 @@ def test_temperature_is_clamped(golden: Golden, dtype: torch.dtype) -> None:
         trio.teacher.update(trio.student)
         temperature = trio.student.clamped_temperature()
         assert temperature.item() == pytest.approx(expected["temp_after"], rel=1e-6)
-        targets = trio.teacher.targets(batch, trio.queue, temperature)
-        alpha = golden.info["config"]["alpha"]
+        targets = trio.teacher.targets(batch)
+        alpha = torch.tensor(golden.info["config"]["alpha"], dtype=torch.float64)
         output = trio.student(batch, targets, trio.queue, alpha, negative_indices=negatives)
         close = 1e-9 if dtype == torch.float64 else 1e-5
         assert output.itc.item() == pytest.approx(expected["loss_ita"], rel=close)

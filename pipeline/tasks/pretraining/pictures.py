@@ -59,6 +59,7 @@ class MlmTarget:
 def training_pictures(
     batch: PretrainBatch,
     targets: TeacherTargets,
+    itc: Tensor | None,
     tokenizer: AlbefTokenizer,
     *,
     num_samples: int = 8,
@@ -72,17 +73,19 @@ def training_pictures(
     Args:
         batch: a micro-batch; captions are taken from it, or from its tokens when it carries none.
         targets: the teacher's, of the same batch. What it was not asked for (distillation off) gives no picture.
+        itc: (B, B) the teacher's probabilities of the batch's texts for each image; None when ITC does not distill.
         num_samples, num_targets: how many of the batch to show.
     """
     captions = _captions(batch, tokenizer)[: min(num_samples, len(batch.image))]
-    itc, mlm = itc_targets(batch, targets, tokenizer, num_targets), mlm_targets(batch, targets, tokenizer, num_targets)
+    itc_shown = itc_targets(batch, itc, tokenizer, num_targets)
+    mlm = mlm_targets(batch, targets, tokenizer, num_targets)
     # Short captions often have no masked word, so the samples of mlm may lie anywhere in the batch.
-    wanted = sorted({*range(len(captions)), *(one.sample for one in itc), *(word.sample for word in mlm)})
+    wanted = sorted({*range(len(captions)), *(one.sample for one in itc_shown), *(word.sample for word in mlm)})
     images = dict(zip(wanted, _pixels(batch.image[wanted]), strict=True))
     tiles = [_tile(images[sample], [(caption, BLACK)]) for sample, caption in enumerate(captions)]
     pictures = {"train/samples": _grid(tiles, columns=4)}
     rows = {
-        "train/itc_pseudo_targets": [_row(images[target.sample], _itc_lines(target)) for target in itc],
+        "train/itc_pseudo_targets": [_row(images[target.sample], _itc_lines(target)) for target in itc_shown],
         "train/mlm_pseudo_targets": [_row(images[target.sample], _mlm_lines(target)) for target in mlm],
     }
     pictures |= {tag: _grid(tiles, columns=1) for tag, tiles in rows.items() if tiles}
@@ -90,43 +93,48 @@ def training_pictures(
 
 
 def training_tables(
-    batch: PretrainBatch, targets: TeacherTargets, tokenizer: AlbefTokenizer, *, num_targets: int = 4
+    batch: PretrainBatch,
+    targets: TeacherTargets,
+    itc: Tensor | None,
+    tokenizer: AlbefTokenizer,
+    *,
+    num_targets: int = 4,
 ) -> dict[str, str]:
     """Tag -> the same pseudo-targets as a markdown table, for TensorBoard's text page. Arguments as above."""
-    itc = [
+    images = [
         f"| {as_text(image.truth)} | {_choices(image.candidates)} | {image.queue_share:.1%} |"
-        for image in itc_targets(batch, targets, tokenizer, num_targets)
+        for image in itc_targets(batch, itc, tokenizer, num_targets)
     ]
     mlm = [
         f"| {as_text(word.text)} | {as_text(word.truth)} | {_choices(word.candidates)} |"
         for word in mlm_targets(batch, targets, tokenizer, num_targets)
     ]
     tables = {
-        "train/itc_pseudo_targets": ("| caption | the teacher's choice in this batch | in the queue |", itc),
+        "train/itc_pseudo_targets": ("| caption | the teacher's choice in this batch | in the queue |", images),
         "train/mlm_pseudo_targets": ("| caption | word | the teacher's choice |", mlm),
     }
     return {tag: "\n".join([head, "|---|---|---|", *rows]) for tag, (head, rows) in tables.items() if rows}
 
 
 def itc_targets(
-    batch: PretrainBatch, targets: TeacherTargets, tokenizer: AlbefTokenizer, num_targets: int, *, top: int = 5
+    batch: PretrainBatch, itc: Tensor | None, tokenizer: AlbefTokenizer, num_targets: int, *, top: int = 5
 ) -> list[ItcTarget]:
     """The teacher's most probable captions for the first images of the batch.
 
-    Of the B+Q candidates only the batch's B have captions. The queue keeps features only, so its share is a number.
+    Of the B+Q candidates only the batch's B have captions. The queue keeps features only, so its share is a number:
+    what the (B, B) probabilities `itc` leave of 1.
     """
-    if targets.itc_i2t is None:
+    if itc is None:
         return []
     captions = _captions(batch, tokenizer)
-    probabilities = targets.itc_i2t[:num_targets].float().cpu()  # (n, B+Q)
-    size = len(captions)
-    best, which = probabilities[:, :size].topk(min(top, size), dim=1)
+    probabilities = itc[:num_targets].float().cpu()  # (n, B)
+    best, which = probabilities.topk(min(top, len(captions)), dim=1)
     return [
         ItcTarget(
             sample=row,
             truth=captions[row],
             candidates=[(captions[i], p) for i, p in zip(which[row].tolist(), best[row].tolist(), strict=True)],
-            queue_share=float(probabilities[row, size:].sum()),
+            queue_share=max(0.0, 1 - float(probabilities[row].sum())),  # rounding may leave less than nothing
         )
         for row in range(len(probabilities))
     ]

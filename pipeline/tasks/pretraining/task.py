@@ -19,6 +19,7 @@ from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
+from albef.objective.losses import contrastive_logits
 from albef.objective.queue import FeatureQueue
 from albef.weights.initialise import initialise
 from pipeline.config.run_config import RunConfig
@@ -132,14 +133,15 @@ class Pretraining:
             at.step, objective.alpha, steps_per_epoch=at.steps_per_epoch, ramp_epochs=self.alpha_ramp_epochs
         )
         temperature = self.model.clamped_temperature().detach()
-        targets = self.teacher.targets(batch, self.queue, temperature)
+        targets = self.teacher.targets(batch)
         self.queue.gather(targets.image_feat, targets.text_feat, num_lanes=at.num_lanes)
-        output = engine(batch, targets, self.queue, alpha)
+        weight = torch.full((), alpha, dtype=torch.float64, device=temperature.device)
+        output = engine(batch, targets, self.queue, weight)
         return LaneLosses(
             total=output.total,
             values=torch.stack([loss.detach() for loss in output[: len(self.loss_names)]]),
             scalars={"train/alpha": alpha, "train/temperature": temperature},
-            pictures=partial(self._pictures, batch, targets),
+            pictures=partial(self._pictures, batch, targets, output.teacher_lse_i2t, temperature),
         )
 
     def advance(self, engine: Any, *, steps_done: int) -> None:
@@ -175,7 +177,13 @@ class Pretraining:
         """Zero-shot retrieval with the student; under `val/`."""
         return self.validator.run(self.model, progress) if self.validator is not None else {}
 
-    def _pictures(self, batch: PretrainBatch, targets: TeacherTargets) -> Pictures:
+    def _pictures(
+        self, batch: PretrainBatch, targets: TeacherTargets, teacher_lse: Tensor | None, temperature: Tensor
+    ) -> Pictures:
         """Samples and the teacher's pseudo-targets beside the ground truth (paper, figure 2)."""
         tokenizer = self.batcher.tokenizer
-        return training_pictures(batch, targets, tokenizer), training_tables(batch, targets, tokenizer)
+        itc = None  # (B, B)
+        if teacher_lse is not None:  # of batch and queue, as the queue was in the step
+            scores = contrastive_logits(targets.image_feat, targets.text_feat, None, temperature)
+            itc = (scores - teacher_lse[:, None]).exp()
+        return training_pictures(batch, targets, itc, tokenizer), training_tables(batch, targets, itc, tokenizer)

@@ -55,12 +55,11 @@ class Case:
     def on(self, device: str) -> Case:
         """The same on a device."""
         moved = {name: None if one is None else one.to(device) for name, one in self._tensors().items()}
-        ids = None if self.ids is None else (self.ids[0].to(device), None)
-        if self.ids is not None and self.ids[1] is not None:
-            ids = (self.ids[0].to(device), self.ids[1].to(device))
+        batch, queue = self.ids or (None, None)
+        ids = None if batch is None else (batch.to(device), None if queue is None else queue.to(device))
         return Case(alpha=self.alpha, ids=ids, **moved)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Any]:
         names = ("feat", "keys", "queue", "temperature", "teacher")
         return {name: getattr(self, name) for name in names}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from albef.kernels.mlm import WordLogits
-from albef.objective.losses import contrastive_logits, itc_loss, itc_targets, itm_accuracy, itm_loss, mlm_loss
+from albef.objective.losses import contrastive_logits, itm_accuracy, itm_loss, mlm_loss
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -31,20 +31,6 @@ def test_contrastive_logits_are_dot_products_over_the_temperature() -> None:
             expected = sum(a * b for a, b in zip(row, candidate, strict=True)) / float(temperature)
             assert logits[i, j].item() == pytest.approx(expected, rel=1e-12)
     assert torch.equal(contrastive_logits(feat, keys, None, temperature.double()), logits[:, :2])
-
-
-def test_itc_loss_by_hand() -> None:
-    """Soft cross-entropy with alpha of the teacher and the rest on the partner."""
-    logits, teacher, alpha = random(3, 7), random(3, 7, seed=1).softmax(dim=1), 0.4
-    total = 0.0
-    for i, row in enumerate(logits.tolist()):
-        logs = log_softmax(row)
-        total -= (1 - alpha) * logs[i] + alpha * sum(t * v for t, v in zip(teacher[i].tolist(), logs, strict=True))
-    # 1 - alpha is rounded to fp32, as in the original: 2.4e-8 of it
-    assert itc_loss(logits, teacher, alpha).item() == pytest.approx(total / 3, rel=1e-7)
-    assert itc_loss(logits, teacher, 0.0).item() == pytest.approx(itc_loss(logits).item(), rel=1e-12)
-    assert torch.allclose(itc_targets(teacher, alpha).sum(dim=1), torch.ones(3, dtype=torch.float64), atol=1e-7)
-    assert torch.equal(teacher, random(3, 7, seed=1).softmax(dim=1)), "the teacher's softmax must not be written to"
 
 
 def test_itm_loss_leaves_invalid_rows_out() -> None:
@@ -113,13 +99,12 @@ def test_mlm_loss_of_no_masked_token_is_zero() -> None:
 def test_low_precision_input_is_computed_in_fp32(dtype: torch.dtype) -> None:
     """The losses of bf16 logits equal those of the same numbers in fp32, and come out in fp32."""
     logits, labels = random(3, 3).to(dtype), torch.tensor([0, 1, 1])
-    wide, teacher = logits.float(), random(3, 3, seed=1).float().softmax(dim=1)
+    wide = logits.float()
 
     def mlm(logits: torch.Tensor) -> tuple[WordLogits, torch.Tensor, WordLogits]:
         return factored(logits), labels, factored(logits.flip(0))
 
     for low, high in (
-        (itc_loss(logits, teacher, 0.4), itc_loss(wide, teacher, 0.4)),
         (itm_loss(logits[:, :2], labels), itm_loss(wide[:, :2], labels)),
         (mlm_loss(*mlm(logits), 0.4), mlm_loss(*mlm(wide), 0.4)),
         (contrastive_logits(logits, logits, None, torch.tensor([0.07])),) * 2,
@@ -131,6 +116,6 @@ def test_float64_stays_float64() -> None:
     """Parity to 1e-9 needs it."""
     logits = random(3, 5)
     labels = torch.tensor([0, 1, 1])
-    assert itc_loss(logits, logits.softmax(dim=1), 0.4).dtype == torch.float64
+    assert contrastive_logits(logits, logits, None, torch.ones(1)).dtype == torch.float64
     assert itm_loss(logits[:, :2], labels).dtype == torch.float64
     assert mlm_loss(factored(logits), labels, factored(logits), 0.4).dtype == torch.float64

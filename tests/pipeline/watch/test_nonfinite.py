@@ -31,8 +31,8 @@ def test_a_sound_step_shows_nothing() -> None:
     found = looked(student)
     assert found.finite and found.first == "" and found.rows == [] and found.bad_gradients == []
     teacher, batch, queue = MomentumTeacher(student, device="cpu"), make_batch(), make_queue()
-    targets = teacher.targets(batch, queue, student.clamped_temperature().detach())
-    losses = student(batch, targets, queue, 0.4)
+    targets = teacher.targets(batch)
+    losses = student(batch, targets, queue, torch.tensor(0.4, dtype=torch.float64))
     losses.total.backward()
     squares = sum(p.grad.double().square().sum().item() for p in student.parameters() if p.grad is not None)
     assert found.gradient_norm == pytest.approx(math.sqrt(squares), rel=1e-5)  # fp32 sums in another order

@@ -117,9 +117,10 @@ def train_and_save(_rank: int, size: int, folder: str, recipe: str) -> dict[str,
             lanes = lanes_of_rank(world.rank, world.size, 2)
             for lane in lanes:
                 batch = batch_of(10 * step + lane)
-                targets = teacher.targets(batch, queue, engine.module.clamped_temperature().detach())
+                targets = teacher.targets(batch)
                 queue.gather(targets.image_feat, targets.text_feat, num_lanes=len(lanes))
-                engine.backward(engine(batch, targets, queue, 0.4).total)
+                alpha = torch.tensor(0.4, dtype=torch.float64)
+                engine.backward(engine(batch, targets, queue, alpha).total)
                 engine.step()
             queue.enqueue()
             teacher.update(engine.module)

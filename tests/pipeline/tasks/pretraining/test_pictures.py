@@ -25,7 +25,7 @@ def tokenizer() -> AlbefTokenizer:
 
 
 @pytest.fixture
-def step(tokenizer) -> tuple[PretrainBatch, TeacherTargets]:
+def step(tokenizer) -> tuple[PretrainBatch, TeacherTargets, torch.Tensor]:
     """Three one-coloured pictures; `dog` and `coffee` masked; a teacher that would rather say `cat` and `coffee`, and
     gives image 0 half its probability in a queue of five."""
     ids, mask = tokenizer(CAPTIONS)
@@ -38,9 +38,7 @@ def step(tokenizer) -> tuple[PretrainBatch, TeacherTargets]:
     probs = torch.zeros(2, tokenizer.vocab_size)
     probs[0, words["cat"]], probs[0, words["dog"]] = 0.7, 0.3
     probs[1, words["coffee"]], probs[1, words["tea"]] = 0.9, 0.1
-    itc = torch.zeros(3, 3 + 5)
-    itc[0, :3], itc[0, 3:] = torch.tensor([0.1, 0.3, 0.1]), 0.1
-    itc[1, 1] = itc[2, 2] = 1.0
+    itc = torch.tensor([[0.1, 0.3, 0.1], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # of the batch's texts
     batch = PretrainBatch(
         image=torch.stack([preprocess_image(Image.new("RGB", (50, 40), color), 16) for color in COLORS]),
         input_ids=ids,
@@ -53,13 +51,13 @@ def step(tokenizer) -> tuple[PretrainBatch, TeacherTargets]:
     )
     feat = torch.zeros(3, 4)
     logits = WordLogits(torch.eye(2), probs.clamp(min=1e-9).log().T, torch.zeros(tokenizer.vocab_size))
-    return batch, TeacherTargets(image_feat=feat, text_feat=feat, itc_i2t=itc, itc_t2i=itc, mlm_logits=logits)
+    return batch, TeacherTargets(image_feat=feat, text_feat=feat, mlm_logits=logits), itc
 
 
 def test_samples_show_the_pixels_that_were_normalised(step, tokenizer):
     """In the middle of each tile its picture's own colour, to the rounding of one step."""
-    batch, targets = step
-    pictures = training_pictures(batch, targets, tokenizer)
+    batch, targets, itc = step
+    pictures = training_pictures(batch, targets, itc, tokenizer)
     assert set(pictures) == {"train/samples", "train/itc_pseudo_targets", "train/mlm_pseudo_targets"}
     grid = pictures["train/samples"]
     assert grid.dtype == np.uint8
@@ -75,8 +73,8 @@ def test_samples_show_the_pixels_that_were_normalised(step, tokenizer):
 
 def test_itc_targets_are_the_teachers_best_of_the_batch(step, tokenizer):
     """In descending order with their probabilities; what lies in the queue is shown as one number."""
-    batch, targets = step
-    first, second, third = itc_targets(batch, targets, tokenizer, 3)
+    batch, _targets, itc = step
+    first, second, third = itc_targets(batch, itc, tokenizer, 3)
     assert first.truth == CAPTIONS[0]
     assert first.candidates[0][0] == CAPTIONS[1]
     assert [p for _, p in first.candidates] == pytest.approx([0.3, 0.1, 0.1])
@@ -87,7 +85,7 @@ def test_itc_targets_are_the_teachers_best_of_the_batch(step, tokenizer):
 
 def test_mlm_targets_are_the_teachers_best_words(step, tokenizer):
     """The gap shown in its caption, the true word, and the teacher's words for it; samples without a gap left out."""
-    batch, targets = step
+    batch, targets, _itc = step
     first, second = mlm_targets(batch, targets, tokenizer, 3)
     assert (first.sample, first.truth, first.text) == (0, "dog", "a [dog] on a beach")
     assert [word for word, _ in first.candidates[:2]] == ["cat", "dog"]
@@ -98,8 +96,8 @@ def test_mlm_targets_are_the_teachers_best_words(step, tokenizer):
 
 def test_tables_hold_the_same_and_survive_a_bar_in_a_caption(step, tokenizer):
     """Markdown: every row has the header's number of cells."""
-    batch, targets = step
-    tables = training_tables(batch, targets, tokenizer)
+    batch, targets, itc = step
+    tables = training_tables(batch, targets, itc, tokenizer)
     assert set(tables) == {"train/itc_pseudo_targets", "train/mlm_pseudo_targets"}
     for table in tables.values():
         rows = table.splitlines()
@@ -110,50 +108,51 @@ def test_tables_hold_the_same_and_survive_a_bar_in_a_caption(step, tokenizer):
 
 def test_a_batch_without_masks_or_captions_can_be_shown(step, tokenizer):
     """No distillation, nothing masked: no such picture. No captions carried: read off the tokens. One sample: fine."""
-    batch, targets = step
+    batch, targets, itc = step
     off = dataclasses.replace(targets, mlm_logits=None)
-    assert "train/mlm_pseudo_targets" not in training_pictures(batch, off, tokenizer)
-    assert "train/mlm_pseudo_targets" not in training_tables(batch, off, tokenizer)
-    plain = dataclasses.replace(off, itc_i2t=None)
-    assert set(training_pictures(batch, plain, tokenizer)) == {"train/samples"}
-    assert training_tables(batch, plain, tokenizer) == {}
+    assert "train/mlm_pseudo_targets" not in training_pictures(batch, off, itc, tokenizer)
+    assert "train/mlm_pseudo_targets" not in training_tables(batch, off, itc, tokenizer)
+    assert set(training_pictures(batch, off, None, tokenizer)) == {"train/samples"}
+    assert training_tables(batch, off, None, tokenizer) == {}
     bare = dataclasses.replace(batch, captions=[])
-    assert itc_targets(bare, targets, tokenizer, 1)[0].truth == CAPTIONS[0]
+    assert itc_targets(bare, itc, tokenizer, 1)[0].truth == CAPTIONS[0]
     nothing = dataclasses.replace(
         batch, mlm_positions=torch.zeros(0, dtype=torch.int64), mlm_labels=batch.mlm_labels[:0]
     )
     assert mlm_targets(nothing, targets, tokenizer, 3) == []
     small = dataclasses.replace(batch, image=batch.image[:1])
-    assert training_pictures(small, off, tokenizer, num_targets=1)["train/samples"].shape[1] == TILE + 2 * PAD
+    assert training_pictures(small, off, itc, tokenizer, num_targets=1)["train/samples"].shape[1] == TILE + 2 * PAD
 
 
 def test_long_and_strange_captions_are_drawn(step, tokenizer):
     """A caption of 200 words, one without spaces, one in another script, an empty one."""
-    batch, targets = step
+    batch, targets, itc = step
     strange = dataclasses.replace(batch, captions=["word " * 200, "x" * 300, "日本語 \x00 émoji 🙂\ntwo\tlines"])
-    picture = training_pictures(strange, targets, tokenizer)["train/itc_pseudo_targets"]
-    assert picture.shape == training_pictures(batch, targets, tokenizer)["train/itc_pseudo_targets"].shape
+    picture = training_pictures(strange, targets, itc, tokenizer)["train/itc_pseudo_targets"]
+    assert picture.shape == training_pictures(batch, targets, itc, tokenizer)["train/itc_pseudo_targets"].shape
     endless = dataclasses.replace(batch, captions=["\n" * 10**6, "x" * 10**6, "<img src=x>|" * 10**5])
-    assert training_pictures(endless, targets, tokenizer)["train/samples"].shape
-    for table in training_tables(endless, targets, tokenizer).values():
+    assert training_pictures(endless, targets, itc, tokenizer)["train/samples"].shape
+    for table in training_tables(endless, targets, itc, tokenizer).values():
         assert len(table) < 5_000 and "<img" not in table and "\x1b" not in table
     empty = dataclasses.replace(batch, captions=["", "", ""])
-    assert set(training_pictures(empty, targets, tokenizer)) == set(training_pictures(batch, targets, tokenizer))
+    assert set(training_pictures(empty, targets, itc, tokenizer)) == set(
+        training_pictures(batch, targets, itc, tokenizer)
+    )
 
 
 def test_a_masked_word_far_back_in_the_batch_gets_its_own_picture(step, tokenizer):
     """Only the second sample has a masked word and only one sample is shown: its row still has its own colour."""
-    batch, targets = step
+    batch, targets, itc = step
     batch = dataclasses.replace(batch, mlm_positions=batch.mlm_positions[1:], mlm_labels=batch.mlm_labels[1:])
     logits = targets.mlm_logits._replace(states=targets.mlm_logits.states[1:])
     targets = dataclasses.replace(targets, mlm_logits=logits)
-    row = training_pictures(batch, targets, tokenizer, num_samples=1, num_targets=1)["train/mlm_pseudo_targets"]
+    row = training_pictures(batch, targets, itc, tokenizer, num_samples=1, num_targets=1)["train/mlm_pseudo_targets"]
     assert np.abs(row[PAD + TILE // 2, PAD + TILE // 2].astype(int) - COLORS[1]).max() <= 1
 
 
 def test_rows_that_fill_the_batch_are_not_shown(step, tokenizer):
     """A row without a label is no masked word: its sample's first one that has a label is shown."""
-    batch, targets = step
+    batch, targets, _ = step
     batch = dataclasses.replace(batch, mlm_labels=torch.tensor([IGNORED, int(batch.mlm_labels[1])]))
     (only,) = mlm_targets(batch, targets, tokenizer, 3)
     assert (only.sample, only.truth) == (1, "coffee")

@@ -44,8 +44,8 @@ def losses_and_gradients(batch: PretrainBatch) -> tuple[list[float], dict[str, t
     torch.manual_seed(0)
     student = AlbefForPretraining(CONFIG, OBJECTIVE).double().train()
     queue = FeatureQueue(OBJECTIVE.queue_size, CONFIG.embed_dim, seed=1, dtype=torch.float64)
-    targets = MomentumTeacher(student, device="cpu").targets(batch, queue, student.clamped_temperature().detach())
-    output = student(batch, targets, queue, 0.4)
+    targets = MomentumTeacher(student, device="cpu").targets(batch)
+    output = student(batch, targets, queue, torch.tensor(0.4, dtype=torch.float64))
     output.total.backward()
     gradients = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
     return [output.itc.item(), output.itm.item(), output.mlm.item()], gradients
