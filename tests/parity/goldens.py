@@ -132,7 +132,7 @@ def build(
     dtype: torch.dtype,
     *,
     state: Mapping[str, Tensor] | None = None,
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
     **changes: Any,
 ) -> Trio:
     """Student (in eval mode), teacher and queue with the recorded weights.
