@@ -119,11 +119,13 @@ def test_memory_is_measured_beside_the_estimate(folder: Path) -> None:
     result = json.loads(done.stdout)
     measured, estimated = result["measured_bytes"], result["estimated_bytes"]
     assert measured.keys() - {"process"} == estimated.keys()
-    for part in estimated.keys() - {"activations"}:
+    for part in estimated.keys() - {"activations", "gradients"}:
         assert measured[part] == pytest.approx(estimated[part], rel=0.01), part
     parameters = estimated["weights"] / 2
     assert measured["optimizer"] == pytest.approx(12 * parameters, rel=0.01)  # two moments and a master
-    assert measured["gradients"] == pytest.approx(6 * parameters, rel=0.01)  # bf16, and the fp32 sum
+    # the fp32 sum; a lane's bf16 gradients, which the estimate counts too, are gone when it is whole
+    assert measured["gradients"] == pytest.approx(4 * parameters, rel=0.01)
+    assert estimated["gradients"] == 6 * parameters
     assert sum(measured.values()) == pytest.approx(result["peak_memory_gib"] * 2**30, rel=0.01)
 
 
