@@ -29,9 +29,9 @@ class PretrainBatch:
     mlm_input_ids: Tensor
     """(B, L) ids after masking (80% [MASK], 10% random, 10% unchanged of the chosen ones)."""
     mlm_positions: Tensor
-    """(N,) flat positions (b * L + l) of the tokens to predict, ascending, int64. N may be 0."""
+    """(N,) flat positions (b * L + l) of the tokens to predict, ascending, int64; then 0 in rows that only fill up."""
     mlm_labels: Tensor
-    """(N,) the original ids at those positions, int64."""
+    """(N,) the original ids at those positions, int64; negative in rows that only fill up to N, at position 0."""
     negative_draws: Tensor
     """(2, B) uniforms in [0, 1), float64: row 0 draws a negative image for each text, row 1 a negative text for each
     image. Kept as draws rather than indices because the weights are known only in the forward."""

@@ -1,10 +1,11 @@
 """Samples to a micro-batch: one caption each, augmentation, tokens, mask, and the draws of the hard negatives.
 
 Caption, augmentation and mask of a sample depend on (seed, epoch, sample) only, not on its batch. Texts are padded to
-one of a few lengths, which no loss or gradient depends on, so that a compiled step sees few shapes.
+one of a few lengths and masked tokens to one of a few counts, which no loss or gradient depends on, so that a compiled
+step sees few shapes.
 """
 
-# B samples, L text tokens
+# B samples, L text tokens, N masked tokens
 
 from __future__ import annotations
 
@@ -31,6 +32,12 @@ from samples.record import usable_captions
 
 LENGTH_STEP = 8
 """Texts are padded to a multiple of this many tokens; it is also how attention wants the rows of its mask."""
+
+
+COUNT_STEP = 16
+"""Least step of the number of masked tokens."""
+IGNORED = -100
+"""Label of a row that only fills a micro-batch up to its N; its position is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +130,15 @@ def collate(
         probability=objective.mlm_probability,
         draws=mask_draws([one.name for one in examples], input_ids.shape[1], seed=seed, epoch=epoch),
     )
+    filling = (0, padded_count(len(masked.mlm_positions), len(examples)) - len(masked.mlm_positions))
     negatives = generator(seed, "negatives", epoch, step, lane)
     return PretrainBatch(
         image=_stack([one.image for one in examples]),
         input_ids=input_ids,
         attention_mask=attention_mask,
         mlm_input_ids=masked.mlm_input_ids,
-        mlm_positions=masked.mlm_positions,
-        mlm_labels=masked.mlm_labels,
+        mlm_positions=F.pad(masked.mlm_positions, filling),
+        mlm_labels=F.pad(masked.mlm_labels, filling, value=IGNORED),
         negative_draws=torch.rand(2, len(examples), generator=negatives, dtype=torch.float64),
         keys=[one.name for one in examples],
         captions=[one.caption for one in examples],
@@ -142,9 +150,18 @@ def padded_length(longest: int, most: int) -> int:
     return min(-(-longest // LENGTH_STEP) * LENGTH_STEP, most)
 
 
+def padded_count(num_masked: int, size: int) -> int:
+    """The N of a micro-batch of `size` samples: a multiple of 16, or of half the size where that is more; never 0.
+
+    So most lanes have one of three or four N; the MLM head, where rows are added, is a thousandth of a step.
+    """
+    step = max(COUNT_STEP, size // 2)
+    return max(1, -(-num_masked // step)) * step
+
+
 def one_sample(batch: PretrainBatch, index: int) -> PretrainBatch:
     """The micro-batch that holds only sample `index`, masked and drawn as in the whole."""
-    own = batch.mlm_positions // batch.input_ids.shape[1] == index
+    own = (batch.mlm_positions // batch.input_ids.shape[1] == index) & (batch.mlm_labels >= 0)
     rows = slice(index, index + 1)
     return PretrainBatch(
         image=batch.image[rows],

@@ -60,9 +60,12 @@ def test_a_micro_batch_holds_what_the_step_needs():
     assert made.image.shape == (5, 3, 32, 32) and made.image.dtype == torch.uint8
     assert made.input_ids.shape == made.attention_mask.shape == made.mlm_input_ids.shape == (5, 6)
     assert (made.input_ids[:, 0] == TINY.cls_token_id).all()
-    assert torch.equal(made.mlm_labels, made.input_ids.flatten()[made.mlm_positions])
+    assert made.mlm_labels.shape == made.mlm_positions.shape == (16,)
+    real = made.mlm_labels >= 0
+    assert 0 < real.sum() < 16 and (made.mlm_labels[~real] == -100).all() and not made.mlm_positions[~real].any()
+    assert torch.equal(made.mlm_labels[real], made.input_ids.flatten()[made.mlm_positions[real]])
     outside = torch.ones(30, dtype=torch.bool)
-    outside[made.mlm_positions] = False
+    outside[made.mlm_positions[real]] = False
     assert torch.equal(made.mlm_input_ids.flatten()[outside], made.input_ids.flatten()[outside])
     assert made.negative_draws.shape == (2, 5) and made.negative_draws.dtype == torch.float64
     assert made.keys == [f"k{n}" for n in range(5)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 
 import torch
@@ -61,8 +62,22 @@ def test_a_thousand_lanes_of_real_captions_have_few_shapes() -> None:
     """The demo's captions in lanes of 16: every length that there is."""
     captions = sorted({clean_caption(c) for picture in read_pictures() for c in picture.captions})
     drawn = random.Random(0)
-    shapes = {lane(drawn.sample(captions, 16), step=step).input_ids.shape for step in range(1000)}
-    assert len(shapes) == 4, shapes
+    lanes = (lane(drawn.sample(captions, 16), step=step) for step in range(1000))
+    shapes = {(one.input_ids.shape[1], len(one.mlm_positions)) for one in lanes}
+    assert {length for length, _ in shapes} == {8, 16, 24, 25}
+    assert {masked for _, masked in shapes} <= {16, 32, 48} and len(shapes) <= 9, shapes
+
+
+def test_rows_that_fill_up_change_no_number() -> None:
+    """Masked tokens padded to 16 and left as they are: equal losses and gradients."""
+    filled = lane([f"a drawing of {thing}" for thing in ("a red dog", "two cats", "snow", "the sea", "it")])
+    real = filled.mlm_labels >= 0
+    assert 0 < real.sum() < len(real) == 16
+    bare = dataclasses.replace(filled, mlm_positions=filled.mlm_positions[real], mlm_labels=filled.mlm_labels[real])
+    (losses, gradients), (expected, expected_gradients) = losses_and_gradients(filled), losses_and_gradients(bare)
+    assert all(abs(one - other) < 1e-12 for one, other in zip(losses, expected, strict=True))
+    for name, gradient in gradients.items():
+        assert (gradient - expected_gradients[name]).abs().max() < 1e-12, name
 
 
 def test_padding_to_the_longest_allowed_text_changes_no_number() -> None:
