@@ -8,6 +8,7 @@ dispatch               chooses between Triton and plain torch
 itc                    the contrastive loss with soft targets
 itc_triton             its passes over the candidates
 mlm                    masked language modelling against hard and soft targets
+mlm_triton             its passes over the vocabulary
 moving_average         the teacher's weights: fp32 average and its copy, in one pass
 moving_average_triton  its launch over a table of all parameters
 resources              registers, spills and shared memory of the compiled kernels

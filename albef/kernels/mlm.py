@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef.kernels.dispatch import Impl, use_triton
 from albef.precision import at_least_fp32
 
 CHUNK_ELEMENTS = 1 << 21
@@ -47,7 +48,12 @@ class WordLogits(NamedTuple):
 
 
 def mlm_token_losses(
-    student: WordLogits, labels: Tensor, teacher: WordLogits | None = None, alpha: float | Tensor = 0.0
+    student: WordLogits,
+    labels: Tensor,
+    teacher: WordLogits | None = None,
+    alpha: float | Tensor = 0.0,
+    *,
+    impl: Impl = "auto",
 ) -> Tensor:
     """The loss of each masked token; differentiable in the student's three factors, once.
 
@@ -56,14 +62,22 @@ def mlm_token_losses(
         labels: (N,) int64, the words to predict; a negative one (`IGNORED`) ignores its row.
         teacher: no gradient; None for hard targets.
         alpha: weight of the teacher in [0, 1], a number or a scalar tensor on the device; without a teacher it is 0.
+        impl: see `albef.kernels.dispatch.use_triton`.
 
     Returns: (N,) in nats, 0 in ignored rows, fp32 (float64 for float64 factors). Logits are products in the factors'
-    type, softmaxes and sums in fp32, the gradient of the word embeddings a sum over all rows in fp32, rounded once.
+    type (Triton: summed in fp32 and not rounded), softmaxes and sums in fp32; the gradient of the word embeddings is a
+    sum over all rows in fp32, rounded once.
     """
     wide = torch.float64 if student.states.dtype == torch.float64 else torch.float32
     if not isinstance(alpha, Tensor):
         alpha = torch.full((), alpha, dtype=wide, device=labels.device)
-    losses: Tensor = _TokenLosses.apply(*student, labels, *(teacher or (None, None, None)), alpha.detach().to(wide))
+    arguments = (*student, labels, *(teacher or (None, None, None)), alpha.detach().to(wide))
+    if use_triton("mlm_token_losses", impl, *student):
+        from albef.kernels.mlm_triton import TritonTokenLosses
+
+        losses: Tensor = TritonTokenLosses.apply(*arguments)
+        return losses
+    losses = _TokenLosses.apply(*arguments)
     return losses
 
 

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from albef.kernels.mlm import IGNORED, WordLogits
 
-ROUNDINGS = {torch.float64: 16, torch.float32: 4, torch.bfloat16: 1}
+ROUNDINGS = {torch.float64: 16, torch.float32: 8, torch.bfloat16: 1}
 """What a result may be off besides what plain operations of its type are off, in roundings of its largest entry: sums
 in another order. In float64 the plain operations are the reference itself."""
+TIMES = {torch.float64: 1, torch.float32: 2, torch.bfloat16: 1}
+"""How many times the plain operations' error is allowed. In fp32 both errors are the largest of a few hundred random
+ones, from logits of hundreds summed in two orders; in bf16 the kernel must not be worse."""
 
 
 @dataclass(frozen=True)
@@ -94,5 +97,6 @@ def check_case(case: Case, found: list[Tensor]) -> None:
         if not right.numel():
             continue
         error, allowed = (ours.double() - right).abs().max().item(), (theirs.double() - right).abs().max().item()
+        allowed *= TIMES[dtype]
         allowed += ROUNDINGS[dtype] * torch.finfo(dtype).eps * right.abs().max().item()
         assert error <= allowed, f"{name}: {error:.3g} from float64, allowed {allowed:.3g}"

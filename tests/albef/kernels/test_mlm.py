@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from albef.kernels import mlm
 from albef.kernels.mlm import WordLogits, mlm_token_losses
+from tests.albef.kernels.live_bytes import LiveBytes
 from tests.albef.kernels.mlm_cases import Case, check_case, make_case
 
 SHAPES = [(0, 97, 16), (1, 97, 16), (3, 513, 48), (17, 97, 48), (65, 513, 16)]
@@ -121,6 +122,19 @@ def test_compiled_without_a_graph_break(chunks: str) -> None:
     assert counter.frame_count == 1
     found = [losses.detach(), *(factor.grad for factor in student if factor.grad is not None)]
     assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(found, run(case), strict=True))
+
+
+def test_no_logits_are_whole_in_memory() -> None:
+    """512 masked tokens of the base model's vocabulary: four matrices of one chunk are alive, 34 MB. One whole matrix
+    in fp32 has 62 MB."""
+    case = make_case(512, 30_522, 64, dtype=torch.bfloat16)
+    student = WordLogits(*(factor.requires_grad_() for factor in case.student))
+    with LiveBytes() as live:
+        losses = mlm_token_losses(student, case.labels, case.teacher, case.alpha)
+        losses.backward(case.weights.to(losses.dtype))
+    gradients = sum(factor.nbytes for factor in student)
+    chunk = 4 * mlm.CHUNK_ELEMENTS
+    assert chunk < live.peak - gradients < 4.5 * chunk
 
 
 def test_planning_counts_what_is_needed_once() -> None:
