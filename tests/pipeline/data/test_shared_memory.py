@@ -61,7 +61,7 @@ def test_what_the_loader_takes_of_shared_memory(tmp_path: Path) -> None:
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", small, "sh", sys.executable, "-W", "ignore"]
     done = subprocess.run(
         [*words, "-c", LOADS, str(corpus)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         capture_output=True,
         text=True,
         timeout=200,
