@@ -18,7 +18,7 @@ losses, gradients, weights, teacher and queue. Differences from the published co
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -243,7 +243,8 @@ class ImageEncoder(VisionTransformer):
             global_pool="",
         )
         for block in self.blocks:
-            block.attn.fused_attn = False
+            attention: Any = block.attn
+            attention.fused_attn = False
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # timm's takes masks that are not used here
         """(B, 3, H, W) normalised pixels to (B, 1+P, D)."""

@@ -15,10 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef.kernels.dispatch import Impl
 from albef.kernels.itc import itc_loss
+from albef.kernels.mlm import WordLogits, mlm_token_losses
 from pipeline.config.run_config import RunConfig
+from pipeline.tasks.pretraining.sketch import noise
 
-IMPLEMENTATIONS = ("torch", "triton")
+IMPLEMENTATIONS: tuple[Impl, ...] = ("torch", "triton")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ def itc(run: RunConfig, device: torch.device, dtype: torch.dtype) -> KernelCase:
         i2t = plain_direction(image, text_keys, queues[1], image_keys)
         return (i2t + plain_direction(text, image_keys, queues[0], text_keys)) / 2
 
-    def fused(impl: str) -> Tensor:
+    def fused(impl: Impl) -> Tensor:
         direction = partial(itc_loss, temperature=temperature, alpha=alpha, impl=impl)
         i2t = direction(image, text_keys, queues[1], teacher=image_keys).rows.mean()
         return (i2t + direction(text, image_keys, queues[0], teacher=text_keys).rows.mean()) / 2
@@ -64,9 +67,36 @@ def itc(run: RunConfig, device: torch.device, dtype: torch.dtype) -> KernelCase:
     )
 
 
+def mlm(run: RunConfig, device: torch.device, dtype: torch.dtype) -> KernelCase:
+    """The masked tokens of a lane: vocabulary projections of student and teacher, hard and soft targets."""
+    labels = noise(run, run.batch.micro_batch_size).mlm_labels.to(device)
+    number, words, width = len(labels), run.model.vocab_size, run.model.text_width
+
+    def factors() -> list[Tensor]:
+        shapes, scales = [(number, width), (words, width), (words,)], (1.0, 0.02, 0.02)
+        tensors = [torch.randn(shape, device=device) * scale for shape, scale in zip(shapes, scales, strict=True)]
+        return [tensor.to(dtype) for tensor in tensors]
+
+    student, teacher, alpha = [tensor.requires_grad_() for tensor in factors()], factors(), run.objective.alpha
+
+    def plain() -> Tensor:
+        log_probs = F.linear(*student).float().log_softmax(dim=1)  # (N, V)
+        soft = (log_probs * F.linear(*teacher).float().softmax(dim=1)).sum(dim=1)
+        return ((1 - alpha) * F.nll_loss(log_probs, labels, reduction="none") - alpha * soft).mean()
+
+    def fused(impl: Impl) -> Tensor:
+        return mlm_token_losses(WordLogits(*student), labels, WordLogits(*teacher), alpha, impl=impl).mean()
+
+    return KernelCase(
+        sizes={"masked_tokens": number, "vocabulary": words, "width": width},
+        inputs=student,
+        run={"plain": plain} | {impl: partial(fused, impl) for impl in IMPLEMENTATIONS},
+    )
+
+
 def unit_rows(count: int, width: int, device: torch.device) -> Tensor:
     """(count, width) fp32, L2-normalised."""
     return F.normalize(torch.randn(count, width, device=device), dim=1)
 
 
-CASES: Mapping[str, Callable[[RunConfig, torch.device, torch.dtype], KernelCase]] = {"itc": itc}
+CASES: Mapping[str, Callable[[RunConfig, torch.device, torch.dtype], KernelCase]] = {"itc": itc, "mlm": mlm}

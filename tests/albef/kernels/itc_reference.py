@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,15 +50,15 @@ class Case:
 
     def to(self, dtype: torch.dtype) -> Case:
         """The same numbers in another type."""
-        wide = {name: None if one is None else one.to(dtype) for name, one in self._tensors().items()}
-        return Case(alpha=self.alpha, ids=self.ids, **wide)
+        wide: dict[str, Any] = {name: None if one is None else one.to(dtype) for name, one in self._tensors().items()}
+        return dataclasses.replace(self, **wide)
 
     def on(self, device: str) -> Case:
         """The same on a device."""
-        moved = {name: None if one is None else one.to(device) for name, one in self._tensors().items()}
+        moved: dict[str, Any] = {name: None if one is None else one.to(device) for name, one in self._tensors().items()}
         batch, queue = self.ids or (None, None)
         ids = None if batch is None else (batch.to(device), None if queue is None else queue.to(device))
-        return Case(alpha=self.alpha, ids=ids, **moved)
+        return dataclasses.replace(self, ids=ids, **moved)
 
     def _tensors(self) -> dict[str, Any]:
         names = ("feat", "keys", "queue", "temperature", "teacher")
