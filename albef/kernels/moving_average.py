@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from albef.kernels.dispatch import Impl, use_triton
+from albef.kernels.packs import packed
 
 PIECE = 1 << 22
 """Elements that the plain version widens at a time: 16 MiB in fp32, which stay in the cache."""
@@ -44,24 +43,10 @@ def move_averages(
 def _move_in_packs(averages: list[Tensor], values: list[Tensor], copies: list[Tensor], weight: float) -> None:
     """The values are widened into room for a few million elements, instead of a whole copy of the model."""
     room = averages[0].new_empty(min(PIECE, sum(tensor.numel() for tensor in averages)))
-    flat = [[tensor.view(-1).split(PIECE) for tensor in tensors] for tensors in (averages, values, copies)]
-    pieces = [[piece for tensor in tensors for piece in tensor] for tensors in flat]
-    for part in _packs([len(piece) for piece in pieces[0]]):
-        ours, theirs, rounded = (tensors[part] for tensors in pieces)
+    for ours, theirs, rounded in packed([averages, values, copies], PIECE):
         sizes = [len(piece) for piece in ours]
         wide = list(room[: sum(sizes)].split(sizes))
         torch._foreach_copy_(wide, theirs)
         torch._foreach_lerp_(ours, wide, weight)
         if rounded:
             torch._foreach_copy_(rounded, ours)
-
-
-def _packs(sizes: list[int]) -> Iterator[slice]:
-    """Ranges of neighbours that have PIECE elements together at most; each alone has no more."""
-    start = total = 0
-    for index, size in enumerate(sizes):
-        if total + size > PIECE:
-            yield slice(start, index)
-            start, total = index, 0
-        total += size
-    yield slice(start, len(sizes))

@@ -8,7 +8,6 @@ stage and precision, from gradients that are summed and averaged but not yet cli
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor
 
+from albef.kernels.packs import packed
 from pipeline.engine.distributed import World
 
 PIECE = 1 << 21
@@ -63,7 +63,7 @@ def check_step(engine: Any, losses: Tensor, world: World, *, num_losses: int) ->
 
 
 def sum_of_squares(tensors: list[Tensor]) -> Tensor:
-    """Scalar, in float64: only the tensors themselves can overflow, and it does not depend on how ZeRO cuts them.
+    """Scalar, in float64: only the tensors themselves can overflow, and how ZeRO cuts them moves it by some 1e-13.
 
     On the CPU piece by piece: torch's norm in float64 of fp32 numbers takes ten times as long.
     """
@@ -71,26 +71,12 @@ def sum_of_squares(tensors: list[Tensor]) -> Tensor:
         return torch.stack(torch._foreach_norm(tensors, 2, torch.float64)).square().sum()
     exact = torch.empty(PIECE, dtype=torch.float64)
     squares = []
-    for pieces in _packed(tensors):
+    for (pieces,) in packed([[tensor.reshape(-1) for tensor in tensors]], PIECE):
         sizes = [len(piece) for piece in pieces]
         filled = exact[: sum(sizes)]
         torch._foreach_copy_(list(filled.split(sizes)), pieces)
         squares.append(torch.dot(filled, filled))
     return torch.stack(squares).sum()
-
-
-def _packed(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """All elements, in lists of flat pieces that have PIECE elements together at most."""
-    pack: list[Tensor] = []
-    free = PIECE
-    for tensor in tensors:
-        for piece in tensor.reshape(-1).split(PIECE):
-            if len(piece) > free:
-                yield pack
-                pack, free = [], PIECE
-            pack.append(piece)
-            free -= len(piece)
-    yield pack
 
 
 def reduced_gradients(engine: Any) -> tuple[list[Tensor], bool]:
