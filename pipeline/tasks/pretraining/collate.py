@@ -21,6 +21,7 @@ from torch.utils.data import get_worker_info
 from albef.config import AlbefConfig, ObjectiveConfig
 from albef.inputs.batch import PretrainBatch
 from albef.inputs.tokenizer import AlbefTokenizer
+from albef.kernels.mlm import IGNORED
 from albef.objective.masking import mask_tokens
 from pipeline.config.sections import AugmentConfig
 from pipeline.data.corpus.reader import BadSample, RawSample
@@ -32,12 +33,8 @@ from samples.record import usable_captions
 
 LENGTH_STEP = 8
 """Texts are padded to a multiple of this many tokens; it is also how attention wants the rows of its mask."""
-
-
 COUNT_STEP = 16
-"""Least step of the number of masked tokens."""
-IGNORED = -100
-"""Label of a row that only fills a micro-batch up to its N; its position is 0."""
+"""Least step of the number of masked tokens. Rows that only fill up have position 0 and the label IGNORED."""
 
 
 @dataclass(frozen=True, slots=True)
