@@ -71,10 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     parts = rehearsal_parts() if args.rehearse else gpu_parts()
     if args.only:
-        unknown = set(args.only.split(",")) - {part.name for part in parts}
-        if unknown:
-            parser.error(f"--only {', '.join(sorted(unknown))}: the parts are {', '.join(p.name for p in parts)}")
-        parts = [part for part in parts if part.name in {"environment", *args.only.split(",")}]
+        parts = [parts[0], *(part for part in chosen(parser, parts, args.only) if part is not parts[0])]
     logs = LOGS / datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
     budget_s = BUDGET_S * (PATIENCE if args.rehearse else 1)
     machine, *others = parts
@@ -88,6 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcomes = run_parts(others, logs, results, budget_s=budget_s - first.seconds, before=[first])
     print(f"\n{table(outcomes)}\n\nfigures: {shown(results)}", flush=True)
     return int(any(outcome.failed for outcome in outcomes))
+
+
+def chosen(parser: argparse.ArgumentParser, parts: Sequence[Part], only: str) -> list[Part]:
+    """The parts that `--only` names, in their order; ends the program when one is unknown."""
+    names = set(only.split(","))
+    if unknown := names - {part.name for part in parts}:
+        parser.error(f"--only {', '.join(sorted(unknown))}: the parts are {', '.join(part.name for part in parts)}")
+    return [part for part in parts if part.name in names]
 
 
 def gpu_parts() -> list[Part]:

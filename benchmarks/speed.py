@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import LOGS, Part, new_file, run_parts, shown
+from benchmarks.gpu import LOGS, Part, chosen, new_file, run_parts, shown
 
 LIMIT_S = 1_200
 """For one part, on a busy machine."""
@@ -35,10 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     parts = cpu_parts(args.recipe, args.micro_batch_size)
     if args.only:
-        unknown = set(args.only.split(",")) - {part.name for part in parts}
-        if unknown:
-            parser.error(f"--only {', '.join(sorted(unknown))}: the parts are {', '.join(part.name for part in parts)}")
-        parts = [part for part in parts if part.name in args.only.split(",")]
+        parts = chosen(parser, parts, args.only)
     results = new_file("cpu")
     outcomes = run_parts(parts, LOGS / results.stem, results, budget_s=LIMIT_S * len(parts))
     print(f"\n{tables(json.loads(results.read_text())['parts'])}\n\nfigures: {shown(results)}")

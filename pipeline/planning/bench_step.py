@@ -114,17 +114,12 @@ def figures(parts: StepParts, times: list[StepTime], memory: MemorySplit) -> dic
     batch = run.batch.micro_batch_size
     samples = batch * len(parts.lanes)
     seconds = statistics.median(time.seconds for time in times)
-    step_ms, step_ms_spread = summary([time.seconds * 1e3 for time in times], 2)
-    cpu_s, cpu_s_spread = summary([time.cpu_s for time in times], 3)
     flops = flops_by_part(PRETRAINING.sketch(run, dtype), PRETRAINING.noise(run, batch))
     needed = needed_flops(run, PRETRAINING, dtype)
     peak, peak_source = peak_flops(world.device, dtype)
     return {
-        "step_ms": step_ms,
-        "step_ms_spread": step_ms_spread,
+        **summaries(times),
         "samples_per_s": round(samples * world.size / seconds, 2),
-        "cpu_s": cpu_s,
-        "cpu_s_spread": cpu_s_spread,
         "peak_memory_gib": round(memory.peak / GIB, 2),
         "memory_gib": {part: round(size / GIB, 3) for part, size in memory.parts.items()},
         "gflop_per_sample": round(sum(flops.values()) / 1e9, 1),
@@ -134,6 +129,13 @@ def figures(parts: StepParts, times: list[StepTime], memory: MemorySplit) -> dic
         "peak_tflops": round(peak / 1e12, 2),
         "peak_source": peak_source,
     }
+
+
+def summaries(times: list[StepTime]) -> dict[str, Any]:
+    """Medians of both times, and their spread."""
+    step_ms, step_ms_spread = summary([time.seconds * 1e3 for time in times], 2)
+    cpu_s, cpu_s_spread = summary([time.cpu_s for time in times], 3)
+    return {"step_ms": step_ms, "step_ms_spread": step_ms_spread, "cpu_s": cpu_s, "cpu_s_spread": cpu_s_spread}
 
 
 def comparison(
@@ -148,8 +150,6 @@ def comparison(
     """The baseline's figures and the two ratios: by processor seconds on a CPU, by the device's events on a GPU."""
     cost = (lambda time: time.seconds) if device.type == "cuda" else (lambda time: time.cpu_s)
     pairs = [cost(their) / cost(our) for our, their in zip(ours, theirs, strict=True)]
-    step_ms, step_ms_spread = summary([time.seconds * 1e3 for time in theirs], 2)
-    cpu_s, cpu_s_spread = summary([time.cpu_s for time in theirs], 3)
     ratio = statistics.median(map(cost, theirs)) / statistics.median(map(cost, ours))
     return {
         "ratio_to_baseline": round(ratio, 3),
@@ -157,10 +157,7 @@ def comparison(
         "memory_ratio_to_baseline": round(peak / their_peak, 3),
         "baseline": {
             "precision": "fp32 under torch.autocast to bf16" if autocast else "fp32",
-            "step_ms": step_ms,
-            "step_ms_spread": step_ms_spread,
-            "cpu_s": cpu_s,
-            "cpu_s_spread": cpu_s_spread,
+            **summaries(theirs),
             "peak_memory_gib": round(their_peak / GIB, 2),
         },
     }
