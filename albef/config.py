@@ -87,7 +87,7 @@ class AlbefConfig:
     """[MASK]."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(AlbefConfig):
             _check_value(field.name, getattr(self, field.name), whole=field.type == "int")
         for token in ("pad_token_id", "cls_token_id", "mask_token_id"):
             if getattr(self, token) >= self.vocab_size:
@@ -157,8 +157,8 @@ class AlbefConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON or YAML."""
-        return dataclasses.asdict(self)
+        """Plain values, ready for JSON or YAML; what a subclass adds is no part of the model's shape."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(AlbefConfig)}
 
 
 def _check_value(name: str, value: object, *, whole: bool) -> None:

@@ -31,6 +31,15 @@ class AlbefEncoders(nn.Module):
         self.text_proj = nn.Linear(config.text_width, config.embed_dim)
         self.mlm_head = MlmHead(config)
 
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of each image and multimodal layer for the backward, which computes the rest again.
+
+        The dropout of a layer is drawn again as it was, so the numbers do not change. The text encoder's layers are few
+        and their texts short: theirs stay.
+        """
+        self.image_encoder.set_grad_checkpointing()
+        self.multimodal_encoder.checkpoint_activations = True
+
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) normalised pixels to image_embeds (B, 1+P, D) and image_feat (B, E), L2-normalised, >= fp32."""
         image_embeds = self.image_encoder(image)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from albef.config import AlbefConfig
 from albef.network.layers import Attention, FeedForward, initialise_bert, token_mask
@@ -54,6 +55,7 @@ class MultimodalEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(MultimodalLayer(config) for _ in range(config.fusion_depth))
         initialise_bert(self, config.layer_init_std)
+        self.checkpoint_activations = False
 
     def forward(
         self, text_embeds: Tensor, attention_mask: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None
@@ -72,5 +74,8 @@ class MultimodalEncoder(nn.Module):
         mask = token_mask(attention_mask, text_embeds.dtype)
         hidden = text_embeds
         for layer in self.layers:
-            hidden = layer(hidden, mask, image_embeds, extra_image)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                hidden = checkpoint(layer, hidden, mask, image_embeds, extra_image, use_reentrant=False)
+            else:
+                hidden = layer(hidden, mask, image_embeds, extra_image)
         return hidden

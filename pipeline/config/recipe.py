@@ -146,10 +146,12 @@ def keys_of(cls: type, *, narrower: Mapping[str, Any] | None = None, prefix: str
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The string under each field of a dataclass, on one line."""
+    """The string under each field of a dataclass, on one line; also of the fields that it inherits."""
+    docs = {
+        name: doc for base in cls.__bases__ if dataclasses.is_dataclass(base) for name, doc in field_docs(base).items()
+    }
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
-    docs: dict[str, str] = {}
     for field, below in zip(body.body, body.body[1:], strict=False):
         if (
             isinstance(field, ast.AnnAssign)

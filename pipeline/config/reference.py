@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from albef.config import LIMITS, AlbefConfig
 from pipeline.config.recipe import RECIPES, ConfigField, shipped_recipes
 from pipeline.config.run_config import PRESETS, RunConfig, recipe_keys
+from pipeline.config.sections import ModelConfig
 
 HEAD = """# Every key of a recipe
 
@@ -42,7 +43,7 @@ def page() -> str:
     for name, cls, doc in _sections(RunConfig):
         own = [key for key in keys if key.name.rpartition(".")[0] == name]
         blocks.append(_section(f"`{name}`", doc, own))
-        if cls is AlbefConfig:
+        if cls is ModelConfig:
             blocks.append(_sizes())
     return "\n".join(blocks)
 

@@ -39,6 +39,7 @@ from pipeline.config.sections import (
     DataConfig,
     DeepSpeedConfig,
     LogConfig,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     ValidationConfig,
@@ -65,7 +66,7 @@ class RunConfig:
     """Passes over the data."""
     max_steps: PositiveInt | None = None
     """Length of the run in optimizer steps, instead of epochs. The schedule ends there too."""
-    model: AlbefConfig = field(default_factory=AlbefConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from albef.config import AlbefConfig
 from albef.errors import ConfigError
 from samples.quote import quote
 
@@ -79,6 +80,20 @@ class DataConfig:
 
 
 BatchSize = Annotated[int, Field(gt=0, le=2**31 - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(AlbefConfig):
+    """Widths and depths of the three encoders and the heads (paper, section 3.1), and how a run computes them."""
+
+    activation_checkpointing: bool = False
+    """Keep only the inputs of each image and multimodal layer for the backward, and compute the rest again: less memory
+    for a third more work. The numbers stay the same to the bit."""
+
+    @property
+    def shape(self) -> AlbefConfig:
+        """The model's shape alone, which is what a checkpoint records."""
+        return AlbefConfig(**self.to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)

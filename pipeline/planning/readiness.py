@@ -106,5 +106,5 @@ def _data(folder: RunFolder, run: RunConfig) -> None:
 def _weights(run: RunConfig) -> None:
     if run.init.image is not None or run.init.text is not None:
         with torch.device("meta"):
-            student = AlbefForPretraining(run.model, run.objective)
+            student = AlbefForPretraining(run.model.shape, run.objective)
         initialise(student, run.init)

@@ -42,7 +42,11 @@ FIXED = (
 )
 """Keys, or beginnings of keys, that cannot change once a run has a checkpoint: shapes, and the order of the data.
 
-data.manifests may change, because data moves; `data_fingerprint.check_same_data` checks that it is the same data."""
+Of `model.`, those of HOW may change. So may data.manifests, because data moves: `data_fingerprint.check_same_data`
+checks that it is the same data."""
+
+HOW = ("model.activation_checkpointing",)
+"""Keys beside the model's shape that say how it is computed, with the same numbers."""
 
 RESOLVED = ", resolved; runs again as it is"
 """How the first line of a run's config.yaml ends."""
@@ -189,7 +193,9 @@ def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:
         return []
     changed = differences(load_config(folder.config), run)
     has_checkpoint = has_checkpoints(folder.checkpoints)
-    fixed = {name: pair for name, pair in changed.items() if name.startswith(FIXED)} if has_checkpoint else {}
+    fixed = {name: pair for name, pair in changed.items() if name.startswith(FIXED) and name not in HOW}
+    if not has_checkpoint:
+        fixed = {}
     if fixed:
         listed = "; ".join(f"{name} was {quote(old)}, is {quote(new)}" for name, (old, new) in fixed.items())
         raise ConfigError(

@@ -15,7 +15,9 @@ from pipeline.tasks.pretraining.task import Pretraining
 def sketch(run: RunConfig, dtype: torch.dtype) -> Pretraining:
     """The task on the meta device, as the engine has it in arithmetic of `dtype`; alpha is at its full height."""
     with torch.device("meta"):
-        student = AlbefForPretraining(run.model, run.objective)
+        student = AlbefForPretraining(run.model.shape, run.objective)
+    if run.model.activation_checkpointing:
+        student.checkpoint_activations()
     teacher = MomentumTeacher(student, device="meta", compute_dtype=dtype)
     queue = FeatureQueue(run.objective.queue_size, run.model.embed_dim, seed=0, device="meta")
     return Pretraining.of_parts(student.to(dtype).train(), teacher, queue)

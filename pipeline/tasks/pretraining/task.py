@@ -95,7 +95,9 @@ class Pretraining:
         """
         tokenizer = AlbefTokenizer()
         torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
-        student = AlbefForPretraining(run.model, run.objective)
+        student = AlbefForPretraining(run.model.shape, run.objective)
+        if run.model.activation_checkpointing:
+            student.checkpoint_activations()
         for report in initialise(student, run.init):
             log.info("%s", report)
         student.to(world.device).train()
@@ -110,7 +112,7 @@ class Pretraining:
                 device=world.device,
             ),
             batcher=PretrainBatcher(
-                model=run.model,
+                model=run.model.shape,
                 objective=run.objective,
                 augment=run.data.augment,
                 max_caption_words=run.data.max_caption_words,

@@ -81,6 +81,13 @@ def test_what_a_run_cannot_change_is_refused(tmp_path: Path, change: dict[str, A
     assert folder.config.read_text() == before
 
 
+def test_how_a_model_is_computed_may_change(tmp_path: Path) -> None:
+    """A run that has run out of memory resumes with checkpointed activations."""
+    with_checkpoint(start(tmp_path))
+    folder = start(tmp_path, model={"activation_checkpointing": True})
+    assert load_config(folder.config).model.activation_checkpointing
+
+
 def test_the_stop_file_of_the_run_before_is_removed(tmp_path: Path) -> None:
     """Otherwise the same command would stop at once."""
     folder = start(tmp_path)
