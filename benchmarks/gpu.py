@@ -27,7 +27,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "runs" / "gpu"
 BUDGET_S = 345.0
-"""For all parts together."""
+"""For all parts together; their limits add up to no more."""
+STRETCH = 3
+"""A part may take this many times its limit, of time that those before it left over."""
 PATIENCE = 5
 """A rehearsal may take this many times as long: two busy processors are not a GPU."""
 TAIL_LINES = 25
@@ -75,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs = LOGS / datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S")
     budget_s = BUDGET_S * (PATIENCE if args.rehearse else 1)
     machine, *others = parts
-    first = run_part(machine, logs, budget_s)
+    first = run_part(machine, logs, machine.limit_s * STRETCH)
     if not args.rehearse and first.figures and first.figures["cuda"] is None:
         print("error: torch sees no GPU", file=sys.stderr)
         print("hint: nvidia-smi shows the driver; make gpu REHEARSE=1 runs the same parts on the CPU", file=sys.stderr)
@@ -103,20 +105,22 @@ def gpu_parts() -> list[Part]:
 
     lane = ("--micro-batch-size", "64")  # one lane: what each of 8 GPUs has to do of a step of the recipe
     workers = min(8, len(os.sched_getaffinity(0)))
+    profile = (sys.executable, "-m", "benchmarks.step_profile", "albef_14m", "--device", "cuda")
     return [
-        Part(name="environment", words=(sys.executable, "-m", "benchmarks.environment"), limit_s=60),
-        Part(name="kernels", words=tests("kernels", workers=min(4, workers)), limit_s=90),
-        Part(name="parity", words=tests("parity"), limit_s=60),
-        Part(name="step", words=(*bench("step"), *lane), limit_s=60),
-        Part(name="training", words=tests("training", workers=workers), limit_s=120),
-        Part(name="model", words=tests("model"), limit_s=60),
-        Part(name="bench-kernels", words=(*bench("kernels"), "--micro-batch-size", "1024"), limit_s=60),
-        Part(name="step-baseline", words=(*bench("step"), *lane, "--baseline"), limit_s=60),
-        Part(name="step-autocast", words=(*bench("step"), *lane, "--baseline", "--autocast"), limit_s=60),
+        Part(name="environment", words=(sys.executable, "-m", "benchmarks.environment"), limit_s=15),
+        Part(name="kernels", words=tests("kernels", workers=min(4, workers)), limit_s=60),
+        Part(name="parity", words=tests("parity"), limit_s=25),
+        Part(name="step", words=(*bench("step"), *lane), limit_s=30),
+        Part(name="training", words=tests("training", workers=workers), limit_s=60),
+        Part(name="model", words=tests("model"), limit_s=20),
+        Part(name="bench-kernels", words=(*bench("kernels"), "--micro-batch-size", "1024"), limit_s=25),
+        Part(name="step-baseline", words=(*bench("step"), *lane, "--baseline"), limit_s=30),
+        Part(name="profile", words=(*profile, *lane), limit_s=25),
+        Part(name="step-autocast", words=(*bench("step"), *lane, "--baseline", "--autocast"), limit_s=20),
         Part(
             name="step-8-lanes",
             words=(*bench("step"), *lane, "--batch.global_batch_size=512", "--steps", "5"),
-            limit_s=60,
+            limit_s=20,
         ),
         sanitizer_part(),
     ]
@@ -132,7 +136,7 @@ def sanitizer_part() -> Part:
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/albef/kernels/check_itc.py"),
             *("-k", "test_errors and odd"),
         ],
-        limit_s=90,
+        limit_s=15,
         environment={"KERNEL_DEVICE": "cuda", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         missing="" if found else "compute-sanitizer is not installed",
     )
@@ -170,7 +174,9 @@ def tests(name: str, *, workers: int = 0) -> list[str]:
 def run_parts(
     parts: Sequence[Part], logs: Path, results: Path, *, budget_s: float, before: Sequence[Outcome] = ()
 ) -> list[Outcome]:
-    """Run one after the other, each within its own limit and all within the budget; keep the figures after each.
+    """Run one after the other, each within its limit and all within the budget; keep the figures after each.
+
+    What a part leaves of its limit, those after it may use.
 
     Args:
         logs: the folder of their logs.
@@ -180,24 +186,26 @@ def run_parts(
     Returns: an outcome for each part, those of `before` first.
     """
     outcomes, began = list(before), time.monotonic()
-    for part in parts:
-        outcomes.append(run_part(part, logs, budget_s - (time.monotonic() - began)))
+    for index, part in enumerate(parts):
+        left_s = budget_s - (time.monotonic() - began)
+        others_s = sum(later.limit_s for later in parts[index + 1 :] if not later.missing)
+        limit_s = min(left_s, max(part.limit_s, min(STRETCH * part.limit_s, left_s - others_s)))
+        outcomes.append(run_part(part, logs, limit_s))
         results.parent.mkdir(parents=True, exist_ok=True)
         results.write_text(json.dumps({"parts": [asdict(outcome) for outcome in outcomes]}, indent=2) + "\n")
     return outcomes
 
 
-def run_part(part: Part, logs: Path, left_s: float) -> Outcome:
-    """Run one; its output goes to its log, and the end of that to the terminal if it fails."""
+def run_part(part: Part, logs: Path, limit_s: float) -> Outcome:
+    """Run one for `limit_s` at most; its output goes to its log, and the end of that to the terminal if it fails."""
     outcome = Outcome(part=part.name)
-    if part.missing or left_s < 1:
+    if part.missing or limit_s < 1:
         outcome.result = f"left out: {part.missing}" if part.missing else "not started: no time left"
         return outcome
     print(f"== {part.name}: {' '.join(part.words)}", flush=True)
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{part.name}.log"
     outcome.log, began = shown(log), time.monotonic()
-    limit_s = min(part.limit_s, left_s)
     with log.open("w") as file:
         process = subprocess.Popen(
             part.words,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import Part, gpu_parts, rehearsal_parts, run_parts, table
+from benchmarks.gpu import BUDGET_S, Part, gpu_parts, rehearsal_parts, run_parts, table
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_THERE = ("moto", "flask", "aiohttp", "boto3", "s3fs", "img2dataset", "yt_dlp", "albumentations", "uv", "ruff")
@@ -25,7 +25,7 @@ def test_a_failed_and_a_hung_part_cost_the_others_nothing(tmp_path: Path, capsys
     parts = [
         Part(name="figures", words=[sys.executable, "-c", "print('note'); print('{\"ms\": 7}')"], limit_s=30),
         Part(name="fails", words=[sys.executable, "-c", "print('a reason'); raise SystemExit(3)"], limit_s=30),
-        Part(name="hangs", words=["sh", "-c", hang], limit_s=1.5),
+        Part(name="hangs", words=["sh", "-c", hang], limit_s=0.5),  # three times that, as there is time
         Part(name="absent", words=[], limit_s=30, missing="no compute-sanitizer"),
         Part(name="comes after", words=[sys.executable, "-c", "print('done')"], limit_s=30),
     ]
@@ -71,6 +71,24 @@ def test_parts_without_time_left_are_named(tmp_path: Path) -> None:
     long, late = run_parts(parts, tmp_path, tmp_path / "figures.json", budget_s=1.5)
     assert long.result == "failed: stopped after 1.5 s"
     assert late.result == "not started: no time left" and late.failed
+
+
+def test_a_part_may_use_what_others_left_and_no_more(tmp_path: Path) -> None:
+    """Six seconds for three parts: the first leaves nearly all of its two, so the second may run for four; the third
+    has its own second and a half all the same."""
+    parts = [
+        Part(name="quick", words=["true"], limit_s=2),
+        Part(name="hangs", words=["sleep", "600"], limit_s=2),
+        Part(name="last", words=["true"], limit_s=1.5),
+    ]
+    quick, hangs, last = run_parts(parts, tmp_path, tmp_path / "figures.json", budget_s=6)
+    assert quick.result == last.result == "ok"
+    assert hangs.result.startswith("failed: stopped after") and 3 < hangs.seconds < 5
+
+
+def test_all_parts_fit_into_six_minutes() -> None:
+    """Each has its limit even if all others need theirs."""
+    assert sum(part.limit_s for part in gpu_parts()) <= BUDGET_S < 360
 
 
 def test_a_rehearsal_has_the_parts_of_the_gpu() -> None:
