@@ -94,8 +94,10 @@ class AlbefForPretraining(AlbefEncoders):
 
         Returns: (g * B, 2), >= fp32.
         """
-        fused = self.multimodal_encoder(text_embeds, attention_mask, image_embeds)
-        return at_least_fp32(self.itm_head(fused[:, 0]))
+        fused = self.multimodal_encoder(
+            text_embeds, attention_mask, image_embeds, positions=cls_positions(attention_mask)
+        )
+        return at_least_fp32(self.itm_head(fused))
 
     def forward(
         self,
@@ -144,7 +146,7 @@ class AlbefForPretraining(AlbefEncoders):
             itm = itm_loss(itm_logits, negatives.labels, negatives.valid)
             accuracy = itm_accuracy(itm_logits, negatives.labels, negatives.valid)
         if fused_masked is not None:
-            predicted = self.predict_masked(fused_masked, batch.mlm_positions)  # (N, V) in factors
+            predicted = self.predict_masked(fused_masked)  # (N, V) in factors
             mlm_states = predicted.states
             mlm = mlm_loss(predicted, batch.mlm_labels, targets.mlm_logits if objective.distill_mlm else None, alpha)
         return PretrainOutput(
@@ -212,34 +214,46 @@ class AlbefForPretraining(AlbefEncoders):
         """One pass of the multimodal encoder over all pairs and masked texts.
 
         Returns: the [CLS] states (3B, H) of the pairs, texts with negative images, images with negative texts (None
-        without `negatives`), and the states (B, L, H) of the masked texts (None without them).
+        without `negatives`), and the states (N, H) of the masked texts at their masked tokens (None without them).
         """
-        size, mask = image_embeds.shape[0], batch.attention_mask
+        (size, length), mask = batch.attention_mask.shape, batch.attention_mask
         texts, masks = [], []  # the texts fused with image b: (B, L, H) and (B, L) each
+        if masked_embeds is not None:
+            texts.append(masked_embeds)
+            masks.append(mask)
         if negatives is not None:
             assert text_embeds is not None
             texts += [text_embeds, text_embeds.index_select(0, negatives.text)]
             masks += [mask, mask.index_select(0, negatives.text)]
-        if masked_embeds is not None:
-            texts.append(masked_embeds)
-            masks.append(mask)
         if not texts:
             return None, None
         rows = torch.stack(texts, dim=1).flatten(0, 1)  # (g * B, L, H), image-major
         row_masks = torch.stack(masks, dim=1).flatten(0, 1)
-        other_image = None
+        positions, other_image = [], None
+        if masked_embeds is not None:
+            # b * L + l in row g * b
+            places = batch.mlm_positions
+            positions.append(torch.add(places, places // length, alpha=(len(texts) - 1) * length))
         if negatives is not None:
             assert text_embeds is not None
             rows, row_masks = torch.cat([rows, text_embeds]), torch.cat([row_masks, mask])
             other_image = negatives.image
-        fused = self.multimodal_encoder(rows, row_masks, image_embeds, other_image)
-        own = list(fused[: size * len(texts)].unflatten(0, (size, len(texts))).unbind(1))
-        fused_masked = own.pop() if masked_embeds is not None else None
+            own, negative_image = cls_positions(row_masks).split([size * len(texts), size])
+            positive, negative_text = own.unflatten(0, (size, len(texts)))[:, -2:].unbind(1)
+            positions += [positive, negative_image, negative_text]
+        fused = self.multimodal_encoder(rows, row_masks, image_embeds, other_image, positions=torch.cat(positions))
         if negatives is None:
-            return None, fused_masked
-        positive, negative_text = own
-        negative_image = fused[size * len(texts) :]
-        return torch.cat([states[:, 0] for states in (positive, negative_image, negative_text)]), fused_masked
+            return None, fused
+        if masked_embeds is None:
+            return fused, None
+        fused_masked, fused_pairs = fused.split([len(batch.mlm_positions), 3 * size])
+        return fused_pairs, fused_masked
+
+
+def cls_positions(attention_mask: Tensor) -> Tensor:
+    """(R,) flat positions of the [CLS] tokens of R rows, from their (R, L) mask."""
+    rows, length = attention_mask.shape
+    return torch.arange(0, rows * length, length, device=attention_mask.device)
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:

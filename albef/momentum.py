@@ -63,8 +63,10 @@ class MomentumTeacher:
         text_feat = model.project_text(text_embeds)
         targets = TeacherTargets(image_feat=image_feat, text_feat=text_feat)
         if masked_embeds is not None:
-            fused = model.multimodal_encoder(masked_embeds, batch.attention_mask, image_embeds)
-            targets.mlm_logits = model.predict_masked(fused, batch.mlm_positions)
+            fused = model.multimodal_encoder(
+                masked_embeds, batch.attention_mask, image_embeds, positions=batch.mlm_positions
+            )
+            targets.mlm_logits = model.predict_masked(fused)
         return targets
 
     @torch.no_grad()

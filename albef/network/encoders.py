@@ -68,7 +68,6 @@ class AlbefEncoders(nn.Module):
         chunks = list(embeds.chunk(len(versions)))
         return chunks.pop(0) if clean else None, chunks.pop(0) if masked else None
 
-    def predict_masked(self, fused: Tensor, positions: Tensor) -> WordLogits:
-        """Logits at flat positions (N,) of multimodal states (B, L, H), in factors; only these reach the head."""
-        states = self.mlm_head(fused.flatten(0, 1).index_select(0, positions))  # (N, H)
-        return WordLogits(states, self.text_encoder.embeddings.word.weight, self.mlm_head.bias)
+    def predict_masked(self, fused: Tensor) -> WordLogits:
+        """Logits of all words, in factors, of multimodal states (N, H) at masked positions."""
+        return WordLogits(self.mlm_head(fused), self.text_encoder.embeddings.word.weight, self.mlm_head.bias)

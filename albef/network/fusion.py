@@ -1,6 +1,7 @@
 """The multimodal encoder: BERT's second half, with cross-attention from text to image."""
 
 # B images, P patches, D image width, R rows (texts), g texts per image, X extra rows, L text tokens, H width, h heads
+# N positions that are read
 
 from __future__ import annotations
 
@@ -18,8 +19,17 @@ class CrossAttention(Attention):
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config, context_width=config.vision_width)
 
-    def forward(self, hidden: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None) -> Tensor:
-        """See `MultimodalEncoder.forward` for which row attends to which image. Images have no padding or mask."""
+    def forward(
+        self,
+        hidden: Tensor,
+        image_embeds: Tensor,
+        extra_image: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """(R, L, H), or (N, H) at `positions`. Images have no padding or mask.
+
+        See `MultimodalEncoder.forward` for which row attends to which image, and for the positions.
+        """
         num_images = image_embeds.shape[0]
         num_extra = 0 if extra_image is None else extra_image.shape[0]
         key, value = self.project_keys_values(image_embeds)  # (B, h, 1+P, d)
@@ -29,6 +39,8 @@ class CrossAttention(Attention):
         if extra_image is not None:
             chosen = key.index_select(0, extra_image), value.index_select(0, extra_image)
             attended = torch.cat([attended, self.attend(extra, *chosen)])
+        if positions is not None:
+            hidden, attended = (states.flatten(0, 1).index_select(0, positions) for states in (hidden, attended))
         return self.finish(hidden, attended)
 
 
@@ -41,10 +53,17 @@ class MultimodalLayer(nn.Module):
         self.cross_attention = CrossAttention(config)
         self.ffn = FeedForward(config)
 
-    def forward(self, hidden: Tensor, mask: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None) -> Tensor:
-        """(R, L, H) under a mask (R, 1, 1, L) from `token_mask`."""
+    def forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor,
+        image_embeds: Tensor,
+        extra_image: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """(R, L, H) under a mask (R, 1, 1, L) from `token_mask`; (N, H) at `positions` alone."""
         hidden = self.self_attention(hidden, mask)
-        hidden = self.cross_attention(hidden, image_embeds, extra_image)
+        hidden = self.cross_attention(hidden, image_embeds, extra_image, positions)
         return self.ffn(hidden)
 
 
@@ -58,7 +77,13 @@ class MultimodalEncoder(nn.Module):
         self.checkpoint_activations = False
 
     def forward(
-        self, text_embeds: Tensor, attention_mask: Tensor, image_embeds: Tensor, extra_image: Tensor | None = None
+        self,
+        text_embeds: Tensor,
+        attention_mask: Tensor,
+        image_embeds: Tensor,
+        extra_image: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """Fuse texts with images, each image's keys and values computed once per layer.
 
@@ -68,14 +93,17 @@ class MultimodalEncoder(nn.Module):
             attention_mask: (R, L) 1 / 0.
             image_embeds: (B, 1+P, D).
             extra_image: (X,) int64, the image that each extra row attends to; None when there are no extra rows.
+            positions: (N,) int64, flat positions r * L + l of the states that are read, in any order: from the last
+                layer's attention on, which mixes tokens for the last time, only these are computed. None reads all.
 
-        Returns: (R, L, H).
+        Returns: (R, L, H), or (N, H) with `positions`.
         """
         mask = token_mask(attention_mask, text_embeds.dtype)
-        hidden = text_embeds
-        for layer in self.layers:
+        hidden, last = text_embeds, len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            arguments = (hidden, mask, image_embeds, extra_image, positions if number == last else None)
             if self.checkpoint_activations and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, mask, image_embeds, extra_image, use_reentrant=False)
+                hidden = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                hidden = layer(hidden, mask, image_embeds, extra_image)
+                hidden = layer(*arguments)
         return hidden

@@ -21,6 +21,7 @@ from tests.albef.small import CONFIG, make_batch, make_queue, make_student
 
 ALPHA = 0.4
 WEIGHT = torch.tensor(ALPHA, dtype=torch.float64)
+LAST_FFN = f"multimodal_encoder.layers.{CONFIG.fusion_depth - 1}.ffn"
 
 
 def targets_of(student: AlbefForPretraining, batch: PretrainBatch) -> TeacherTargets:
@@ -52,7 +53,7 @@ def run(
 def count_rows(student: AlbefForPretraining) -> Counter[str]:
     """Rows that enter each part, summed over the calls, from now on."""
     rows: Counter[str] = Counter()
-    parts = {"image_encoder", "text_encoder", "multimodal_encoder", "mlm_head", "itm_head"}
+    parts = {"image_encoder", "text_encoder", "multimodal_encoder", "mlm_head", "itm_head", LAST_FFN}
     parts |= {
         name for name, _ in student.named_modules() if name.endswith(("cross_attention.key", "cross_attention.query"))
     }
@@ -156,13 +157,17 @@ def test_forward_equals_separate_passes() -> None:
 
 
 def test_no_work_is_done_twice() -> None:
-    """One batch of 2 B texts, one of 4 B fused rows, keys of an image once a layer, the vocabulary at masked tokens."""
+    """One batch of 2 B texts, one of 4 B fused rows, keys of an image once a layer, the vocabulary at masked tokens.
+
+    The last layer's feed-forward half takes what is read alone: [CLS] of the pairs, and the masked tokens.
+    """
     student, batch = make_student(), make_batch()
     rows = count_rows(student)
     run(student, batch)
     size = len(batch.image)
     expected = {"image_encoder": size, "text_encoder": 2 * size, "multimodal_encoder": 4 * size}
     expected |= {"mlm_head": len(batch.mlm_positions), "itm_head": 3 * size}
+    expected[LAST_FFN] = len(batch.mlm_positions) + 3 * size
     for i in range(CONFIG.fusion_depth):
         expected[f"multimodal_encoder.layers.{i}.cross_attention.key"] = size
         expected[f"multimodal_encoder.layers.{i}.cross_attention.query"] = 4 * size
@@ -342,6 +347,21 @@ def test_several_texts_of_an_image_share_its_keys() -> None:
     for row in range(4):
         alone = student.match(texts[[row]], batch.attention_mask[[row]], images[[row // 2]])
         assert torch.allclose(together[row], alone[0], atol=1e-12)
+
+
+def test_states_at_positions_are_those_of_the_whole() -> None:
+    """Any positions in any order, of own and extra rows, as the whole encoder computes them; and their gradient."""
+    student, batch = make_student(dtype=torch.float64), make_batch(size=3)
+    images, _ = student.encode_image(batch.image[:2])
+    texts, _ = student.encode_text(batch.input_ids, batch.attention_mask)
+    extra, length = torch.tensor([0]), texts.shape[1]  # text 2 attends to image 0 as text 0 does
+    positions = torch.tensor([2 * length + 1, 0, length - 1, 2 * length + 1])
+    whole = student.multimodal_encoder(texts, batch.attention_mask, images, extra).flatten(0, 1)[positions]
+    states = student.multimodal_encoder(texts, batch.attention_mask, images, extra, positions=positions)
+    assert torch.allclose(states, whole, atol=1e-12)
+    pull = torch.randn_like(whole)
+    expected, found = (torch.autograd.grad((out * pull).sum(), texts, retain_graph=True)[0] for out in (whole, states))
+    assert torch.allclose(found, expected, atol=1e-12)
 
 
 def test_attention_in_the_open_equals_fused_attention() -> None:

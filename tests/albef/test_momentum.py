@@ -127,7 +127,7 @@ def test_masked_and_clean_text_are_one_batch() -> None:
     rows: list[tuple[str, int]] = []
     for name in ("text_encoder", "multimodal_encoder"):
         module = getattr(teacher.model, name)
-        module.register_forward_hook(lambda _m, _i, output, name=name: rows.append((name, len(output))))
+        module.register_forward_hook(lambda _m, inputs, _o, name=name: rows.append((name, len(inputs[0]))))
     teacher.targets(batch)
     size = len(batch.image)
     assert rows == [("text_encoder", 2 * size), ("multimodal_encoder", size)]
