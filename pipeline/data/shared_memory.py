@@ -57,6 +57,8 @@ def error_of(text: str) -> DataError | None:
     if found is None:
         return None
     reason = found[1].strip()
+    if reason.startswith("Success"):  # torch 2.11 reports errno, which posix_fallocate leaves as it is
+        reason = "not enough room"
     return too_many_files() if "Too many open files" in reason else no_room(reason)
 
 
