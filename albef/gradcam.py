@@ -19,7 +19,7 @@ from albef.inputs.arguments import check_one
 from albef.inputs.preprocess import preprocess_image
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
-from albef.network.layers import Attention
+from albef.network.attention import Attention
 from samples.captions import clean_caption
 from samples.image import upright_rgb
 

@@ -5,40 +5,38 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from albef.config import AlbefConfig
-from albef.network.layers import Attention, FeedForward, initialise_bert, token_mask
+from albef.network.attention import Attention, project_together, token_mask
+from albef.network.layers import FeedForward, initialise_bert
 
 
 class CrossAttention(Attention):
-    """Texts attend to images; an image's keys and values are projected once for all texts that attend to it."""
+    """Texts attend to images; all texts of an image attend to the same keys and values."""
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__(config, context_width=config.vision_width)
 
     def forward(
-        self,
-        hidden: Tensor,
-        image_embeds: Tensor,
-        extra_image: Tensor | None = None,
-        positions: Tensor | None = None,
+        self, hidden: Tensor, key_value: Tensor, extra_image: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
-        """(R, L, H), or (N, H) at `positions`. Images have no padding or mask.
+        """(R, L, H), or (N, H) at `positions`, of images' keys and values (B, 1+P, 2, h, d), without padding or mask.
 
         See `MultimodalEncoder.forward` for which row attends to which image, and for the positions.
         """
-        num_images = image_embeds.shape[0]
+        num_images = key_value.shape[0]
         num_extra = 0 if extra_image is None else extra_image.shape[0]
-        key, value = self.project_keys_values(image_embeds)  # (B, h, 1+P, d)
-        own, extra = self.query(hidden).split([hidden.shape[0] - num_extra, num_extra])  # (g * B, L, H), (X, L, H)
+        query = self.query(hidden).unflatten(-1, (1, self.heads, -1))  # (R, L, 1, h, d)
+        own, extra = query.split([hidden.shape[0] - num_extra, num_extra])
         # the g texts of an image are joined along the query length: a view, without a copy of keys and values
-        attended = self.attend(own.reshape(num_images, -1, own.shape[-1]), key, value).reshape(own.shape)
+        attended = self.attend(own.reshape(num_images, -1, *own.shape[2:]), key_value).reshape(-1, *hidden.shape[1:])
         if extra_image is not None:
-            chosen = key.index_select(0, extra_image), value.index_select(0, extra_image)
-            attended = torch.cat([attended, self.attend(extra, *chosen)])
+            attended = torch.cat([attended, self.attend(extra, key_value.index_select(0, extra_image))])
         if positions is not None:
             hidden, attended = (states.flatten(0, 1).index_select(0, positions) for states in (hidden, attended))
         return self.finish(hidden, attended)
@@ -57,13 +55,16 @@ class MultimodalLayer(nn.Module):
         self,
         hidden: Tensor,
         mask: Tensor,
-        image_embeds: Tensor,
+        key_value: Tensor,
         extra_image: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """(R, L, H) under a mask (R, 1, 1, L) from `token_mask`; (N, H) at `positions` alone."""
+        """(R, L, H) under a mask (R, 1, 1, L) from `token_mask`, to images' keys and values (B, 1+P, 2, h, d).
+
+        Returns: (R, L, H); (N, H) with `positions`.
+        """
         hidden = self.self_attention(hidden, mask)
-        hidden = self.cross_attention(hidden, image_embeds, extra_image, positions)
+        hidden = self.cross_attention(hidden, key_value, extra_image, positions)
         return self.ffn(hidden)
 
 
@@ -85,7 +86,7 @@ class MultimodalEncoder(nn.Module):
         *,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Fuse texts with images, each image's keys and values computed once per layer.
+        """Fuse texts with images, each image's keys and values computed once, of all layers in one product.
 
         Args:
             text_embeds: (R, L, H) from the text encoder. R = g * B + X: first g texts of image 0, then g of image 1 and
@@ -100,10 +101,17 @@ class MultimodalEncoder(nn.Module):
         """
         mask = token_mask(attention_mask, text_embeds.dtype)
         hidden, last = text_embeds, len(self.layers) - 1
-        for number, layer in enumerate(self.layers):
-            arguments = (hidden, mask, image_embeds, extra_image, positions if number == last else None)
+        for number, (layer, key_value) in enumerate(zip(self.layers, self._keys_values(image_embeds), strict=True)):
+            arguments = (hidden, mask, key_value, extra_image, positions if number == last else None)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 hidden = checkpoint(layer, *arguments, use_reentrant=False)
             else:
                 hidden = layer(*arguments)
         return hidden
+
+    def _keys_values(self, image_embeds: Tensor) -> tuple[Tensor, ...]:
+        """Each layer's keys and values of (B, 1+P, D) image states, (B, 1+P, 2, h, d)."""
+        attentions = [cast(MultimodalLayer, layer).cross_attention for layer in self.layers]
+        layers = [linear for attention in attentions for linear in (attention.key, attention.value)]
+        projected = project_together(image_embeds, layers)  # (B, 1+P, layers * 2 * H)
+        return projected.unflatten(-1, (len(attentions), 2, attentions[0].heads, -1)).unbind(2)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
-from albef.network.layers import BERT_NORM_EPS, Attention, Dropout, FeedForward, initialise_bert, token_mask
+from albef.network.attention import Attention, token_mask
+from albef.network.layers import BERT_NORM_EPS, Dropout, FeedForward, initialise_bert
 
 
 class TextEmbeddings(nn.Module):

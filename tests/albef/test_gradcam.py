@@ -73,10 +73,10 @@ def test_the_gradient_is_that_of_the_match_logit(model: AlbefForPretraining, ima
     original, step, place = layer.attend, 1e-6, (0, 2, 1, 5)
 
     def logit(shift: float) -> float:
-        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        def attend(query: torch.Tensor, key_value: torch.Tensor) -> torch.Tensor:
             weights = found.weights.clone()
             weights[place] += shift
-            return (weights @ value).transpose(1, 2).flatten(2)
+            return (weights @ key_value[:, :, 1].transpose(1, 2)).transpose(1, 2).flatten(2)
 
         layer.attend = attend
         image_embeds, _ = model.encode_image(pixels)

@@ -16,6 +16,8 @@ from albef.config import AlbefConfig, ObjectiveConfig
 from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.model import AlbefForPretraining, PretrainOutput
 from albef.momentum import MomentumTeacher
+from albef.network import fusion
+from albef.network.attention import project_together
 from albef.objective.queue import FeatureQueue
 from tests.albef.small import CONFIG, make_batch, make_queue, make_student
 
@@ -54,9 +56,7 @@ def count_rows(student: AlbefForPretraining) -> Counter[str]:
     """Rows that enter each part, summed over the calls, from now on."""
     rows: Counter[str] = Counter()
     parts = {"image_encoder", "text_encoder", "multimodal_encoder", "mlm_head", "itm_head", LAST_FFN}
-    parts |= {
-        name for name, _ in student.named_modules() if name.endswith(("cross_attention.key", "cross_attention.query"))
-    }
+    parts |= {name for name, _ in student.named_modules() if name.endswith("cross_attention.query")}
     for name in parts:
 
         def count(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor, name: str = name) -> None:
@@ -64,6 +64,18 @@ def count_rows(student: AlbefForPretraining) -> Counter[str]:
 
         student.get_submodule(name).register_forward_hook(count)
     return rows
+
+
+def count_images(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """From now on, of each projection to keys and values: how many images, and how many linear layers."""
+    calls: list[tuple[int, int]] = []
+
+    def counted(states: Tensor, layers: list[nn.Linear]) -> Tensor:
+        calls.append((len(states), len(layers)))
+        return project_together(states, layers)
+
+    monkeypatch.setattr(fusion, "project_together", counted)
+    return calls
 
 
 def test_base_has_the_papers_parameters() -> None:
@@ -156,20 +168,20 @@ def test_forward_equals_separate_passes() -> None:
     assert output.total.item() == pytest.approx((output.itc + output.itm + output.mlm).item(), rel=1e-15)
 
 
-def test_no_work_is_done_twice() -> None:
+def test_no_work_is_done_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """One batch of 2 B texts, one of 4 B fused rows, keys of an image once a layer, the vocabulary at masked tokens.
 
     The last layer's feed-forward half takes what is read alone: [CLS] of the pairs, and the masked tokens.
     """
     student, batch = make_student(), make_batch()
-    rows = count_rows(student)
-    run(student, batch)
+    targets, rows, images = targets_of(student, batch), count_rows(student), count_images(monkeypatch)
+    student(batch, targets, make_queue(), WEIGHT)
     size = len(batch.image)
+    assert images == [(size, 2 * CONFIG.fusion_depth)]
     expected = {"image_encoder": size, "text_encoder": 2 * size, "multimodal_encoder": 4 * size}
     expected |= {"mlm_head": len(batch.mlm_positions), "itm_head": 3 * size}
     expected[LAST_FFN] = len(batch.mlm_positions) + 3 * size
     for i in range(CONFIG.fusion_depth):
-        expected[f"multimodal_encoder.layers.{i}.cross_attention.key"] = size
         expected[f"multimodal_encoder.layers.{i}.cross_attention.query"] = 4 * size
     assert rows == expected
 
@@ -336,14 +348,14 @@ def test_dropout_is_drawn_from_the_seeded_generator() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_several_texts_of_an_image_share_its_keys() -> None:
+def test_several_texts_of_an_image_share_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matching two texts with each image at once equals matching each pair on its own."""
     student, batch = make_student(dtype=torch.float64), make_batch(size=4)
     images, _ = student.encode_image(batch.image[:2])
     texts, _ = student.encode_text(batch.input_ids, batch.attention_mask)
-    rows = count_rows(student)
+    projected = count_images(monkeypatch)
     together = student.match(texts, batch.attention_mask, images)  # texts 0, 1 with image 0; texts 2, 3 with image 1
-    assert rows["multimodal_encoder.layers.0.cross_attention.key"] == 2
+    assert projected == [(2, 2 * CONFIG.fusion_depth)]
     for row in range(4):
         alone = student.match(texts[[row]], batch.attention_mask[[row]], images[[row // 2]])
         assert torch.allclose(together[row], alone[0], atol=1e-12)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from albef.config import AlbefConfig
-from albef.network.layers import Attention, Dropout, token_mask
+from albef.network.attention import Attention, token_mask
+from albef.network.layers import Dropout
 
 # R rows, L tokens, H width
 
@@ -50,6 +51,40 @@ def test_attention_attends_to_tokens_only(training: bool) -> None:
         context = torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[:length]).flatten(1)
         expected = attention.norm(hidden[row] + attention.output(context))
         assert torch.allclose(attended[row], expected, atol=1e-12), f"row {row}"
+
+
+@pytest.mark.parametrize("tokens", [5, 7])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.bfloat16, 0.04)])
+def test_dropped_attention_and_its_gradient(tokens: int, dtype: torch.dtype, close: float) -> None:
+    """On a CPU, of the same states and of others, against autograd over the formula in float64 with the same draw.
+
+    bf16 may round values of up to 4 by 2^-8 of them, and their sums, too.
+    """
+    config = AlbefConfig.tiny(attention_dropout=0.3)
+    attention = Attention(config, context_width=config.text_width)
+    heads, width = config.text_heads, config.text_width // config.text_heads
+    same = tokens == 5
+    shapes = [(3, 5, 3, heads, width)] if same else [(3, 5, 1, heads, width), (3, tokens, 2, heads, width)]
+    torch.manual_seed(1)
+    projected = [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+    attention_mask = torch.tensor([[1] * n + [0] * (tokens - n) for n in (tokens, 1, 3)])
+    pull = torch.randn(3, 5, config.text_width).to(dtype)
+    torch.manual_seed(2)
+    attended = attention.attend(*projected, mask=token_mask(attention_mask, dtype))
+    gradients = torch.autograd.grad(attended, projected, pull)
+
+    torch.manual_seed(2)  # drawn as the weights' dtype, in their layout
+    ones = torch.ones(3 * heads, 5, tokens, dtype=torch.promote_types(dtype, torch.float32))
+    kept = torch.native_dropout(ones, 0.3, True)[1].view(3, heads, 5, tokens)
+    exact = [states.detach().double().requires_grad_() for states in projected]
+    query, key, value = (part for states in exact for part in states.unbind(2))
+    scores = torch.einsum("rqhd,rkhd->rhqk", query, key) / math.sqrt(width)
+    weights = scores.masked_fill(attention_mask[:, None, None] == 0, -math.inf).softmax(-1) * kept / 0.7
+    expected = torch.einsum("rhqk,rkhd->rqhd", weights, value).flatten(2)
+    assert torch.allclose(attended.double(), expected, atol=close)
+    assert attended.dtype == dtype
+    for found, right in zip(gradients, torch.autograd.grad(expected, exact, pull.double()), strict=True):
+        assert found.dtype == dtype and torch.allclose(found.double(), right, atol=close)
 
 
 def test_dropout_is_unbiased_and_its_gradient_has_the_same_gaps() -> None:

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForMaskedLM
 from albef.config import AlbefConfig, InitConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
-from albef.network.layers import token_mask
+from albef.network.attention import token_mask
 from albef.weights.initialise import initialise, load_bert_weights, load_vision_weights
 
 SMALL: dict[str, Any] = {
