@@ -126,7 +126,7 @@ class AlbefForPretraining(AlbefEncoders):
             batch, clean=objective.itc or objective.itm, masked=objective.mlm
         )
         itc = itm = mlm = accuracy = image_feat.new_zeros(())
-        text_feat = sim_i2t = sim_t2i = teacher_lse = itm_logits = mlm_states = None
+        text_feat = sim_i2t = sim_t2i = teacher_lse = itm_logits = itm_labels = mlm_states = None
 
         if text_embeds is not None:
             text_feat = self.project_text(text_embeds)
@@ -143,8 +143,9 @@ class AlbefForPretraining(AlbefEncoders):
 
         if negatives is not None and fused_pairs is not None:
             itm_logits = at_least_fp32(self.itm_head(fused_pairs))  # (3B, 2)
-            itm = itm_loss(itm_logits, negatives.labels, negatives.valid)
-            accuracy = itm_accuracy(itm_logits, negatives.labels, negatives.valid)
+            itm_labels, valid = negatives.labels, negatives.valid
+            itm = itm_loss(itm_logits, itm_labels, valid)
+            accuracy = itm_accuracy(itm_logits, itm_labels, valid)
         if fused_masked is not None:
             predicted = self.predict_masked(fused_masked)  # (N, V) in factors
             mlm_states = predicted.states
@@ -163,7 +164,7 @@ class AlbefForPretraining(AlbefEncoders):
             negative_image=negatives.image if negatives is not None else None,
             negative_text=negatives.text if negatives is not None else None,
             itm_logits=_detached(itm_logits),
-            itm_labels=negatives.labels if negatives is not None else None,
+            itm_labels=itm_labels,
             mlm_states=_detached(mlm_states),
         )
 
@@ -196,11 +197,10 @@ class AlbefForPretraining(AlbefEncoders):
             return Negatives(image=given[0], text=given[1])
         if self.objective.hard_negatives:
             assert sim_i2t is not None and sim_t2i is not None
-            images, texts = sim_t2i, sim_i2t
+            similarity = torch.stack([sim_t2i, sim_i2t])
         else:
-            images = texts = torch.zeros(size, size, device=batch.image.device)
-        image, image_valid = draw_negatives(images, batch.negative_draws[0])
-        text, text_valid = draw_negatives(texts, batch.negative_draws[1])
+            similarity = torch.zeros(2, size, size, device=batch.image.device)
+        (image, text), (image_valid, text_valid) = draw_negatives(similarity, batch.negative_draws)
         return Negatives(image=image, text=text, image_valid=image_valid, text_valid=text_valid)
 
     def _fuse(

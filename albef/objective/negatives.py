@@ -49,19 +49,20 @@ def negative_weights(similarity: Tensor, allowed: Tensor | None = None) -> tuple
     the partner has all of the mass and the rest underflows to zero: then `torch.multinomial` raises.
 
     Args:
-        similarity: (B, B) logits, row b's partner in column b.
-        allowed: (B, B) bool, False also excludes a column; None excludes only the diagonal.
+        similarity: (..., B, B) logits, row b's partner in column b.
+        allowed: bool, broadcast to the similarities: False also excludes a column; None excludes only the diagonal.
 
-    Returns: (B, B) weights, rows sum to 1 (to 0 where nothing can be drawn), and (B,) bool, False for such rows. An
-    entry that is not finite is never drawn.
+    Returns: (..., B, B) weights, rows sum to 1 (to 0 where nothing can be drawn), and (..., B) bool, False for such
+    rows. An entry that is not finite is never drawn.
     """
     similarity = at_least_fp32(similarity)
-    candidates = similarity.isfinite() & ~torch.eye(similarity.shape[0], dtype=torch.bool, device=similarity.device)
+    excluded = ~similarity.isfinite()
+    excluded |= torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
     if allowed is not None:
-        candidates &= allowed
-    weights = similarity.masked_fill(~candidates, -math.inf).softmax(dim=1)
-    valid = candidates.any(dim=1)
-    return weights.where(valid[:, None], 0), valid  # a row of -inf is NaN after the softmax
+        excluded |= ~allowed
+    empty = excluded.all(dim=-1)
+    weights = similarity.masked_fill(excluded, -math.inf).softmax(dim=-1)
+    return weights.masked_fill(empty.unsqueeze(-1), 0), ~empty  # a row of -inf is NaN after the softmax
 
 
 @torch.no_grad()
@@ -72,19 +73,19 @@ def draw_negatives(similarity: Tensor, draws: Tensor, allowed: Tensor | None = N
     next row of the batch as a placeholder, marked invalid.
 
     Args:
-        similarity: (B, B) logits, row b's partner in column b.
-        draws: (B,) uniforms in [0, 1).
+        similarity: (..., B, B) logits, row b's partner in column b.
+        draws: (..., B) uniforms in [0, 1).
         allowed: see `negative_weights`.
 
-    Returns: (B,) int64 columns and (B,) bool, False for placeholders.
+    Returns: (..., B) int64 columns and (..., B) bool, False for placeholders.
     """
     weights, valid = negative_weights(similarity, allowed)
     # float64, so that a uniform near 1 does not round up to the total, beyond the last candidate
-    cumulative = weights.double().cumsum(dim=1)  # (B, B)
-    size = weights.shape[0]
-    uniform = draws.double() * cumulative[:, -1]
-    drawn = torch.searchsorted(cumulative, uniform[:, None], right=True).squeeze(1).clamp(max=size - 1)
+    cumulative = weights.double().cumsum(dim=-1)  # (..., B, B)
+    size = weights.shape[-1]
+    uniform = draws.double() * cumulative[..., -1]
+    drawn = torch.searchsorted(cumulative, uniform.unsqueeze(-1), right=True).clamp(max=size - 1)  # (..., B, 1)
     # rounding may still select a column of weight zero after the last candidate: take the likeliest instead
-    drawn = drawn.where(weights.gather(1, drawn[:, None]).squeeze(1) > 0, weights.argmax(dim=1))
-    placeholder = (torch.arange(size, device=weights.device) + 1) % size
+    drawn = drawn.where(weights.gather(-1, drawn) > 0, weights.argmax(dim=-1, keepdim=True)).squeeze(-1)
+    placeholder = torch.arange(1, size + 1, device=weights.device) % size
     return drawn.where(valid, placeholder), valid
