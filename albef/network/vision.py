@@ -1,13 +1,27 @@
 """The image encoder: timm's vision transformer, all tokens after the final norm."""
 
-# B batch, H and W pixels, P patches, D width
+# B batch, H and W pixels, P patches, D width, h heads, d = D / h
 
 from __future__ import annotations
 
-from timm.models.vision_transformer import VisionTransformer
+import torch.nn.functional as F
+from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor
 
 from albef.config import AlbefConfig
+
+
+class ImageAttention(Attention):
+    """timm's attention with heads after queries, keys and values, so that their gradient lies as the projection's
+    backward reads it: timm's order costs a copy of it in each layer."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """(B, 1+P, D) to (B, 1+P, D)."""
+        assert attn_mask is None and not is_causal, "patches have no mask"
+        projected = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, 1+P, 3, h, d)
+        attended = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in projected.unbind(2)))
+        output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return output
 
 
 class ImageEncoder(VisionTransformer):
@@ -26,6 +40,8 @@ class ImageEncoder(VisionTransformer):
             num_classes=0,
             global_pool="",
         )
+        for block in self.blocks:
+            block.attn.__class__ = ImageAttention
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # timm's takes masks that are not used here
         """(B, 3, H, W) normalised pixels of any float type to (B, 1+P, D); token 0 is the class token."""
