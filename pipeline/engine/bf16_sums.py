@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
 
@@ -12,9 +13,10 @@ from torch import Tensor
 class LeanBf16Optimizer(BF16_Optimizer):
     """`BF16_Optimizer` with the same state, checkpoints and arithmetic in fewer operations.
 
-    DeepSpeed widens and adds one parameter's gradient at a time, zeroes the sums twice a step, and takes a norm of each
-    parameter that the host waits for. Here the lanes' gradients go to the sums in two calls a group, the first lane's
-    overwrites what the last step left, and the norm is that of `step_check`.
+    DeepSpeed widens and adds one parameter's gradient at a time, zeroes the sums twice a step, copies all of them
+    before it sends them and back after, and takes a norm of each parameter that the host waits for. Here the lanes'
+    gradients go to the sums in two calls a group, the first lane's overwrites what the last step left, the sums are
+    sent from where they lie, and the norm is that of `step_check`.
     """
 
     sums: list[list[Tensor]]
@@ -40,6 +42,21 @@ class LeanBf16Optimizer(BF16_Optimizer):
                 torch._foreach_zero_(unused)
             for index in (*first, *later):
                 started[index], parameters[index].grad = True, None
+
+    @torch.no_grad()
+    def reduce_gradients(self, pipeline_parallel: bool = False) -> None:
+        """Average the sums over the ranks, in place; DeepSpeed's engine calls it after the last lane's backward."""
+        assert not pipeline_parallel
+        size = dist.get_world_size(self.dp_process_group)
+        if size == 1:
+            return
+        sending = [
+            dist.all_reduce(flat, group=self.dp_process_group, async_op=True)
+            for flat in self.fp32_groups_gradients_flat
+        ]
+        for work, flat in zip(sending, self.fp32_groups_gradients_flat, strict=True):
+            work.wait()
+            flat.mul_(1 / size)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:

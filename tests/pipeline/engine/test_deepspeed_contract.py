@@ -168,6 +168,8 @@ def the_whole_mean_gradient_on_every_rank() -> None:
     "immediate_grad_update",
     "has_moe_layers",
     "clip_grad",
+    "dp_process_group",
+    "reduce_gradients",
     "update_lp_params",
     "_lazy_init_hp_params_optimizer_state",
 )
