@@ -32,9 +32,9 @@ from pipeline.data.loader import StepBatches, TrainingLoader
 from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.data.workers import start_fork_server
 from pipeline.engine import distributed
-from pipeline.engine.bf16_sums import use_fewer_operations
 from pipeline.engine.distributed import World
 from pipeline.engine.ds_config import ResolvedDeepSpeed, resolve_ds_config
+from pipeline.engine.fewer_operations import use_fewer_operations
 from pipeline.engine.optim import build_optimizer
 from pipeline.engine.schedule import lr_at
 from pipeline.engine.step_check import StepCheck, check_step, take_step

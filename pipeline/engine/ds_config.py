@@ -270,7 +270,7 @@ def _leave_checks_to_us(values: dict[str, Any], stage: int, precision: str) -> N
     if stage == 0 or "offload_optimizer" in values["zero_optimization"]:
         return  # DeepSpeed refuses to leave its norm out there
     fp32_sums = values.get("data_types", {}).get("grad_accum_dtype") == "fp32"
-    if not (stage == 1 and precision == "bf16" and fp32_sums):  # its BF16_Optimizer: bf16_sums.py leaves the norm out
+    if not (stage == 1 and precision == "bf16" and fp32_sums):  # there LeanBf16Optimizer takes no norm
         values["zero_optimization"]["compute_grad_norm"] = False
 
 

@@ -169,13 +169,12 @@ def the_whole_mean_gradient_on_every_rank() -> None:
     "has_moe_layers",
     "clip_grad",
     "dp_process_group",
-    "reduce_gradients",
     "update_lp_params",
     "_lazy_init_hp_params_optimizer_state",
 )
 def our_bf16_optimizer_takes_the_steps_of_deepspeeds() -> None:
     """The same bits in every weight and moment over four steps, one of them without the gradient of a parameter."""
-    from pipeline.engine.bf16_sums import LeanBf16Optimizer, use_fewer_operations
+    from pipeline.engine.fewer_operations import LeanBf16Optimizer, use_fewer_operations
 
     theirs, ours = engine_of("zero1_bf16"), engine_of("zero1_bf16")
     use_fewer_operations(ours)
@@ -192,6 +191,20 @@ def our_bf16_optimizer_takes_the_steps_of_deepspeeds() -> None:
             assert all(torch.equal(moments[name], same[name]) for name in ("step", "exp_avg", "exp_avg_sq")), step
     mapping = [one._hp_mapping for one in ours.module.parameters() if one._hp_mapping is not None]
     assert all({"exp_avg", "exp_avg_sq"} <= one.optim_fragment.keys() for one in mapping)  # what export reads
+
+
+@shows("_reduce_non_expert_gradients")
+def the_average_over_the_ranks_at_stage_0() -> None:
+    """Its arguments are all gradients and a size; without it each rank keeps its own."""
+    for layout in ("zero0_fp32", "zero0_bf16"):
+        engine, calls = engine_of(layout), []
+        engine._reduce_non_expert_gradients = lambda grads, elements_per_buffer, calls=calls: calls.append(len(grads))
+        run_backward(engine)
+        assert calls == [4], layout
+        own = engine.module[0].weight.grad.double()
+        mean = own.clone()
+        torch.distributed.all_reduce(mean)
+        assert not torch.equal(own, mean / WORLD), layout
 
 
 @shows("cpu_offload")

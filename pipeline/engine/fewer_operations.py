@@ -1,4 +1,4 @@
-"""DeepSpeed's optimizer for bf16 with fp32 sums (stage 1), without its loops over parameters and its second norm."""
+"""What DeepSpeed's engine does twice, parameter by parameter, or for nothing, and the step is as right without."""
 
 from __future__ import annotations
 
@@ -77,10 +77,18 @@ class LeanBf16Optimizer(BF16_Optimizer):
 
 
 def use_fewer_operations(engine: Any) -> None:
-    """Turn a `BF16_Optimizer` of DeepSpeed into the lean one, in place; other optimizers stay as they are."""
-    found = engine.optimizer
-    if not isinstance(found, BF16_Optimizer):
-        return
+    """Make an engine lean, in place: its weights, moments and checkpoints keep their bits.
+
+    A `BF16_Optimizer` (stage 1 in bf16 with fp32 sums) becomes ours. At stage 0 a lone rank's gradient is the mean over
+    the ranks, so the engine does not copy it into one tensor and back. Other engines stay as they are.
+    """
+    if isinstance(engine.optimizer, BF16_Optimizer):
+        _make_lean(engine.optimizer)
+    elif not engine.zero_optimization() and dist.get_world_size() == 1:
+        engine._reduce_non_expert_gradients = lambda grads, elements_per_buffer: None
+
+
+def _make_lean(found: Any) -> None:
     assert found.grad_acc_dtype == torch.float32 and not found.immediate_grad_update and not found.has_moe_layers
     assert not found.clip_grad, "the pipeline clips the gradient itself"
     found.__class__ = LeanBf16Optimizer
