@@ -11,6 +11,7 @@ mlm                    masked language modelling against hard and soft targets
 mlm_triton             its passes over the vocabulary
 moving_average         the teacher's weights: fp32 average and its copy, in one pass
 moving_average_triton  its launch over a table of all parameters
+opaque                 Triton launches as single operations of a compiled graph
 packs                  tensors as packs that stay in the cache
 resources              registers, spills and shared memory of the compiled kernels
 """

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from albef.kernels.opaque import opaque
 from albef.kernels.resources import Configuration
 
 PROGRAMS = 264
@@ -31,6 +33,19 @@ MEAN_TILE = {"BLOCK_B": 32, "BLOCK_N": 32, "BLOCK_E": 32}
 MEAN_OPTIONS = {"num_warps": 8, "num_stages": 2}
 
 
+def _rows_like(queries: Tensor, keys: Tensor, queue: Tensor | None) -> Tensor:
+    return queries.new_empty(queries.shape[0])
+
+
+def _rows_and_means_like(queries: Tensor, keys: Tensor, queue: Tensor | None) -> tuple[Tensor, Tensor]:
+    return queries.new_empty(queries.shape[0]), torch.empty_like(queries)
+
+
+def _means_like(queries: Tensor, keys: Tensor, queue: Tensor | None, lse: Tensor) -> Tensor:
+    return torch.empty_like(queries)
+
+
+@opaque(_rows_like)
 def log_sum_exp(queries: Tensor, keys: Tensor, queue: Tensor | None) -> Tensor:
     """(B,) log-sum-exp of the scores of contiguous fp32 queries (B, E) with the candidates."""
     launch = _Launch(queries, keys, queue, LSE_TILE)
@@ -41,6 +56,7 @@ def log_sum_exp(queries: Tensor, keys: Tensor, queue: Tensor | None) -> Tensor:
     return parts.logsumexp(dim=0)
 
 
+@opaque(_rows_and_means_like)
 def attend(queries: Tensor, keys: Tensor, queue: Tensor | None) -> tuple[Tensor, Tensor]:
     """(B,) log-sum-exp of the scores, and the (B, E) mean of the candidates under their softmax."""
     launch = _Launch(queries, keys, queue, MEAN_TILE)
@@ -51,6 +67,7 @@ def attend(queries: Tensor, keys: Tensor, queue: Tensor | None) -> tuple[Tensor,
     return lse, means.mul_((parts - lse).exp_().unsqueeze(2)).sum(dim=0)
 
 
+@opaque(_means_like)
 def softmax_mean(queries: Tensor, keys: Tensor, queue: Tensor | None, lse: Tensor) -> Tensor:
     """(B, E) mean of the candidates under the softmax of scores whose (B,) log-sum-exp is known."""
     launch = _Launch(queries, keys, queue, MEAN_TILE)

@@ -198,9 +198,13 @@ def _softmax_of_chunk(logits: Tensor, top: Tensor, total: Tensor) -> Tensor:
 
 
 def _chunks(logits: WordLogits) -> list[slice]:
-    """Ranges of the vocabulary, by shape alone. On the meta device one: planning counts no product twice."""
+    """Ranges of the vocabulary, by shape alone.
+
+    On the meta device one: planning counts no product twice. In a compiled graph one: their number would make the
+    number of rows a constant of the graph.
+    """
     rows, vocabulary = logits.states.shape[0], logits.words.shape[0]
-    if rows * vocabulary <= CHUNK_ELEMENTS or logits.states.is_meta:
+    if torch.compiler.is_compiling() or rows * vocabulary <= CHUNK_ELEMENTS or logits.states.is_meta:
         return [slice(0, vocabulary)]
     width = max(1, CHUNK_ELEMENTS // rows)
     return [slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width)]

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from albef.kernels import dispatch
+from albef.kernels.opaque import opaque
 from albef.kernels.resources import Configuration
 
 PROGRAMS = 264
@@ -57,34 +58,35 @@ class TritonTokenLosses(torch.autograd.Function):
         teacher_bias: Tensor | None,
         alpha: Tensor,
     ) -> Tensor:
-        student = (states.contiguous(), words.contiguous(), bias.contiguous())
-        teacher = None
+        student = [states.contiguous(), words.contiguous(), bias.contiguous()]
+        teacher: list[Tensor] = []
         if teacher_states is not None and teacher_words is not None and teacher_bias is not None:
-            teacher = (teacher_states.contiguous(), teacher_words.contiguous(), teacher_bias.contiguous())
+            teacher = [teacher_states.contiguous(), teacher_words.contiguous(), teacher_bias.contiguous()]
         out, stats = losses(student, labels, teacher, alpha)
-        ctx.save_for_backward(*student, *(teacher or (None, None, None)), labels, alpha, stats)
+        ctx.save_for_backward(*student, *(teacher or (None,) * 3), labels, alpha, stats)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *factors, labels, alpha, stats = ctx.saved_tensors
-        student = (factors[0], factors[1], factors[2])
-        teacher = (factors[3], factors[4], factors[5]) if factors[3] is not None else None
+        student, teacher = factors[:3], factors[3:] if factors[3] is not None else []
         return *gradients(student, labels, teacher, alpha, stats, grad.contiguous()), *[None] * 5
 
 
-def losses(
-    student: tuple[Tensor, Tensor, Tensor],
-    labels: Tensor,
-    teacher: tuple[Tensor, Tensor, Tensor] | None,
-    alpha: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _losses_like(student: list[Tensor], labels: Tensor, teacher: list[Tensor], alpha: Tensor) -> tuple[Tensor, Tensor]:
+    states = student[0]
+    num_rows = states.shape[0]
+    return states.new_empty(num_rows, dtype=torch.float32), states.new_empty(4, num_rows, dtype=torch.float32)
+
+
+@opaque(_losses_like)
+def losses(student: list[Tensor], labels: Tensor, teacher: list[Tensor], alpha: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) losses, and (4, N) what the backward needs: largest logit and sum of student and teacher.
 
     Args:
         student: contiguous (N, H) states, (V, H) words and (V,) bias of one type.
         labels: (N,) int64, negative where a row is ignored.
-        teacher: the same of the teacher, or None.
+        teacher: the same of the teacher, or an empty list.
         alpha: scalar, fp32.
     """
     states, words, _ = student
@@ -97,7 +99,7 @@ def losses(
     tiles_a_split = triton.cdiv(tiles, max(1, min(tiles, PROGRAMS // blocks)))
     splits = triton.cdiv(tiles, tiles_a_split)  # none is empty
     sums = states.new_empty(splits, NUM_SUMS.value, num_rows, dtype=torch.float32)
-    with_teacher = teacher is not None
+    with_teacher = bool(teacher)
     sums_kernel[(blocks, splits)](
         *student,
         *(teacher or student),
@@ -118,13 +120,16 @@ def losses(
     return out, stats
 
 
+def _gradients_like(
+    student: list[Tensor], labels: Tensor, teacher: list[Tensor], alpha: Tensor, stats: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    states, words, bias = student
+    return torch.empty_like(states), torch.empty_like(words), torch.empty_like(bias)
+
+
+@opaque(_gradients_like)
 def gradients(
-    student: tuple[Tensor, Tensor, Tensor],
-    labels: Tensor,
-    teacher: tuple[Tensor, Tensor, Tensor] | None,
-    alpha: Tensor,
-    stats: Tensor,
-    grad: Tensor,
+    student: list[Tensor], labels: Tensor, teacher: list[Tensor], alpha: Tensor, stats: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the student's states, words and bias, in their type.
 
@@ -161,7 +166,7 @@ def gradients(
             start,
             step,
             width,
-            TEACHER=teacher is not None,
+            TEACHER=bool(teacher),
             PRECISION=PRECISION,
             **tile,
             **OPTIONS,

@@ -89,6 +89,9 @@ class ModelConfig(AlbefConfig):
     activation_checkpointing: bool = False
     """Keep only the inputs of each image and multimodal layer for the backward, and compute the rest again: less memory
     for a third more work. The numbers stay the same to the bit."""
+    compile: bool = False
+    """Compile what a lane computes, forward and backward, with torch.compile. For GPUs: it takes minutes at the start,
+    and on a CPU nothing is gained. Sums are rounded and dropout is drawn in another way."""
 
     @property
     def shape(self) -> AlbefConfig:

@@ -45,8 +45,8 @@ FIXED = (
 Of `model.`, those of HOW may change. So may data.manifests, because data moves: `data_fingerprint.check_same_data`
 checks that it is the same data."""
 
-HOW = ("model.activation_checkpointing",)
-"""Keys beside the model's shape that say how it is computed, with the same numbers."""
+HOW = ("model.activation_checkpointing", "model.compile")
+"""Keys beside the model's shape that say how it is computed: the same formulas."""
 
 RESOLVED = ", resolved; runs again as it is"
 """How the first line of a run's config.yaml ends."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from albef.weights.initialise import initialise
 from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import DataConfig
 from pipeline.data import seeds
+from pipeline.engine.compile import INDUCTOR, Backend, compile_forward, compiled, let_vary
 from pipeline.engine.distributed import World
 from pipeline.engine.schedule import alpha_at
 from pipeline.task import LaneLosses, LaneStep, Pictures, Progress
@@ -50,6 +51,11 @@ class Pretraining:
     """Epochs over which the distillation weight rises from 0 to `objective.alpha`."""
     validator: Validator | None = None
     loss_names: tuple[str, ...] = LOSS_NAMES
+    targets: Callable[[PretrainBatch], TeacherTargets] = field(init=False)
+    """`MomentumTeacher.targets`, or that compiled."""
+
+    def __post_init__(self) -> None:
+        self.targets = self.teacher.targets
 
     @classmethod
     def of_parts(cls, student: AlbefForPretraining, teacher: MomentumTeacher, queue: FeatureQueue) -> Pretraining:
@@ -85,11 +91,14 @@ class Pretraining:
         return cls.of_parts(student, teacher, queue)
 
     @classmethod
-    def of_run(cls, run: RunConfig, world: World, compute_dtype: torch.dtype) -> Pretraining:
+    def of_run(
+        cls, run: RunConfig, world: World, compute_dtype: torch.dtype, *, backend: Backend = INDUCTOR
+    ) -> Pretraining:
         """Student, teacher and queue of a run, equal on all ranks; the validation set is opened.
 
         Args:
             compute_dtype: of the teacher's forward, as the engine will have the student's.
+            backend: see `compile`.
 
         Raises: CheckpointError for starting weights, DataError for validation data that cannot be read.
         """
@@ -101,7 +110,7 @@ class Pretraining:
         for report in initialise(student, run.init):
             log.info("%s", report)
         student.to(world.device).train()
-        return cls(
+        task = cls(
             model=student,
             # Before the engine, which casts the student's weights to bf16: the teacher's stay fp32.
             teacher=MomentumTeacher(student, device=world.device, compute_dtype=compute_dtype),
@@ -121,6 +130,34 @@ class Pretraining:
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
             validator=Validator(run.validation, run.model, tokenizer, world),
         )
+        if run.model.compile:
+            task.compile(backend=backend)
+        return task
+
+    def compile(self, *, backend: Backend = INDUCTOR) -> None:
+        """Compile what a lane costs: the student's forward, in place, and the teacher's targets.
+
+        There are at most two graphs of each: of texts padded to a multiple of 8, and to a `max_text_tokens` that is
+        none, where the rows of attention's mask have gaps. The number of masked tokens is a symbol of both. What the
+        validation uses of the student stays uncompiled.
+
+        Args:
+            backend: see `pipeline.engine.compile`; tests take a faster one.
+        """
+        compile_forward(self.model, backend=backend)
+        of_teacher = compiled(self.teacher.targets, backend=backend)
+
+        def targets(batch: PretrainBatch) -> TeacherTargets:
+            for ids in (batch.input_ids, batch.mlm_input_ids, batch.attention_mask):
+                let_vary(ids, 1)  # L
+            for rows in (batch.mlm_positions, batch.mlm_labels):
+                let_vary(rows, 0)  # N
+            found = of_teacher(batch)
+            if found.mlm_logits is not None:
+                let_vary(found.mlm_logits.states, 0)
+            return found
+
+        self.targets = targets
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -135,7 +172,7 @@ class Pretraining:
             at.step, objective.alpha, steps_per_epoch=at.steps_per_epoch, ramp_epochs=self.alpha_ramp_epochs
         )
         temperature = self.model.clamped_temperature().detach()
-        targets = self.teacher.targets(batch)
+        targets = self.targets(batch)
         self.queue.gather(targets.image_feat, targets.text_feat, num_lanes=at.num_lanes)
         weight = torch.full((), alpha, dtype=torch.float64, device=temperature.device)
         output = engine(batch, targets, self.queue, weight)
