@@ -2,9 +2,9 @@
 
     python -m benchmarks.loss_curves [--device cpu] [--steps 200] [--batch 32] [--only NAME,NAME] [--show FILE]
 
-Each curve is a process of its own (`benchmarks.curve`): our step in fp32 and bf16, eager and compiled, with and
-without Triton's kernels, and the step of `benchmarks.baseline`, all from the same weights, on the same batches and
-with the same negatives, which the first curve draws. The measure: means of each loss over windows of 20 steps, and
+Each curve is a process of its own (`benchmarks.curve`): our step in fp32, in bf16 and with dropout, and the step of
+`benchmarks.baseline` in fp32, under autocast and with dropout, all from the same weights, on the same batches and with
+the same negatives, which the first curve draws. The measure: means of each loss over windows of 20 steps, and
 the largest difference of such a mean from the reference's, as a share of it. Beside it stands what the reference
 differs by from itself when dropout draws other masks. Writes benchmarks/results/DATE-loss-curves-DEVICE.json after
 each curve and prints the table of README.md; with --show nothing runs. Half an hour on two cores.
@@ -27,8 +27,6 @@ WINDOW = 20
 """Steps of a mean."""
 LIMIT_S = 1_800
 """For one curve, on a busy machine."""
-INTERPRETED_STEPS = 2
-"""Of a curve whose kernels run in Triton's interpreter: minutes a step."""
 DRAWS, PLAIN, PLAIN_DROPOUT = "ours-fp32", "plain-fp32", "plain-dropout"
 NO_DROPOUT = ("--model.hidden_dropout=0", "--model.attention_dropout=0")
 DROPOUT = ("--model.hidden_dropout=0.1", "--model.attention_dropout=0.1")
@@ -64,7 +62,6 @@ def curve_parts(device: str, *, steps: int, batch: int, folder: Path) -> list[Pa
     """The curves, the one that draws the negatives first."""
     folder.mkdir(parents=True, exist_ok=True)
     negatives = folder / "negatives.pt"
-    interpreted = device == "cpu"
     ours: dict[str, tuple[str, ...]] = {
         DRAWS: (FP32, *NO_DROPOUT, "--save-negatives", str(negatives)),
         "ours-bf16": (BF16, *NO_DROPOUT),
@@ -79,12 +76,10 @@ def curve_parts(device: str, *, steps: int, batch: int, folder: Path) -> list[Pa
     parts = []
     for side, cases in (("ours", ours), ("plain", plain)):
         for name, flags in cases.items():
-            triton = interpreted and "triton" in name
-            words = [sys.executable, "-m", "benchmarks.curve", side, "--device", device, "--batch", str(batch)]
-            words += ["--steps", str(INTERPRETED_STEPS if triton else steps)]
+            words = [sys.executable, "-m", "benchmarks.curve", side, "--device", device]
+            words += ["--batch", str(batch), "--steps", str(steps)]
             words += [] if name == DRAWS else ["--negatives", str(negatives)]
-            environment = {"TRITON_INTERPRET": "1"} if triton else {}
-            parts.append(Part(name=name, words=[*words, *flags], limit_s=LIMIT_S, environment=environment))
+            parts.append(Part(name=name, words=[*words, *flags], limit_s=LIMIT_S))
     return parts
 
 
