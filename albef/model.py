@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig, ObjectiveConfig
 from albef.inputs.batch import PretrainBatch, TeacherTargets
+from albef.kernels.dispatch import Impl
 from albef.kernels.itc import itc_loss
 from albef.network.encoders import AlbefEncoders
 from albef.objective.losses import contrastive_logits, itm_accuracy, itm_loss, mlm_loss
@@ -74,6 +76,8 @@ class AlbefForPretraining(AlbefEncoders):
         self.objective = objective or ObjectiveConfig()
         self.itm_head = nn.Linear(config.text_width, 2)
         self.temperature = nn.Parameter(torch.full((1,), config.temperature))
+        self.kernels: Impl = "auto"
+        """Version of the fused kernels of the losses, and of its teacher's average."""
 
     def clamped_temperature(self) -> Tensor:
         """(1,) temperature within [0.001, 0.5], >= fp32.
@@ -149,7 +153,8 @@ class AlbefForPretraining(AlbefEncoders):
         if fused_masked is not None:
             predicted = self.predict_masked(fused_masked)  # (N, V) in factors
             mlm_states = predicted.states
-            mlm = mlm_loss(predicted, batch.mlm_labels, targets.mlm_logits if objective.distill_mlm else None, alpha)
+            soft = targets.mlm_logits if objective.distill_mlm else None
+            mlm = mlm_loss(predicted, batch.mlm_labels, soft, alpha, impl=self.kernels)
         return PretrainOutput(
             total=itc + itm + mlm,
             itc=itc,
@@ -180,8 +185,9 @@ class AlbefForPretraining(AlbefEncoders):
         """Contrastive loss of both directions (paper, eq. 2 and 6), and the teacher's (B,) log-sum-exp of the first."""
         images, texts = targets.image_feat, targets.text_feat
         soft = (images, texts) if self.objective.distill_itc else (None, None)
-        i2t = itc_loss(image_feat, texts, queue.text, temperature, teacher=soft[0], alpha=alpha)
-        t2i = itc_loss(text_feat, images, queue.image, temperature, teacher=soft[1], alpha=alpha)
+        direction = partial(itc_loss, temperature=temperature, alpha=alpha, impl=self.kernels)
+        i2t = direction(image_feat, texts, queue.text, teacher=soft[0])
+        t2i = direction(text_feat, images, queue.image, teacher=soft[1])
         return (i2t.rows.mean() + t2i.rows.mean()) / 2, i2t.teacher_lse
 
     def _negatives(

@@ -22,7 +22,7 @@ class MomentumTeacher:
     some stages only. Create it before the engine casts the student.
 
     Args:
-        student: source of shape, switches, momentum and initial weights; the same on every rank.
+        student: source of shape, switches, momentum, kernels and initial weights; the same on every rank.
         device: the device of the teacher.
         compute_dtype: type of its forward; None takes its weights' (fp32, or float64 if the student is float64).
     """
@@ -36,6 +36,7 @@ class MomentumTeacher:
     ) -> None:
         self.objective = student.objective
         self.momentum = student.objective.momentum
+        self.kernels = student.kernels
         # fp32: 0.005 x (p - p_m) is below half a bf16 step of p_m for most weights, so a bf16 teacher would not move
         dtype = at_least_fp32(torch.empty(0, dtype=next(student.parameters()).dtype)).dtype
         self.weights = _empty_like(student, device, dtype)
@@ -77,7 +78,8 @@ class MomentumTeacher:
             student: the student, or an engine that wraps it.
         """
         copies: list[Tensor] = [] if self.model is self.weights else [*self.model.parameters()]
-        move_averages(list(self._averaged.values()), self._of_student(student), copies, 1 - self.momentum)
+        averages = list(self._averaged.values())
+        move_averages(averages, self._of_student(student), copies, 1 - self.momentum, impl=self.kernels)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the averaged weights, flat, named as in the student."""

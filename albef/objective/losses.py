@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef.kernels.dispatch import Impl
 from albef.kernels.mlm import WordLogits, mlm_token_losses
 from albef.precision import at_least_fp32
 
@@ -57,7 +58,12 @@ def itm_accuracy(logits: Tensor, labels: Tensor, valid: Tensor | None = None) ->
 
 
 def mlm_loss(
-    student: WordLogits, labels: Tensor, teacher: WordLogits | None = None, alpha: float | Tensor = 0.0
+    student: WordLogits,
+    labels: Tensor,
+    teacher: WordLogits | None = None,
+    alpha: float | Tensor = 0.0,
+    *,
+    impl: Impl = "auto",
 ) -> Tensor:
     """Masked language modelling loss (paper, eq. 3; with a teacher eq. 7).
 
@@ -66,9 +72,10 @@ def mlm_loss(
         labels: (N,) int64, the original ids there; a negative one marks a row that fills a batch to a fixed N.
         teacher: the teacher's logits there, in factors, or None for hard targets.
         alpha: weight of the teacher, in [0, 1].
+        impl: see `albef.kernels`.
 
     Returns: scalar, mean over the masked tokens of this batch; 0, with a gradient of zeros, when there are none (the
     original gives NaN there).
     """
-    losses = mlm_token_losses(student, labels, teacher, alpha)  # (N,)
+    losses = mlm_token_losses(student, labels, teacher, alpha, impl=impl)  # (N,)
     return losses.sum() / (labels >= 0).sum().clamp(min=1)

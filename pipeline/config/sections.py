@@ -92,6 +92,9 @@ class ModelConfig(AlbefConfig):
     compile: bool = False
     """Compile what a lane computes, forward and backward, with torch.compile. For GPUs: it takes minutes at the start,
     and on a CPU nothing is gained. Sums are rounded and dropout is drawn in another way."""
+    kernels: Literal["auto", "torch", "triton"] = "auto"
+    """Which version of the fused kernels runs (docs/kernels.md). auto: Triton on a CUDA device where it can run, else
+    plain torch. torch: plain torch, to compare or to get around a kernel. triton: an error where it cannot run."""
 
     @property
     def shape(self) -> AlbefConfig:

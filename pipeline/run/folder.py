@@ -45,7 +45,7 @@ FIXED = (
 Of `model.`, those of HOW may change. So may data.manifests, because data moves: `data_fingerprint.check_same_data`
 checks that it is the same data."""
 
-HOW = ("model.activation_checkpointing", "model.compile")
+HOW = ("model.activation_checkpointing", "model.compile", "model.kernels")
 """Keys beside the model's shape that say how it is computed: the same formulas."""
 
 RESOLVED = ", resolved; runs again as it is"

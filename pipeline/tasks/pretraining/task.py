@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albef.errors import CheckpointError
+from albef.errors import CheckpointError, ConfigError
 from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.inputs.tokenizer import AlbefTokenizer
+from albef.kernels.dispatch import Impl, use_triton
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.objective.losses import contrastive_logits
@@ -100,11 +101,14 @@ class Pretraining:
             compute_dtype: of the teacher's forward, as the engine will have the student's.
             backend: see `compile`.
 
-        Raises: CheckpointError for starting weights, DataError for validation data that cannot be read.
+        Raises: CheckpointError for starting weights, DataError for validation data that cannot be read, ConfigError for
+            kernels that cannot run here.
         """
+        check_kernels(run.model.kernels, world.device)
         tokenizer = AlbefTokenizer()
         torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
         student = AlbefForPretraining(run.model.shape, run.objective)
+        student.kernels = run.model.kernels
         if run.model.activation_checkpointing:
             student.checkpoint_activations()
         for report in initialise(student, run.init):
@@ -226,3 +230,11 @@ class Pretraining:
             scores = contrastive_logits(targets.image_feat, targets.text_feat, None, temperature)
             itc = (scores - teacher_lse[:, None]).exp()
         return training_pictures(batch, targets, itc, tokenizer), training_tables(batch, targets, itc, tokenizer)
+
+
+def check_kernels(kernels: Impl, device: torch.device) -> None:
+    """Raises: ConfigError when `model.kernels` asks for Triton where it cannot run."""
+    try:
+        use_triton("model.kernels", kernels, torch.empty(0, device=device))
+    except RuntimeError as error:
+        raise ConfigError(str(error), "set model.kernels to auto or torch, or train on a CUDA device") from None

@@ -84,9 +84,9 @@ def test_what_a_run_cannot_change_is_refused(tmp_path: Path, change: dict[str, A
 def test_how_a_model_is_computed_may_change(tmp_path: Path) -> None:
     """A run that has run out of memory resumes with checkpointed activations; one that is slow, compiled."""
     with_checkpoint(start(tmp_path))
-    folder = start(tmp_path, model={"activation_checkpointing": True, "compile": True})
+    folder = start(tmp_path, model={"activation_checkpointing": True, "compile": True, "kernels": "torch"})
     model = load_config(folder.config).model
-    assert model.activation_checkpointing and model.compile
+    assert model.activation_checkpointing and model.compile and model.kernels == "torch"
 
 
 def test_the_stop_file_of_the_run_before_is_removed(tmp_path: Path) -> None:
