@@ -39,7 +39,7 @@ from pipeline.engine.optim import build_optimizer
 from pipeline.engine.schedule import lr_at
 from pipeline.engine.step_check import StepCheck, check_step, take_step
 from pipeline.exit_codes import STOPPED_AND_SAVED
-from pipeline.planning.flops import flops_per_sample, peak_flops
+from pipeline.planning.flops import needed_flops, peak_flops
 from pipeline.run.data_fingerprint import check_same_data
 from pipeline.run.folder import RunFolder
 from pipeline.run.lock import exclusive_run
@@ -196,11 +196,9 @@ def build_metrics(parts: StepParts, folder: RunFolder, maker: TaskMaker) -> Metr
     run, world = parts.run, parts.world
     flops, peak = 0.0, 0.0
     if world.is_main and world.device.type == "cuda":
-        flops = flops_per_sample(
-            maker.sketch(run, parts.ds.compute_dtype), maker.noise(run, run.batch.micro_batch_size)
-        )
+        flops = needed_flops(run, maker, parts.ds.compute_dtype)
         peak, source = peak_flops(world.device, parts.ds.compute_dtype)
-        log.info("%.1f GFLOP a sample, peak %.0f TFLOP/s (%s)", flops / 1e9, peak / 1e12, source)
+        log.info("%.1f GFLOP needed a sample, peak %.0f TFLOP/s (%s)", flops / 1e9, peak / 1e12, source)
     return Metrics(
         run.logging,
         folder,

@@ -56,7 +56,8 @@ class Metrics:
         loss_names: what `record` is given of each step, in its order; logged under `train/`.
         total_steps: for percent and time left.
         batch: pairs an optimizer step sees, over all ranks.
-        flops_per_sample: counted FLOPs of a training sample, for `speed/mfu_pct`; 0 leaves it out.
+        flops_per_sample: what a sample needs (`pipeline.planning.flops.needed_flops`), for `speed/mfu_pct`; 0 leaves
+            it out.
         peak_flops: what one rank's device can do, FLOP/s.
     """
 
