@@ -34,6 +34,7 @@ class AlbefEncoders(nn.Module):
     def checkpoint_activations(self) -> None:
         """Keep only the inputs of each image and multimodal layer for the backward, which computes the rest again.
 
+        An image's keys and values of all multimodal layers are among these inputs: one product makes them.
         The dropout of a layer is drawn again as it was, so the numbers do not change. The text encoder's layers are few
         and their texts short: theirs stay.
         """
