@@ -78,7 +78,7 @@ class MomentumTeacher:
             student: the student, or an engine that wraps it.
         """
         copies: list[Tensor] = [] if self.model is self.weights else [*self.model.parameters()]
-        averages = list(self._averaged.values())
+        averages: list[Tensor] = [*self._averaged.values()]
         move_averages(averages, self._of_student(student), copies, 1 - self.momentum, impl=self.kernels)
 
     def state_dict(self) -> dict[str, Tensor]:

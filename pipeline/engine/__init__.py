@@ -2,6 +2,7 @@
 
 adamw             AdamW on the CPU: one pass, the same bits for any partition
 compile           torch.compile: whole graphs or an error, and sizes that may vary
+deterministic     `--deterministic`: algorithms that give the same bits every time
 distributed       the ranks: this process's number, the world size, collectives
 ds_config         DeepSpeed's JSON, resolved and checked
 fewer_operations  what DeepSpeed does twice or for nothing, left out

@@ -12,6 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `pretrain`, beside every key of the recipe."""
     add_recipe_argument(parser)
     add_run_arguments(parser)
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="on a GPU: only algorithms that give the same bits every time, slower (docs/speed.md); a CPU always does",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,6 +25,10 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.engine.distributed import prepare_deepspeed_import
 
     prepare_deepspeed_import()
+    if args.deterministic:
+        from pipeline.engine.deterministic import use_deterministic
+
+        use_deterministic()
     # It imports DeepSpeed, which reads the variable set above; `--help` needs neither.
     from pipeline.tasks.pretraining.maker import pretrain
 

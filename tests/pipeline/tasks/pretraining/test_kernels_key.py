@@ -8,7 +8,7 @@ import torch
 from albef.errors import ConfigError
 from albef.kernels import itc, mlm, moving_average
 from albef.kernels.dispatch import use_triton
-from pipeline.config.run_config import resolve
+from pipeline.config.run_config import RunConfig, resolve
 from pipeline.engine.distributed import World
 from pipeline.task import LaneStep
 from pipeline.tasks.pretraining.maker import PRETRAINING
@@ -17,7 +17,7 @@ from tests.support.tiny_run import TINY_MODEL
 CPU = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
 
-def run_with(kernels: str) -> object:
+def run_with(kernels: str) -> RunConfig:
     recipe = {"model": TINY_MODEL, "batch": {"global_batch_size": 2, "micro_batch_size": 2}}
     return resolve(recipe | {"objective": {"queue_size": 4}}, {"model.kernels": kernels}, name="r")
 
