@@ -2,9 +2,9 @@
 
     python -m benchmarks.loss_curves [--device cpu] [--steps 200] [--batch 32] [--only NAME,NAME] [--show FILE]
 
-Each curve is a process of its own (`benchmarks.curve`): our step in fp32, in bf16 and with dropout, and the step of
-`benchmarks.baseline` in fp32, under autocast and with dropout, all from the same weights, on the same batches and with
-the same negatives, which the first curve draws. The measure: means of each loss over windows of 20 steps, and
+Each curve is a process of its own (`benchmarks.curve`): our step in fp32, in bf16, compiled and with dropout, and the
+step of `benchmarks.baseline` in fp32, under autocast and with dropout, all from the same weights, on the same batches
+and with the same negatives, which the first curve draws. The measure: means of each loss over windows of 20 steps, and
 the largest difference of such a mean from the reference's, as a share of it. Beside it stands what the reference
 differs by from itself when dropout draws other masks. Writes benchmarks/results/DATE-loss-curves-DEVICE.json after
 each curve and prints the table of README.md; with --show nothing runs. Half an hour on two cores.
@@ -65,6 +65,7 @@ def curve_parts(device: str, *, steps: int, batch: int, folder: Path) -> list[Pa
     ours: dict[str, tuple[str, ...]] = {
         DRAWS: (FP32, *NO_DROPOUT, "--save-negatives", str(negatives)),
         "ours-bf16": (BF16, *NO_DROPOUT),
+        "ours-fp32-compiled": (FP32, *NO_DROPOUT, "--model.compile=true"),
         "ours-dropout": (FP32, *DROPOUT),
     }
     plain: dict[str, tuple[str, ...]] = {
