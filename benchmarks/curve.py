@@ -174,7 +174,7 @@ def plain_curve(
 ) -> Curve:
     """The same number of steps of `benchmarks.baseline`, from the same weights and queue, at the same rates."""
     steps, world = run.total_steps(1), World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-    task = PRETRAINING.make(run, world, torch.float32)
+    task: Any = PRETRAINING.make(run, world, torch.float32)
     plain = BaselineStep(
         run.model.shape,
         run.objective,

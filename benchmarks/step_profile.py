@@ -20,7 +20,7 @@ import os
 import re
 import sys
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,8 +131,8 @@ def summary(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = min(event["ts"] for event in steps)
     last = max(*(event["ts"] + event["dur"] for event in steps), *(span.end for span in work))
     parts = [(event["ts"], event["ts"] + event["dur"], event["name"]) for event in spans if event["name"] in PARTS]
-    kinds: Counter[str] = Counter()
-    by_part: Counter[str] = Counter()
+    kinds: dict[str, float] = defaultdict(float)
+    by_part: dict[str, float] = defaultdict(float)
     names: dict[str, list[float]] = defaultdict(list)
     for span in work:
         kinds[kind_of(span.name)] += span.own
@@ -143,6 +143,7 @@ def summary(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def ms(microseconds: float) -> float:
         return round(microseconds / 1e3 / count, 3)
 
+    ranked = sorted(kinds.items(), key=lambda item: -item[1])
     longest = sorted(names.items(), key=lambda item: -sum(item[1]))[:TOP]
     return {
         "what": "profile",
@@ -152,8 +153,8 @@ def summary(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "idle_ms": ms(length - busy(work)),
         "idle_pct": round(100 * (1 - busy(work) / length), 1),
         "calls_per_step": round(len(work) / count, 1),
-        "by_kind_ms": {kind: ms(spent) for kind, spent in kinds.most_common()},
-        "by_kind_pct": {kind: round(100 * spent / total, 1) for kind, spent in kinds.most_common()},
+        "by_kind_ms": {kind: ms(spent) for kind, spent in ranked},
+        "by_kind_pct": {kind: round(100 * spent / total, 1) for kind, spent in ranked},
         "by_part_ms": {part: ms(by_part[part]) for part in (*PARTS, "elsewhere") if by_part[part]},
         "top": [
             {"name": name[:120], "kind": kind_of(name), "ms": ms(sum(spent)), "calls": round(len(spent) / count, 1)}
