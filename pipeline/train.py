@@ -35,7 +35,7 @@ from pipeline.engine import distributed
 from pipeline.engine.distributed import World
 from pipeline.engine.ds_config import ResolvedDeepSpeed, resolve_ds_config
 from pipeline.engine.fewer_operations import use_fewer_operations
-from pipeline.engine.optim import build_optimizer
+from pipeline.engine.optim import build_optimizer, start_from
 from pipeline.engine.schedule import lr_at
 from pipeline.engine.step_check import StepCheck, check_step, take_step
 from pipeline.exit_codes import STOPPED_AND_SAVED
@@ -177,9 +177,11 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
 
 def start_engine(run: RunConfig, ds: ResolvedDeepSpeed, task: Task, world: World) -> Any:
     """DeepSpeed's engine around the task's model, as the recipe has it."""
+    weights = {name: parameter.data for name, parameter in task.model.named_parameters()}
     optimizer = build_optimizer(task.model, run.optim, device=world.device)
     engine, *_ = deepspeed.initialize(model=task.model, optimizer=optimizer, config=ds.config, dist_init_required=False)
     use_fewer_operations(engine)
+    start_from(engine, weights)
     return engine
 
 

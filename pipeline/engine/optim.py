@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config.sections import OptimConfig
 from pipeline.engine.adamw import VectorAdamW
@@ -57,6 +57,29 @@ def build_optimizer(model: nn.Module, config: OptimConfig, *, device: torch.devi
     if device.type == "cuda":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
     return VectorAdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+@torch.no_grad()
+def start_from(engine: Any, weights: Mapping[str, Tensor]) -> None:
+    """Give the optimizer's fp32 weights the values that the model had before the engine cast it to bf16.
+
+    DeepSpeed takes them from the cast model. They would lie on values that bf16 has, and until updates add up to half a
+    step of bf16 (1e-5 on a weight of 0.05 is a twelfth of that) no such weight of the forward would move.
+
+    Args:
+        weights: fp32, by name, whole. Where the model itself is fp32, nothing is done.
+    """
+    from deepspeed.utils import safe_set_full_fp32_param  # here, because the functions above do without DeepSpeed
+
+    named = {name: one for name, one in engine.module.named_parameters() if one.dtype != weights[name].dtype}
+    if named and hasattr(engine.optimizer, "fp32_groups"):  # stage 0
+        names = {id(parameter): name for name, parameter in named.items()}
+        for group, twins in zip(engine.optimizer.fp16_groups, engine.optimizer.fp32_groups, strict=True):
+            for parameter, twin in zip(group, twins, strict=True):
+                twin.copy_(weights[names[id(parameter)]])
+        return
+    for name, parameter in named.items():
+        safe_set_full_fp32_param(parameter, weights[name])
 
 
 def optimizer_name(engine: Any) -> str:

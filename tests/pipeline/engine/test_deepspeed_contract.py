@@ -334,6 +334,19 @@ def the_optimizer_of_the_flat_partitions() -> None:
             assert partition.dtype == torch.float32 and partition.ndim == 1, layout
 
 
+@shows("deepspeed.utils.safe_set_full_fp32_param")
+def a_parameters_exact_weights_can_be_set() -> None:
+    """Whole, to values that bf16 does not have, in the pieces of all ranks."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+
+    for layout in ("zero1_bf16", "zero2_bf16"):
+        for parameter in engine_of(layout).module.parameters():
+            exact = parameter.detach().float() * 1.001
+            assert not torch.equal(exact.bfloat16().float(), exact), layout
+            safe_set_full_fp32_param(parameter, exact)
+            assert torch.equal(safe_get_full_fp32_param(parameter), exact), layout
+
+
 @shows("_hp_mapping", "hp_fragment_address", "lp_fragment_address", "param_group_index")
 def where_a_parameter_lies_in_this_ranks_partition() -> None:
     """The fp32 piece rounds to the parameter's piece; together the ranks hold every element once."""

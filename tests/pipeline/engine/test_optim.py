@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from albef.weights.official import official_names
 from pipeline.config.sections import OptimConfig
 from pipeline.engine.optim import build_optimizer, parameter_groups, split_names
 from tests.parity import goldens
+from tests.support.ranks import run_ranks
+from tests.support.tiny_run import tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +120,43 @@ def test_a_step_is_adamw_s() -> None:
     pairs = {"weights": (found, exact), "first": (moments[0], first), "second": (moments[1], second)}
     for name, (ours, expected) in pairs.items():
         assert torch.allclose(ours.double(), expected, rtol=1e-6, atol=1e-7), name  # a few roundings of fp32
+
+
+@pytest.mark.parametrize("ds_config", ["zero0_bf16", "zero1_bf16", "zero2_bf16"])
+def test_bf16_training_starts_from_the_fp32_weights(ds_config: str, tmp_path: Path) -> None:
+    """On two ranks: what the optimizer steps has every bit of the model as it was made, the forward its rounding."""
+    recipe = str(tiny_recipe(tmp_path))
+    for exact, rounded, lost in run_ranks(_weights_at_the_start, 2, recipe, ds_config, process_group=False):
+        assert exact == rounded == [] and lost > 0
+
+
+def _weights_at_the_start(
+    _rank: int, _world_size: int, recipe: str, ds_config: str
+) -> tuple[list[str], list[str], int]:
+    """Names of weights that differ from those before the engine, exactly and rounded; how many bf16 does not have."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    from pipeline.config.run_config import load_config
+    from pipeline.engine import distributed
+    from pipeline.engine.ds_config import resolve_ds_config
+    from pipeline.tasks.pretraining.maker import PRETRAINING
+    from pipeline.train import start_engine
+
+    run, world = load_config(recipe, [f"--deepspeed.config={ds_config}"]), distributed.init()
+    ds = resolve_ds_config(run, world.size)
+    task = PRETRAINING.make(run, world, ds.compute_dtype)
+    before = {name: weight.detach().clone() for name, weight in task.model.named_parameters()}
+    engine = start_engine(run, ds, task, world)
+    named = dict(engine.module.named_parameters())
+    if hasattr(engine.optimizer, "fp32_groups"):  # stage 0
+        pairs = zip(chain(*engine.optimizer.fp16_groups), chain(*engine.optimizer.fp32_groups), strict=True)
+        twins = {id(rounded): exact for rounded, exact in pairs}
+        exact = {name: twins[id(weight)] for name, weight in named.items()}
+    else:
+        exact = {name: safe_get_full_fp32_param(weight) for name, weight in named.items()}
+    distributed.shutdown()
+    return (
+        [name for name, weight in before.items() if not torch.equal(exact[name], weight)],
+        [name for name, weight in before.items() if not torch.equal(named[name], weight.bfloat16())],
+        sum(not torch.equal(weight, weight.bfloat16().float()) for weight in before.values()),
+    )
