@@ -197,7 +197,8 @@ def our_bf16_optimizer_takes_the_steps_of_deepspeeds() -> None:
 def the_average_over_the_ranks_at_stage_0() -> None:
     """Its arguments are all gradients and a size; without it each rank keeps its own."""
     for layout in ("zero0_fp32", "zero0_bf16"):
-        engine, calls = engine_of(layout), []
+        engine = engine_of(layout)
+        calls: list[int] = []
         engine._reduce_non_expert_gradients = lambda grads, elements_per_buffer, calls=calls: calls.append(len(grads))
         run_backward(engine)
         assert calls == [4], layout
