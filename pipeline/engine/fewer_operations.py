@@ -9,39 +9,71 @@ import torch.distributed as dist
 from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 from torch import Tensor
 
+PENDING_BYTES = 16 << 20
+"""Gradients of a lane in bf16 that wait for their place in the fp32 sums."""
+
 
 class LeanBf16Optimizer(BF16_Optimizer):
-    """`BF16_Optimizer` with the same state, checkpoints and arithmetic in fewer operations.
+    """`BF16_Optimizer` with the same state, checkpoints and arithmetic in fewer operations and less memory.
 
     DeepSpeed widens and adds one parameter's gradient at a time, zeroes the sums twice a step, copies all of them
     before it sends them and back after, and takes a norm of each parameter that the host waits for. Here the lanes'
-    gradients go to the sums in two calls a group, the first lane's overwrites what the last step left, the sums are
-    sent from where they lie, and the norm is that of `step_check`.
+    gradients go to the sums some MiB at a time while the backward runs, so that they never lie in memory together with
+    the activations; the first lane's overwrite what the last step left, the sums are sent from where they lie, and the
+    norm is that of `step_check`.
     """
 
-    sums: list[list[Tensor]]
-    """The fp32 sum of each parameter's gradient, by group: views of DeepSpeed's flat tensors."""
+    sums: dict[Tensor, Tensor]
+    """The fp32 sum of each parameter's gradient: views of DeepSpeed's flat tensors."""
+    places: dict[Tensor, tuple[int, int]]
+    """Group and number in it of each parameter."""
+    pending: list[tuple[Tensor, Tensor]]
+    """Parameters whose gradient is ready, and it."""
+
+    def make_ready(self) -> None:
+        """Give a `BF16_Optimizer` of DeepSpeed what this class adds to its state."""
+        self.sums, self.places, self.pending = {}, {}, []
+        for group, parameters in enumerate(self.bf16_groups):
+            for index, parameter in enumerate(parameters):
+                self.sums[parameter] = self.fp32_groups_gradients[group][index].view_as(parameter)
+                self.places[parameter] = (group, index)
+                parameter.register_post_accumulate_grad_hook(self._collect)
+
+    def _collect(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self.pending.append((parameter, parameter.grad))
+        parameter.grad = None
+        if sum(grad.nbytes for _, grad in self.pending) >= PENDING_BYTES:
+            self._add_pending()
+
+    @torch.no_grad()
+    def _add_pending(self) -> None:
+        """Add the gradients that are ready to the fp32 sums, and free them."""
+        first: list[tuple[Tensor, Tensor]] = []  # sum and gradient
+        later: list[tuple[Tensor, Tensor]] = []
+        for parameter, grad in self.pending:
+            group, index = self.places[parameter]
+            started = self.fp32_groups_has_gradients[group]
+            (later if started[index] else first).append((self.sums[parameter], grad))
+            started[index] = True
+        if first:
+            torch._foreach_copy_([total for total, _ in first], [grad for _, grad in first])
+        if later:
+            torch._foreach_add_([total for total, _ in later], [grad for _, grad in later])
+        self.pending.clear()
 
     @torch.no_grad()
     def update_hp_grads(self, clear_lp_grads: bool = False) -> None:
-        """Add this lane's bf16 gradients to the fp32 sums, and free them; DeepSpeed calls it after each backward."""
-        for parameters, sums, started in zip(self.bf16_groups, self.sums, self.fp32_groups_has_gradients, strict=True):
-            first: list[int] = []
-            later: list[int] = []
-            unused: list[Tensor] = []
-            for index, parameter in enumerate(parameters):
-                if parameter.grad is not None:
-                    (later if started[index] else first).append(index)
-                elif not started[index]:
-                    unused.append(sums[index])
-            if first:
-                torch._foreach_copy_([sums[n] for n in first], [parameters[n].grad for n in first])
-            if later:
-                torch._foreach_add_([sums[n] for n in later], [parameters[n].grad for n in later])
-            if unused:
-                torch._foreach_zero_(unused)
-            for index in (*first, *later):
-                started[index], parameters[index].grad = True, None
+        """Add the rest of this lane's gradients to the sums; DeepSpeed calls it after each backward."""
+        self._add_pending()
+        unused = [
+            self.sums[parameter]
+            for parameters, started in zip(self.bf16_groups, self.fp32_groups_has_gradients, strict=True)
+            for parameter, has_gradient in zip(parameters, started, strict=True)
+            if not has_gradient
+        ]
+        if unused:
+            torch._foreach_zero_(unused)
 
     @torch.no_grad()
     def reduce_gradients(self, pipeline_parallel: bool = False) -> None:
@@ -92,7 +124,4 @@ def _make_lean(found: Any) -> None:
     assert found.grad_acc_dtype == torch.float32 and not found.immediate_grad_update and not found.has_moe_layers
     assert not found.clip_grad, "the pipeline clips the gradient itself"
     found.__class__ = LeanBf16Optimizer
-    found.sums = [
-        [flat.view_as(parameter) for flat, parameter in zip(flats, parameters, strict=True)]
-        for flats, parameters in zip(found.fp32_groups_gradients, found.bf16_groups, strict=True)
-    ]
+    found.make_ready()
