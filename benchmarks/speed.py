@@ -51,7 +51,7 @@ def cpu_parts(recipe: str, size: int) -> list[Part]:
     lane = ("--micro-batch-size", str(size))
     words = {
         "step-bf16": bench("step", *lane, "--baseline"),
-        "step-fp32": bench("step", *lane, "--baseline", "--deepspeed.config=zero1_fp32"),
+        "step-fp32": bench("step", *lane, "--baseline", "--deepspeed.config=zero0_fp32"),
         "memory": bench("memory", *lane),
         "kernels": bench("kernels", *lane),
         "kernels-large": bench("kernels", "--micro-batch-size", str(64 * size), "--steps", "3"),
