@@ -39,9 +39,8 @@ class ImageEncoder(VisionTransformer):
             num_heads=config.vision_heads,
             num_classes=0,
             global_pool="",
+            attn_layer=ImageAttention,
         )
-        for block in self.blocks:
-            block.attn.__class__ = ImageAttention
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # timm's takes masks that are not used here
         """(B, 3, H, W) normalised pixels of any float type to (B, 1+P, D); token 0 is the class token."""
