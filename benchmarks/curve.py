@@ -112,26 +112,14 @@ def our_curve(run: RunConfig, *, negatives: Negatives | None = None) -> tuple[Cu
     """
     from pipeline.data.loader import StepBatches
     from pipeline.engine import distributed
-    from pipeline.engine.ds_config import resolve_ds_config
-    from pipeline.train import StepParts, start_engine, train_step
+    from pipeline.planning.bench_engine import build_parts
+    from pipeline.train import train_step
 
     steps = run.total_steps(1)
     world = distributed.init()
     try:
-        ds = resolve_ds_config(run, world.size)
-        task = PRETRAINING.make(run, world, ds.compute_dtype)
-        engine = start_engine(run, ds, task, world)
-        drawn = replace_negatives(engine, negatives)
-        parts = StepParts(
-            run=run,
-            world=world,
-            ds=ds,
-            task=task,
-            engine=engine,
-            lanes=range(1),
-            steps_per_epoch=steps,
-            total_steps=steps,
-        )
+        parts = dataclasses.replace(build_parts(run, world), steps_per_epoch=steps, total_steps=steps)
+        drawn = replace_negatives(parts.engine, negatives)
         rows = []
         for step, batch in enumerate(batches(run, steps)):
             result = train_step(parts, StepBatches(step=step, epoch=0, lanes=[batch], skipped={}), lambda part: None)
@@ -139,7 +127,7 @@ def our_curve(run: RunConfig, *, negatives: Negatives | None = None) -> tuple[Cu
             rows.append(result.losses)
         names = [f"loss_{name}" for name in LOSSES]
         table = torch.stack(rows).tolist()  # (steps, losses)
-        where = [task.loss_names.index(name) for name in names]
+        where = [parts.task.loss_names.index(name) for name in names]
         return {name: [row[at] for row in table] for name, at in zip(LOSSES, where, strict=True)}, drawn
     finally:
         distributed.shutdown()
