@@ -99,5 +99,5 @@ def test_a_trace_that_torch_writes_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_kernels_are_known_by_name(name: str, kind: str) -> None:
-    """Names as in published traces of A100 and H100."""
+    """Names of the form that torch and NVIDIA's libraries give; no trace of a GPU of ours has been read yet."""
     assert kind_of(name) == kind
