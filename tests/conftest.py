@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,22 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # img2dataset's albumentations ask
 for name in list(os.environ):
     if name.startswith(("SLURM_", "SBATCH_")) or name in {*LAUNCHERS, "RUN_DIR", "NPROC"}:
         del os.environ[name]
+
+
+LONGEST_TMPDIR = 75
+"""Characters of a folder in which multiprocessing can still make its socket, whose path may have 107 bytes."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary_files_go_with_pytest_s_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests and the processes they start, or kill, leave in TMPDIR would stay there for good."""
+    folder = tmp_path_factory.getbasetemp() / "tmpdir"
+    with pytest.MonkeyPatch.context() as patch:
+        if len(str(folder)) <= LONGEST_TMPDIR:
+            folder.mkdir()
+            patch.setenv("TMPDIR", str(folder))
+            patch.setattr(tempfile, "tempdir", None)  # tempfile asks the environment once
+        yield
 
 
 @pytest.fixture(autouse=True)
