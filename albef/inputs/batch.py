@@ -1,4 +1,4 @@
-"""The tensors of one micro-batch (a lane) for the training step, and the teacher's targets for it."""
+"""The tensors of one micro-batch (a lane) for the training step: of any task, and pretraining's with its targets."""
 
 # B batch, L text tokens, E embedding, Q queue, N masked tokens in the batch, V vocabulary
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,11 +17,41 @@ from albef.kernels.mlm import WordLogits
 
 
 @dataclass(kw_only=True)
-class PretrainBatch:
-    """One micro-batch. All random numbers of the step are drawn beforehand, so the step never waits for the host."""
+class ImageBatch:
+    """What the micro-batches of all tasks share. All random numbers of the step are drawn beforehand, and all sizes are
+    known from the shapes, so the step never waits for the host."""
 
     image: Tensor
     """(B, 3, H, W): uint8 as the loader sends it, or normalised float, which the encoders take (`normalised`)."""
+    keys: list[str] = dataclasses.field(default_factory=list)
+    """The B sample keys, for logs and dumps."""
+    captions: list[str] = dataclasses.field(default_factory=list)
+    """The B texts as drawn and cleaned, for logs and dumps."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same batch with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def normalised(self) -> Self:
+        """The same batch with its image normalised, float32 on its device; itself where the image is float."""
+        if self.image.dtype != torch.uint8:
+            return self
+        return dataclasses.replace(self, image=normalise_bytes(self.image))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, so that `to(..., non_blocking=True)` overlaps with compute."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = vars(self).items()
+        changed: dict[str, Any] = {name: change(value) for name, value in values if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **changed)
+
+
+@dataclass(kw_only=True)
+class PretrainBatch(ImageBatch):
+    """One micro-batch of pretraining."""
+
     input_ids: Tensor
     """(B, L) clean token ids, int64, padded with [PAD]."""
     attention_mask: Tensor
@@ -35,29 +65,6 @@ class PretrainBatch:
     negative_draws: Tensor
     """(2, B) uniforms in [0, 1), float64: row 0 draws a negative image for each text, row 1 a negative text for each
     image. Kept as draws rather than indices because the weights are known only in the forward."""
-    keys: list[str] = dataclasses.field(default_factory=list)
-    """The B sample keys, for logs and dumps."""
-    captions: list[str] = dataclasses.field(default_factory=list)
-    """The B captions as drawn and cleaned, for logs and dumps."""
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PretrainBatch:
-        """The same batch with its tensors on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def normalised(self) -> PretrainBatch:
-        """The same batch with its image normalised, float32 on its device; itself where the image is float."""
-        if self.image.dtype != torch.uint8:
-            return self
-        return dataclasses.replace(self, image=normalise_bytes(self.image))
-
-    def pin_memory(self) -> PretrainBatch:
-        """The same batch in page-locked memory, so that `to(..., non_blocking=True)` overlaps with compute."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> PretrainBatch:
-        values = vars(self).items()
-        changed: dict[str, Any] = {name: change(value) for name, value in values if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **changed)
 
 
 @dataclass(kw_only=True)
