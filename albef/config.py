@@ -221,3 +221,33 @@ class InitConfig:
     text: str | None = None
     """Text and multimodal encoders: a BERT state dict (.safetensors, .bin, .pth), or a folder that holds one with its
     config.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Momentum distillation in a task after pretraining (paper, section 3.3; section 4 for the tasks)."""
+
+    distill: bool = True
+    """Mix a momentum teacher's soft targets into the loss, by alpha."""
+    alpha: float = 0.4
+    """Weight of the teacher's soft targets after the ramp."""
+    momentum: float = 0.995
+    """Decay of the teacher's exponential moving average, per optimizer step."""
+    teacher_dropout: bool = False
+    """Keep dropout on in the teacher's text layers, as the original does (preset `paper`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaConfig(DistillConfig):
+    """The objective of visual question answering, and how its model ranks answers."""
+
+    first_token_twice: bool = False
+    """Count the first token of an answer twice when ranking, as the original does (preset `paper`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nlvr2Config(DistillConfig):
+    """The objective of NLVR2."""
+
+    teacher_before_load: bool = False
+    """Start the teacher from the weights before pretrained ones are loaded, as the original does (preset `paper`)."""
