@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from albef.config import AlbefConfig, ObjectiveConfig
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
-from albef.momentum import MomentumTeacher
+from albef.momentum import MomentumTeacher, MomentumWeights
 from tests.albef.small import CONFIG, make_batch, make_student
 
 
@@ -178,6 +178,32 @@ def test_state_comes_back_to_the_bit() -> None:
     assert all(torch.equal(weight, again[name]) for name, weight in teacher.state_dict().items())
     assert torch.equal(teacher.model.image_proj.weight, restored.model.image_proj.weight)
     assert all(torch.equal(weight, kept[name]) for name, weight in state.items()), "the saved state moved"
+
+
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.second.weight = self.first.weight
+
+
+def test_the_weights_of_any_module_are_averaged_and_shared_ones_stay_shared() -> None:
+    """One weight, moved once per update, in the precision that computes too; a copy starts from the student again."""
+    student = Tied().double()
+    teacher = MomentumWeights(student, Tied, momentum=0.9, device="cpu", compute_dtype=torch.float32)
+    start = student.first.weight.detach().clone()
+    nudge(student, 0)
+    teacher.update(student)
+    expected = 0.9 * start + 0.1 * student.first.weight.detach()
+    assert list(teacher.state_dict()) == ["first.weight"]
+    for model in (teacher.weights, teacher.model):
+        assert model.second.weight is model.first.weight and not model.first.weight.requires_grad
+        assert torch.allclose(model.first.weight.double(), expected, atol=1e-7)
+    teacher.copy_from(student)
+    assert torch.equal(teacher.state_dict()["first.weight"], student.first.weight)
+    assert torch.equal(teacher.model.first.weight, student.first.weight.float())
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
