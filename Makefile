@@ -10,6 +10,10 @@ ifeq ($(PY),.venv/bin/python)
 ENVIRONMENT = .venv/.stamp
 endif
 
+# Many container images set it. Without compiled files each start of the trainer compiles torch and what it imports again:
+# 13 processor seconds instead of 6, hundreds of times in the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help venv demo test check fix docs gpu chaos lock
 
 help:  ## this list
