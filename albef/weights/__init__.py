@@ -4,7 +4,9 @@ beside_weights      discards objects that scripts pickle beside the weights, wit
 files               reads weight files, and loads them with nothing missing or left over
 initialise          starting weights from DeiT and BERT files
 model_folder        the files of a model folder, and whether it may be overwritten
-official            to and from the official checkpoint layout, bit for bit
+official            to and from the layouts of the official checkpoints, bit for bit
+official_layouts    the kinds of official checkpoints: keys, order, how each is recognised
+official_names      the official names of the parts of a model
 position_embedding  resizes position embeddings to another number of patches
 tensor_file         reads and writes .safetensors files
 """

@@ -19,7 +19,7 @@ from albef.errors import CheckpointError
 from albef.json_file import read_object
 from albef.model import AlbefForPretraining
 from albef.weights.files import check_names, check_shapes, few, first_line, read_weights
-from albef.weights.official import layer_pairs
+from albef.weights.official_names import layer
 from albef.weights.position_embedding import resize_position_embedding
 from samples.quote import quote
 
@@ -150,7 +150,7 @@ def _pairs(config: AlbefConfig, has_head: bool) -> dict[str, str]:
     for i in range(config.text_depth + config.fusion_depth):
         fused = i - config.text_depth
         ours = f"text_encoder.layers.{i}" if fused < 0 else f"multimodal_encoder.layers.{fused}"
-        pairs |= layer_pairs(ours, f"encoder.layer.{i}", cross_attention=False)
+        pairs |= {own: bert for bert, own in layer(f"encoder.layer.{i}", ours, cross_attention=False).items()}
     if has_head:
         pairs["mlm_head.bias"] = "cls.predictions.bias"
         modules["mlm_head.transform"] = "cls.predictions.transform.dense"

@@ -79,8 +79,7 @@ class Trio:
 
     def official(self, *, teacher: bool = False) -> dict[str, str]:
         """Our name to official name."""
-        names = [name for name, _ in self.student.named_parameters()]
-        return official_names(names, teacher=teacher)
+        return official_names(dict(self.student.named_parameters()), teacher=teacher)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """The student's parameters by official name."""

@@ -9,7 +9,7 @@ import torch
 
 from albef.config import AlbefConfig
 from albef.model import AlbefForPretraining
-from albef.weights.official import STUDENT_ONLY, official_names, to_official
+from albef.weights.official import official_names, to_official
 from pipeline.engine.optim import split_names
 from tests.parity import goldens
 
@@ -29,7 +29,7 @@ def model() -> AlbefForPretraining:
 def test_names_shapes_and_dtypes_are_the_recorded_ones(model: AlbefForPretraining) -> None:
     """Student, teacher and queues of the base model become the official state dict, key for key and in its order."""
     student = model.state_dict()
-    teacher = {name: tensor for name, tensor in student.items() if not name.startswith(STUDENT_ONLY)}
+    teacher = {name: student[name] for name in official_names(student, teacher=True)}
     rows = torch.empty(RECORDED["config"]["queue_size"], model.config.embed_dim, device="meta")
     official = to_official(student, teacher, {"image": rows, "text": rows, "pointer": 0})
     ours = {name: [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for name, tensor in official.items()}
@@ -39,9 +39,8 @@ def test_names_shapes_and_dtypes_are_the_recorded_ones(model: AlbefForPretrainin
 
 def test_tied_keys_are_the_recorded_ones(model: AlbefForPretraining) -> None:
     """The decoder's two keys are the same tensors as the keys they share storage with officially."""
-    official = to_official(
-        model.state_dict(), {n: t for n, t in model.state_dict().items() if not n.startswith(STUDENT_ONLY)}
-    )
+    student = model.state_dict()
+    official = to_official(student, {name: student[name] for name in official_names(student, teacher=True)})
     for copy, origin in RECORDED["shared_storage_aliases"].items():
         assert official[copy] is official[origin], copy
 
@@ -50,7 +49,7 @@ def test_numbers_of_parameters_are_the_recorded_ones(model: AlbefForPretraining)
     """209,937,725 trainable at 256 px; the teacher has none of the matching head and the temperature."""
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert sum(sizes.values()) == RECORDED["trainable_params"]
-    assert sum(n for name, n in sizes.items() if not name.startswith(STUDENT_ONLY)) == RECORDED["momentum_params"]
+    assert sum(sizes[name] for name in official_names(model.state_dict(), teacher=True)) == RECORDED["momentum_params"]
 
 
 def test_decay_groups_are_the_recorded_ones(model: AlbefForPretraining) -> None:
