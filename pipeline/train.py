@@ -130,7 +130,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
     heartbeat.phase("opening the run folder and the manifests")
     ds = resolve_ds_config(run, world.size)
     folder = RunFolder.open(run_dir, run, ds.config, world)
-    manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
+    manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None).cached(run.data)
     check_same_data(folder, manifest, world)
     if run.data.num_workers:
         start_fork_server([maker.batch_module])  # takes seconds, as building the model does

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.data.corpus.reader import BadSample, ShardReader
+from pipeline.data.corpus.protocol import SampleReader
+from pipeline.data.corpus.reader import BadSample
 from pipeline.data.sampling.lanes import LaneTask
 from pipeline.task import Batcher
 
@@ -64,7 +65,7 @@ class LaneBuilder(Dataset):
 
     batcher: Batcher
     seed: int
-    reader: ShardReader = dataclasses.field(default_factory=ShardReader)
+    reader: SampleReader
 
     def __getitem__(self, task: LaneTask) -> LaneResult:
         result = LaneResult(batch=None, reasons=[], details=[])

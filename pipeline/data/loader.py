@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -14,15 +13,11 @@ import torch
 from pipeline.config.sections import DataConfig
 from pipeline.data import shared_memory
 from pipeline.data.bad_samples import BadSamples
-from pipeline.data.corpus.manifest import Manifest
-from pipeline.data.corpus.reader import ShardReader
-from pipeline.data.corpus.shard_cache import ShardCache, shard_cache
+from pipeline.data.corpus.protocol import Corpus
 from pipeline.data.lane_task import LaneBuilder
 from pipeline.data.sampling.lane_plan import lane_order, lane_tasks
 from pipeline.data.workers import Workers, start_fork_server
 from pipeline.task import Batcher
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -44,7 +39,7 @@ class TrainingLoader:
     Workers (pipeline/data/workers.py) live until `close`, and pass from epoch to epoch without a pause.
 
     Args:
-        manifest: the corpus.
+        corpus: where the samples lie.
         data: how to read it.
         batcher: the task's, which makes a lane's batch of samples.
         seed: the run's seed.
@@ -53,13 +48,13 @@ class TrainingLoader:
         lanes: the lanes of this rank.
         pin_memory: hand out page-locked tensors (ignored without CUDA).
 
-    Raises: DataError when the corpus is smaller than one global batch; ConfigError when weights or the keys of the
-        shard cache do not fit.
+    Raises: DataError when the corpus is smaller than one global batch; ConfigError when the weights do not
+        fit.
     """
 
     def __init__(
         self,
-        manifest: Manifest,
+        corpus: Corpus,
         *,
         data: DataConfig,
         batcher: Batcher,
@@ -70,23 +65,16 @@ class TrainingLoader:
         pin_memory: bool = False,
     ) -> None:
         assert lanes and lanes[0] >= 0 and lanes[-1] < num_lanes, (lanes, num_lanes)
-        self.manifest, self.data, self.lanes = manifest, data, lanes
+        self.corpus, self.data, self.lanes = corpus, data, lanes
         self.order = lane_order(
-            manifest,
+            corpus,
             seed=seed,
             window_shards=data.shuffle_window_shards,
             weights=data.weights,
             micro_batch_size=micro_batch_size,
             num_lanes=num_lanes,
         )
-        cache = cache_of(data, manifest)
-        if cache is not None:
-            log.info("%s", cache.cost)
-        self._builder = LaneBuilder(
-            batcher=batcher,
-            seed=seed,
-            reader=ShardReader(cache=cache),
-        )
+        self._builder = LaneBuilder(batcher=batcher, seed=seed, reader=corpus.reader())
         self._micro_batch_size = micro_batch_size
         self._pin_memory = pin_memory and torch.cuda.is_available()
         self._bad_samples = BadSamples(data.max_failures_in_a_row)
@@ -131,7 +119,7 @@ class TrainingLoader:
         self._workers.stop()
 
     def _steps(self, start_step: int) -> Generator[StepBatches, None, None]:
-        tasks = lane_tasks(self.manifest, self.order, self.lanes, start_step)
+        tasks = lane_tasks(self.corpus, self.order, self.lanes, start_step)
         self._workers.start(
             self._builder,
             tasks,
@@ -150,14 +138,3 @@ class TrainingLoader:
                 yield StepBatches(step=step, epoch=self.order.epoch_of(step), lanes=lanes, skipped=dict(skipped))
         finally:
             self._workers.stop()
-
-
-def cache_of(data: DataConfig, manifest: Manifest) -> ShardCache | None:
-    """The cache of shards that are streamed; None when the recipe reads shards by ranges. Raises: see `shard_cache`."""
-    return shard_cache(
-        data.shard_opener,
-        data.cache_dir,
-        data.cache_gib,
-        shard_bytes={shard.path: shard.num_bytes for shard in manifest.shards},
-        shards_at_once=data.shuffle_window_shards * (len(data.weights) if data.weights else 1),
-    )

@@ -11,7 +11,6 @@ from pipeline.config.run_config import RunConfig, load_config, to_yaml
 from pipeline.config.sections import divisors
 from pipeline.data import shared_memory
 from pipeline.data.corpus.manifest import Manifest
-from pipeline.data.loader import cache_of
 from pipeline.data.sampling.epoch_order import LaneOrder
 from pipeline.engine.ds_config import ResolvedDeepSpeed, find_ds_config, resolve_ds_config
 from pipeline.engine.schedule import lr_at
@@ -96,7 +95,7 @@ def data_lines(run: RunConfig, world_size: int) -> list[str]:
     try:
         manifest = read_data(run)
         order = order_of(run, manifest)
-        cache = cache_of(run.data, manifest)
+        cache = manifest.cached(run.data).cache
     except DataError as error:
         return [f"not ready, training will refuse: {error.message}"]
     num_shards, steps_per_epoch = len(manifest.shards), order.steps_per_epoch

@@ -17,7 +17,6 @@ from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.config.run_config import RunConfig
 from pipeline.data import shared_memory, socket_folder
 from pipeline.data.corpus.manifest import Manifest, read_manifest
-from pipeline.data.loader import cache_of
 from pipeline.data.sampling.epoch_order import LaneOrder
 from pipeline.data.sampling.lane_plan import lane_order
 from pipeline.engine.distributed import World
@@ -98,7 +97,7 @@ def _run_folder(folder: RunFolder, run: RunConfig, resume: str) -> None:
 def _data(folder: RunFolder, run: RunConfig) -> None:
     manifest = read_data(run)
     order_of(run, manifest)
-    cache_of(run.data, manifest)
+    manifest.cached(run.data)
     if (problem := difference(folder, manifest)) is not None:
         raise problem
 

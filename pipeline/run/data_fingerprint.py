@@ -10,7 +10,7 @@ from albef.errors import CheckpointError, ConfigError, DataError
 from base import atomic_file
 from base.errors import UserError
 from pipeline.checkpoints.layout import has_checkpoints
-from pipeline.data.corpus.manifest import Manifest
+from pipeline.data.corpus.protocol import Corpus
 from pipeline.engine.distributed import World
 from pipeline.run.folder import RunFolder
 from pipeline.run.retrying_file import reason, unwritable
@@ -25,15 +25,15 @@ MAX_BYTES = 16 << 20
 """Largest size of data.json, which lists the manifests."""
 
 
-def check_same_data(folder: RunFolder, manifest: Manifest, world: World) -> None:
-    """Record the run's data, or compare the manifest with the record; a collective.
+def check_same_data(folder: RunFolder, corpus: Corpus, world: World) -> None:
+    """Record the run's data, or compare the corpus with the record; a collective.
 
-    The order of samples is a function of the manifest. Once there is a checkpoint, the manifest's path may change, but
-    not what it lists.
+    The order of samples is a function of the corpus. Once there is a checkpoint, the paths of its files may change, but
+    not what they list.
 
-    Raises: DataError when ranks see different manifests; ConfigError when the run in the folder was on other data.
+    Raises: DataError when ranks see different data; ConfigError when the run in the folder was on other data.
     """
-    fingerprints = world.gather_objects(manifest.fingerprint())
+    fingerprints = world.gather_objects(corpus.fingerprint())
     if len(set(fingerprints)) > 1:
         other = next(rank for rank, fingerprint in enumerate(fingerprints) if fingerprint != fingerprints[0])
         raise DataError(
@@ -41,14 +41,14 @@ def check_same_data(folder: RunFolder, manifest: Manifest, world: World) -> None
             f"({fingerprints[0]} and {fingerprints[other]})",
             "do all machines mount the same folder, and is it done being copied?",
         )
-    problem = world.broadcast_object(_compare(folder, manifest) if world.is_main else None)
+    problem = world.broadcast_object(_compare(folder, corpus) if world.is_main else None)
     if problem is not None:
         raise problem
 
 
-def difference(folder: RunFolder, manifest: Manifest) -> UserError | None:
+def difference(folder: RunFolder, corpus: Corpus) -> UserError | None:
     """The error if the folder has a checkpoint of a run on other data; None if the run may resume."""
-    path, now = folder.path / FILE_NAME, _record_of(manifest)
+    path, now = folder.path / FILE_NAME, _record_of(corpus)
     try:
         has_checkpoint = has_checkpoints(folder.checkpoints)
         before = parse_json(read_plain(path, MAX_BYTES)) if os.path.lexists(path) else None
@@ -59,7 +59,7 @@ def difference(folder: RunFolder, manifest: Manifest) -> UserError | None:
                 f"{path}, or start another run with another --run-dir",
             )
         if before is not None and before["manifests"] != now["manifests"]:
-            log.info("the same data is now at %s", ", ".join(manifest.paths))
+            log.info("the same data is now at %s", ", ".join(corpus.paths))
     except CheckpointError as error:
         return error
     except OSError as error:
@@ -69,23 +69,23 @@ def difference(folder: RunFolder, manifest: Manifest) -> UserError | None:
     return None
 
 
-def _compare(folder: RunFolder, manifest: Manifest) -> UserError | None:
+def _compare(folder: RunFolder, corpus: Corpus) -> UserError | None:
     """Rank 0: the error for every rank to raise; or None, after writing the record."""
-    if (problem := difference(folder, manifest)) is not None:
+    if (problem := difference(folder, corpus)) is not None:
         return problem
     try:
-        atomic_file.write_json(folder.path / FILE_NAME, _record_of(manifest))
+        atomic_file.write_json(folder.path / FILE_NAME, _record_of(corpus))
     except OSError as error:
         return unwritable(folder.path, error)
     return None
 
 
-def _record_of(manifest: Manifest) -> dict[str, Any]:
+def _record_of(corpus: Corpus) -> dict[str, Any]:
     return {
-        "fingerprint": manifest.fingerprint(),
-        "num_samples": manifest.num_samples,
-        "num_shards": len(manifest.shards),
-        "manifests": list(manifest.paths),
+        "fingerprint": corpus.fingerprint(),
+        "num_samples": corpus.num_samples,
+        "num_shards": len(corpus.shard_sizes),
+        "manifests": list(corpus.paths),
     }
 
 

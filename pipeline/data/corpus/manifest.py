@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import braceexpand
@@ -16,11 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from albef.errors import DataError
+from pipeline.config.sections import DataConfig
 from pipeline.data.corpus import sample_rows, stores
 from pipeline.data.corpus.locations import Locations, SampleRef
 from pipeline.data.corpus.manifest_columns import check_counts, read_short
+from pipeline.data.corpus.reader import ShardReader
 from pipeline.data.corpus.sample_rows import SampleRows, ShardRows
+from pipeline.data.corpus.shard_cache import ShardCache, shard_cache
 from samples.quote import quote
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "manifest.parquet"
 VERSION = "1"
@@ -48,7 +54,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Manifest:
-    """The shards in manifest order, and where each sample lies. Sample index i counts through all shards."""
+    """The shards in manifest order, and where each sample lies; a `pipeline.data.corpus.protocol.Corpus`."""
 
     paths: tuple[str, ...]
     """The manifest files read, as paths or URLs."""
@@ -65,6 +71,8 @@ class Manifest:
     """Where the samples lie, file by file, in the shards' order."""
     file_shards: np.ndarray
     """(F+1,) int64: file f describes the shards file_shards[f] .. file_shards[f+1]-1."""
+    cache: ShardCache | None = None
+    """Streams whole shards; None reads byte ranges of them."""
 
     @property
     def num_samples(self) -> int:
@@ -123,6 +131,23 @@ class Manifest:
             lengths=lengths,
             keys=keys.tolist(),
         )
+
+    def reader(self) -> ShardReader:
+        """Reads the samples that `locate` finds; logs the cost of the cache, if there is one."""
+        if self.cache is not None:
+            log.info("%s", self.cache.cost)
+        return ShardReader(cache=self.cache)
+
+    def cached(self, data: DataConfig) -> Manifest:
+        """The same shards, streamed through the cache that a recipe asks for, if it does. Raises: see `shard_cache`."""
+        cache = shard_cache(
+            data.shard_opener,
+            data.cache_dir,
+            data.cache_gib,
+            shard_bytes={shard.path: shard.num_bytes for shard in self.shards},
+            shards_at_once=data.shuffle_window_shards * (len(data.weights) if data.weights else 1),
+        )
+        return replace(self, cache=cache)
 
     def check(self) -> None:
         """Check every sample's row, which takes seconds for millions; training checks a row when it reads it.

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from albef.errors import ConfigError
 from pipeline.config.sections import divisors
-from pipeline.data.corpus.locations import Locations
+from pipeline.data.corpus.protocol import SampleLocation
 
 
 @dataclass(frozen=True, slots=True)
 class LaneTask:
-    """The samples of a micro-batch. Small enough to send with every step: a worker holds no manifest."""
+    """The samples of a micro-batch. Small enough to send with every step: a worker holds no corpus."""
 
     step: int
     epoch: int
     lane: int
     size: int
     """B, samples in the micro-batch."""
-    locations: Locations
+    locations: Sequence[SampleLocation]
     """The B samples, then the first replacement of each, then the second of each, and so on."""
 
     @property

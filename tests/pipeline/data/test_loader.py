@@ -55,7 +55,7 @@ def make_loader(
     """A loader of small images without workers; `data` goes to DataConfig."""
     config = DataConfig(**({"num_workers": 0, "shuffle_window_shards": 2} | data))
     return TrainingLoader(
-        read_manifest(corpus),
+        read_manifest(corpus).cached(config),
         data=config,
         batcher=PretrainBatcher(
             model=AlbefConfig.tiny(image_size=image_size),

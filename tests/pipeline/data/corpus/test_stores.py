@@ -48,7 +48,7 @@ def loader(where: Path | str, **data) -> TrainingLoader:
 
     config = DataConfig(**({"num_workers": 0, "shuffle_window_shards": 2} | data))
     return TrainingLoader(
-        read_manifest(str(where), check_shards="shard_opener" not in data),
+        read_manifest(str(where), check_shards="shard_opener" not in data).cached(config),
         data=config,
         batcher=PretrainBatcher(
             model=AlbefConfig.tiny(image_size=32),
