@@ -22,6 +22,7 @@ LEVELS = {
         ["albef.inputs"],
         ["albef.network", "albef.objective"],
         ["albef.model"],
+        ["albef.downstream"],
         ["albef.momentum", "albef.weights"],
         ["albef.gradcam", "albef.pretrained"],
     ],

@@ -5,4 +5,5 @@ batch       the tensors of a micro-batch, and the teacher's targets for it
 captions    cleans captions and questions, for users of the model
 preprocess  images for evaluation and use
 tokenizer   text to word pieces, as ALBEF was trained
+vqa_batch   the tensors of a micro-batch of questions and answers
 """
