@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             curve, drawn = our_curve(run, negatives=negatives)
         if args.save_negatives:
             torch.save(drawn, args.save_negatives)
-    print(json.dumps({"curve": {name: [round(loss, 6) for loss in losses] for name, losses in curve.items()}}))
+    rounded = {name: [round(loss, 6) for loss in losses] for name, losses in curve.items()}
+    print(json.dumps({"batch": args.batch, "text_width": run.model.text_width, "curve": rounded}))
 
 
 def recipe(keys: Sequence[str], *, steps: int, batch: int) -> RunConfig:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import loss_curves
 from benchmarks.curve import Curve, our_curve, plain_curve, recipe
-from benchmarks.loss_curves import NO_DROPOUT, curve_parts, differences, windows
+from benchmarks.gpu import Outcome, Part
+from benchmarks.loss_curves import NARROW, NO_DROPOUT, curve_groups, differences, windows
 from tests.support.ranks import run_ranks
 
 STEPS = 4
+NEGATIVES = {"--save-negatives", "--negatives"}
 SMALL = [
     *("--model.image_size=32", "--model.vision_width=32", "--model.vision_depth=1", "--model.vision_heads=2"),
     *("--model.text_width=32", "--model.text_depth=1", "--model.fusion_depth=1", "--model.text_heads=2"),
@@ -51,25 +54,56 @@ def test_windows_and_differences_by_hand() -> None:
     assert differences({"itc": [1.1, 1.3]}, reference)["itc"] == pytest.approx(0.2)
 
 
+def row(name: str, batch: int = 32, **losses: float) -> dict[str, Any]:
+    """Of a file of results: a curve of 20 equal steps."""
+    curve = {loss: [value] * 20 for loss, value in ({"itc": 2.0, "itm": 1.0, "mlm": 4.0} | losses).items()}
+    return {"part": name, "figures": {"batch": batch, "text_width": 192, "curve": curve}}
+
+
 def test_the_table_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A curve with dropout stands beside the plain one with dropout; one that failed has no row."""
-    curve = {"itc": [2.0] * 20, "itm": [1.0] * 20, "mlm": [4.0] * 20}
-    curves = [
-        {"part": "plain-fp32", "figures": {"curve": curve}},
-        {"part": "plain-dropout", "figures": {"curve": curve}},
-        {"part": "ours-dropout", "figures": {"curve": curve | {"mlm": [4.1] * 20}}},
-        {"part": "ours-bf16", "figures": None},
-    ]
+    """A curve with dropout stands beside the plain one with dropout, kernels on beside kernels off; one that failed has
+    no row."""
+    curves = [row("plain-fp32"), row("plain-dropout"), row("ours-dropout", mlm=4.1)]
+    curves += [row("ours-torch", 8), row("ours-triton", 8, itc=1.9), {"part": "ours-bf16", "figures": None}]
     file = tmp_path / "curves.json"
     file.write_text(json.dumps({"curves": curves}))
     assert loss_curves.main(["--show", str(file)]) == 0
-    rows = capsys.readouterr().out.splitlines()[2:]
-    assert rows == ["| ours-dropout | plain-dropout | 20 | 0.000 | 0.000 | 2.500 | 2.000 | 1.000 | 4.100 |"]
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| ours-dropout | plain-dropout | 20 | 32 | 192 | 0.000 | 0.000 | 2.500 | 2.000 | 1.000 | 4.100 |",
+        "| ours-triton | ours-torch | 20 | 8 | 192 | 5.000 | 0.000 | 0.000 | 1.900 | 1.000 | 4.000 |",
+    ]
 
 
-def test_all_curves_but_the_first_take_its_negatives(tmp_path: Path) -> None:
-    """So a near tie that one side draws otherwise is no difference of the curves."""
-    first, *others = curve_parts("cpu", steps=2, batch=2, folder=tmp_path)
-    file = str(tmp_path / "negatives.pt")
-    assert first.words[list(first.words).index("--save-negatives") + 1] == file
-    assert all(part.words[list(part.words).index("--negatives") + 1] == file for part in others)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_group_takes_the_negatives_of_its_first(device: str, tmp_path: Path) -> None:
+    """So a near tie that one side draws otherwise is no difference of the curves. The kernels that are on differ from
+    those that are off by the recipe's key alone; a GPU takes all steps of the whole model."""
+    learned, kernels = curve_groups(device, steps=200, batch=32, folder=tmp_path)
+    for first, *others in (learned, kernels):
+        file = first.words[list(first.words).index("--save-negatives") + 1]
+        assert all(part.words[list(part.words).index("--negatives") + 1] == file for part in others)
+    off, on = kernels
+    assert set(on.words) ^ set(off.words) == {"--model.kernels=torch", "--model.kernels=triton"} | NEGATIVES
+    assert (on.environment == {"TRITON_INTERPRET": "1"}) == (device == "cpu")
+    if device == "cuda":
+        assert {"200", "32"} < set(on.words) and not set(NARROW) & set(on.words)
+
+
+def test_some_curves_run_again_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the curve that draws their negatives, at their own commit; the file's other curves stay as they are."""
+
+    def run(part: Part, _logs: Path, _limit_s: float) -> Outcome:
+        return Outcome(part=part.name, figures=row(part.name)["figures"] | {"commit": "new"})
+
+    monkeypatch.setattr(loss_curves, "run_part", run)
+    monkeypatch.setattr(loss_curves, "LOGS", tmp_path)
+    file = tmp_path / "curves.json"
+    kept = row("plain-fp32") | {"commit": "old"}
+    file.write_text(json.dumps({"curves": [kept, row("ours-bf16", itc=9.0) | {"commit": "old"}]}))
+    assert loss_curves.main(["--only", "ours-triton,ours-bf16", "--into", str(file)]) == 0
+    curves = json.loads(file.read_text())["curves"]
+    assert [(one["part"], one["commit"]) for one in curves] == [
+        *(("ours-fp32", "new"), ("ours-bf16", "new"), ("plain-fp32", "old"), ("ours-torch", "new")),
+        ("ours-triton", "new"),
+    ]
+    assert curves[1]["figures"]["curve"]["itc"] == [2.0] * 20 and curves[2] == kept
