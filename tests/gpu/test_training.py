@@ -1,8 +1,10 @@
-"""Training on one GPU: every stage and precision beside the CPU, stop and resume, export."""
+"""Training on one GPU: every stage and precision beside the CPU, stop and resume, export; `--deterministic`."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
 from tests.support.training_runs import (
     WITHOUT_DROPOUT,
+    digest,
     largest_difference,
+    losses,
     newest,
     run,
     scalars,
@@ -68,6 +72,25 @@ def test_a_skipped_step_moves_nothing(tmp_path, ds_config):
     (seen,) = run_ranks(skip, 1, recipe, str(tmp_path / "run"), overrides, process_group=False)
     assert {step for step, moved in seen["moved"].items() if not moved} == set(POISONS), seen["moved"]
     assert seen["finite"] and seen["skipped"] == len(POISONS)
+
+
+def test_deterministic_runs_have_the_same_bits(tmp_path):
+    """Two runs of four steps side by side, with dropout: every byte of weights, teacher and queue, and every loss.
+
+    An operation without a deterministic form would end them.
+    """
+    recipe, names = str(tiny_recipe(tmp_path)), ("one", "other")
+    command = [sys.executable, "-m", "pipeline", "pretrain", recipe, "--deterministic", "--max_steps=4"]
+    command.append("--deepspeed.config=zero1_bf16")
+    runs = [
+        subprocess.Popen([*command, "--run-dir", str(tmp_path / name)], stderr=subprocess.PIPE, text=True)
+        for name in names
+    ]
+    for process in runs:
+        _, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, errors
+    assert losses(tmp_path / "one") == losses(tmp_path / "other")
+    assert digest(newest(tmp_path / "one")) == digest(newest(tmp_path / "other"))
 
 
 def test_stop_resume_and_export(tmp_path):
