@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ BUDGET_S = 345.0
 """For all parts together; their limits add up to no more."""
 STRETCH = 3
 """A part may take this many times its limit, of time that those before it left over."""
-PATIENCE = 5
+PATIENCE = 10
 """A rehearsal may take this many times as long: two busy processors are not a GPU."""
 TAIL_LINES = 25
 """Of a failed part's log, printed and kept with the figures."""
@@ -54,6 +55,8 @@ class Outcome:
 
     part: str
     seconds: float = 0.0
+    cpu_s: float = 0.0
+    """Processor seconds of its processes: on a busy machine what it needs."""
     result: str = "ok"
     log: str = ""
     figures: dict[str, Any] | None = None
@@ -98,7 +101,11 @@ def chosen(parser: argparse.ArgumentParser, parts: Sequence[Part], only: str) ->
 
 
 def gpu_parts() -> list[Part]:
-    """In order of worth: what comes late may find no time left."""
+    """In order of worth: what comes late may find no time left, but has all that the others left.
+
+    Limits are for 16 idle processors and a GPU that nothing has warmed up. A rehearsal measures what does not depend on
+    the GPU: importing torch, DeepSpeed and transformers takes up to 14 processor seconds of each process.
+    """
 
     def bench(what: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "pipeline", "bench", what, "albef_14m", "--device", "cuda", "--json")
@@ -106,22 +113,32 @@ def gpu_parts() -> list[Part]:
     lane = ("--micro-batch-size", "64")  # one lane: what each of 8 GPUs has to do of a step of the recipe
     workers = min(8, len(os.sched_getaffinity(0)))
     profile = (sys.executable, "-m", "benchmarks.step_profile", "albef_14m", "--device", "cuda")
+    lanes = ("--batch.global_batch_size=512", "--steps", "5")
     return [
-        Part(name="environment", words=(sys.executable, "-m", "benchmarks.environment"), limit_s=15),
+        # 4 to import torch, the rest to start CUDA and nvidia-smi
+        Part(name="environment", words=(sys.executable, "-m", "benchmarks.environment"), limit_s=10),
+        # Triton compiles every case of the kernels' tests
         Part(name="kernels", words=tests("kernels", workers=min(4, workers)), limit_s=60),
-        Part(name="parity", words=tests("parity"), limit_s=25),
-        Part(name="step", words=(*bench("step"), *lane), limit_s=30),
-        Part(name="training", words=tests("training", workers=workers), limit_s=60),
-        Part(name="model", words=tests("model"), limit_s=20),
-        Part(name="bench-kernels", words=(*bench("kernels"), "--micro-batch-size", "1024"), limit_s=25),
+        # one start for both files, whose tests take 3 s on a CPU
+        Part(name="parity", words=tests("parity", "model"), limit_s=25),
+        # a start, the base model's random weights, ten steps or so
+        Part(name="step", words=(*bench("step"), *lane), limit_s=25),
+        # 8 workers share about 30 starts; the longest test has three in a row and four exports and reads
+        Part(name="training", words=tests("training", workers=workers), limit_s=50),
+        # a start without DeepSpeed, Triton's compiler, 1.4 GB of scores for the plain formula
+        Part(name="bench-kernels", words=(*bench("kernels"), "--micro-batch-size", "1024"), limit_s=20),
+        # two starts, one after the other, and the baseline's fp32 steps of half a second
         Part(name="step-baseline", words=(*bench("step"), *lane, "--baseline"), limit_s=30),
+        # a start, the profiler's, and reading a trace of 50,000 events
         Part(name="profile", words=(*profile, *lane), limit_s=25),
+        # two starts, from files that the parts before have read
         Part(name="step-autocast", words=(*bench("step"), *lane, "--baseline", "--autocast"), limit_s=20),
-        Part(
-            name="step-8-lanes",
-            words=(*bench("step"), *lane, "--batch.global_batch_size=512", "--steps", "5"),
-            limit_s=20,
-        ),
+        # a start and 13 steps of 8 lanes
+        Part(name="step-8-lanes", words=(*bench("step"), *lane, *lanes), limit_s=20),
+        # two starts and torch's compiler for a layer of each kind, twice; counts on what others left
+        Part(name="compiled", words=tests("compiled", workers=min(2, workers)), limit_s=20),
+        # torch's compiler for the base model: a minute or more, which others must have left
+        Part(name="step-compiled", words=(*bench("step"), *lane, "--model.compile=true"), limit_s=30),
         sanitizer_part(),
     ]
 
@@ -136,7 +153,7 @@ def sanitizer_part() -> Part:
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/albef/kernels/check_itc.py"),
             *("-k", "test_errors and odd"),
         ],
-        limit_s=15,
+        limit_s=10,  # one case, and what the others left
         environment={"KERNEL_DEVICE": "cuda", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         missing="" if found else "compute-sanitizer is not installed",
     )
@@ -162,14 +179,17 @@ def on_cpu(word: str) -> list[str]:
     tiny = ["--model.size=tiny", "--objective.queue_size=64"]
     batch = {"64": ["2"], "1024": ["2"], "--batch.global_batch_size=512": ["--batch.global_batch_size=16"]}
     steps = {"--json": [word, "--steps", "1"], "5": ["1"]}
-    return {"cuda": ["cpu"], "albef_14m": [word, *tiny], **batch, **steps}.get(word, [word])
+    layers = [f"--model.{name}_depth=1" for name in ("vision", "text", "fusion")]  # the C++ compiler is slow
+    return {"cuda": ["cpu"], "albef_14m": [word, *tiny], "--model.compile=true": [word, *layers], **batch, **steps}.get(
+        word, [word]
+    )
 
 
-def tests(name: str, *, workers: int = 0) -> list[str]:
-    """The tests of a file of tests/gpu, in `workers` processes beside this one, or 0: in this one."""
-    file = f"tests/gpu/test_{name}.py"
+def tests(*names: str, workers: int = 0) -> list[str]:
+    """The tests of files of tests/gpu, in `workers` processes beside this one, or 0: in this one."""
     flags = ["-m", "gpu", "--durations=5", "-p", "no:cacheprovider", "--numprocesses", str(workers)]
-    return [sys.executable, "-m", "pytest", "--quiet", *flags, file]
+    files = [f"tests/gpu/test_{name}.py" for name in names]
+    return [sys.executable, "-m", "pytest", "--quiet", *flags, *files]
 
 
 def run_parts(
@@ -206,7 +226,7 @@ def run_part(part: Part, logs: Path, limit_s: float) -> Outcome:
     print(f"== {part.name}: {' '.join(part.words)}", flush=True)
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{part.name}.log"
-    outcome.log, began = shown(log), time.monotonic()
+    outcome.log, began, cpu_began = shown(log), time.monotonic(), children_cpu_s()
     with log.open("w") as file:
         process = subprocess.Popen(
             part.words,
@@ -225,6 +245,7 @@ def run_part(part: Part, logs: Path, limit_s: float) -> Outcome:
         finally:
             stop(process)
     outcome.seconds = round(time.monotonic() - began, 1)
+    outcome.cpu_s = round(children_cpu_s() - cpu_began, 1)
     lines = log.read_text(errors="replace").splitlines()
     outcome.figures = last_object(lines)
     if outcome.failed:
@@ -232,6 +253,12 @@ def run_part(part: Part, logs: Path, limit_s: float) -> Outcome:
         print(outcome.tail, flush=True)
     print(f"== {part.name}: {outcome.result}, {outcome.seconds:.1f} s", flush=True)
     return outcome
+
+
+def children_cpu_s() -> float:
+    """Processor seconds, user and system, of all processes that ended as children of this one, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -256,15 +283,16 @@ def last_object(lines: Sequence[str]) -> dict[str, Any] | None:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A row for each part, and the sum of their seconds."""
-    rows = [("part", "seconds", "result", "log")]
-    rows += [(outcome.part, f"{outcome.seconds:.1f}", outcome.result, outcome.log) for outcome in outcomes]
-    failed = sum(outcome.failed for outcome in outcomes)
-    rows.append(("sum", f"{sum(outcome.seconds for outcome in outcomes):.1f}", f"{failed} failed", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    """A row for each part: seconds on the clock, processor seconds, result, log; and the sums."""
+    rows = [("part", "seconds", "cpu s", "result", "log")]
+    for one in outcomes:
+        rows.append((one.part, f"{one.seconds:.1f}", f"{one.cpu_s:.1f}", one.result, one.log))
+    sums = [f"{sum(times):.1f}" for times in zip(*((one.seconds, one.cpu_s) for one in outcomes), strict=True)]
+    rows.append(("sum", *sums, f"{sum(outcome.failed for outcome in outcomes)} failed", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
-        f"{part:<{widths[0]}}  {seconds:>{widths[1]}}  {result:<{widths[2]}}  {log}".rstrip()
-        for part, seconds, result, log in rows
+        f"{part:<{widths[0]}}  {seconds:>{widths[1]}}  {cpu_s:>{widths[2]}}  {result:<{widths[3]}}  {log}".rstrip()
+        for part, seconds, cpu_s, result, log in rows
     )
 
 
