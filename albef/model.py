@@ -15,6 +15,7 @@ from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.kernels.dispatch import Impl
 from albef.kernels.itc import itc_loss
 from albef.network.encoders import AlbefEncoders
+from albef.network.fusion import cls_positions
 from albef.objective.losses import contrastive_logits, itm_accuracy, itm_loss, mlm_loss
 from albef.objective.negatives import Negatives, draw_negatives
 from albef.objective.queue import FeatureQueue
@@ -89,19 +90,8 @@ class AlbefForPretraining(AlbefEncoders):
         return temperature + (temperature.clamp(MIN_TEMPERATURE, MAX_TEMPERATURE) - temperature).detach()
 
     def match(self, text_embeds: Tensor, attention_mask: Tensor, image_embeds: Tensor) -> Tensor:
-        """ITM logits, class 1 = match.
-
-        Args:
-            text_embeds: (g * B, L, H), the g texts of image 0, then those of image 1 and so on; g is mostly 1.
-            attention_mask: (g * B, L).
-            image_embeds: (B, 1+P, D); keys and values are computed once per image.
-
-        Returns: (g * B, 2), >= fp32.
-        """
-        fused = self.multimodal_encoder(
-            text_embeds, attention_mask, image_embeds, positions=cls_positions(attention_mask)
-        )
-        return at_least_fp32(self.itm_head(fused))
+        """ITM logits (g * B, 2), >= fp32, class 1 = match; see `fuse_cls`."""
+        return at_least_fp32(self.itm_head(self.fuse_cls(text_embeds, attention_mask, image_embeds)))
 
     def forward(
         self,
@@ -254,12 +244,6 @@ class AlbefForPretraining(AlbefEncoders):
             return fused, None
         fused_masked, fused_pairs = fused.split([len(batch.mlm_positions), 3 * size])
         return fused_pairs, fused_masked
-
-
-def cls_positions(attention_mask: Tensor) -> Tensor:
-    """(R,) flat positions of the [CLS] tokens of R rows, from their (R, L) mask."""
-    rows, length = attention_mask.shape
-    return torch.arange(0, rows * length, length, device=attention_mask.device)
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:

@@ -1,7 +1,7 @@
 """The networks: image, text and multimodal encoder, and what they are built of.
 
 attention  the attention half of a BERT layer
-encoders   the parts of student and teacher: encoders, projections, MLM head
+encoders   what models are built of: encoders, projections, MLM head
 fusion     multimodal encoder: BERT's second half with cross-attention
 layers     dropout, the feed-forward half of a BERT layer, and the head of masked language modelling
 text       text encoder: BERT's embeddings and first half

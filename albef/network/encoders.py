@@ -1,4 +1,4 @@
-"""The parts of student and momentum teacher: the three encoders, the projections and the MLM head."""
+"""What models are built of: the three encoders; with projections; with the MLM head too, as in pretraining."""
 
 # B batch, P image patches, L text tokens, D image width, H text width, E embedding, N masked tokens
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from albef.config import AlbefConfig
 from albef.inputs.batch import PretrainBatch
 from albef.kernels.mlm import WordLogits
-from albef.network.fusion import MultimodalEncoder
+from albef.network.fusion import MultimodalEncoder, cls_positions
 from albef.network.layers import MlmHead
 from albef.network.text import TextEncoder
 from albef.network.vision import ImageEncoder
 from albef.precision import at_least_fp32
 
 
-class AlbefEncoders(nn.Module):
-    """The parts whose weights the momentum teacher averages (paper, section 3.1)."""
+class ImageTextEncoders(nn.Module):
+    """The three encoders (paper, section 3.1)."""
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()
@@ -27,9 +27,6 @@ class AlbefEncoders(nn.Module):
         self.image_encoder = ImageEncoder(config)
         self.text_encoder = TextEncoder(config)
         self.multimodal_encoder = MultimodalEncoder(config)
-        self.image_proj = nn.Linear(config.vision_width, config.embed_dim)
-        self.text_proj = nn.Linear(config.text_width, config.embed_dim)
-        self.mlm_head = MlmHead(config)
 
     def checkpoint_activations(self) -> None:
         """Keep only the inputs of each image and multimodal layer for the backward, which computes the rest again.
@@ -40,6 +37,30 @@ class AlbefEncoders(nn.Module):
         """
         self.image_encoder.set_grad_checkpointing()
         self.multimodal_encoder.checkpoint_activations = True
+
+    def fuse_cls(self, text_embeds: Tensor, attention_mask: Tensor, image_embeds: Tensor) -> Tensor:
+        """[CLS] states of fused pairs: all that a head on pairs reads.
+
+        Args:
+            text_embeds: (g * B, L, H), the g texts of image 0, then those of image 1 and so on; g is mostly 1.
+            attention_mask: (g * B, L).
+            image_embeds: (B, 1+P, D); keys and values are computed once per image.
+
+        Returns: (g * B, H).
+        """
+        fused: Tensor = self.multimodal_encoder(
+            text_embeds, attention_mask, image_embeds, positions=cls_positions(attention_mask)
+        )
+        return fused
+
+
+class ContrastiveEncoders(ImageTextEncoders):
+    """With projections to the joint space in which images and texts are compared."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config)
+        self.image_proj = nn.Linear(config.vision_width, config.embed_dim)
+        self.text_proj = nn.Linear(config.text_width, config.embed_dim)
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) normalised pixels to image_embeds (B, 1+P, D) and image_feat (B, E), L2-normalised, >= fp32."""
@@ -54,6 +75,14 @@ class AlbefEncoders(nn.Module):
     def project_text(self, text_embeds: Tensor) -> Tensor:
         """text_feat (B, E) of text_embeds (B, L, H): the [CLS] state, projected, L2-normalised, >= fp32."""
         return F.normalize(at_least_fp32(self.text_proj(text_embeds[:, 0])), dim=-1)
+
+
+class AlbefEncoders(ContrastiveEncoders):
+    """The parts whose weights the momentum teacher of pretraining averages."""
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config)
+        self.mlm_head = MlmHead(config)
 
     def encode_clean_and_masked(
         self, batch: PretrainBatch, *, clean: bool = True, masked: bool = True

@@ -115,3 +115,9 @@ class MultimodalEncoder(nn.Module):
         layers = [linear for attention in attentions for linear in (attention.key, attention.value)]
         projected = project_together(image_embeds, layers)  # (B, 1+P, layers * 2 * H)
         return projected.unflatten(-1, (len(attentions), 2, attentions[0].heads, -1)).unbind(2)
+
+
+def cls_positions(attention_mask: Tensor) -> Tensor:
+    """(R,) flat positions of the [CLS] tokens of R rows, from their (R, L) mask."""
+    rows, length = attention_mask.shape
+    return torch.arange(0, rows * length, length, device=attention_mask.device)
