@@ -22,8 +22,9 @@ LEVELS = {
         ["albef.inputs"],
         ["albef.network", "albef.objective"],
         ["albef.model"],
+        ["albef.momentum"],
         ["albef.downstream"],
-        ["albef.momentum", "albef.weights"],
+        ["albef.weights"],
         ["albef.gradcam", "albef.pretrained"],
     ],
     "data_prep": [

@@ -1,9 +1,10 @@
 """What the model is given: images, texts and their tensors.
 
-arguments   images and texts that users pass: one or a list, anything else is an error
-batch       the tensors of a micro-batch, and the teacher's targets for it
-captions    cleans captions and questions, for users of the model
-preprocess  images for evaluation and use
-tokenizer   text to word pieces, as ALBEF was trained
-vqa_batch   the tensors of a micro-batch of questions and answers
+arguments        images and texts that users pass: one or a list, anything else is an error
+batch            the tensors of a micro-batch: of any task; pretraining's, and its teacher's targets
+captions         cleans captions and questions, for users of the model
+preprocess       images for evaluation and use
+snli_ve_batch    the tensors of a micro-batch of visual entailment
+tokenizer        text to word pieces, as ALBEF was trained
+vqa_batch        the tensors of a micro-batch of questions and answers
 """

@@ -1,6 +1,6 @@
 """Similarities, and the losses on pairs and words, as pure functions, in nats: fp32 or float64, inputs of any type."""
 
-# B batch, E embedding, Q queue, N masked tokens, V vocabulary
+# B batch, R rows, C classes, E embedding, Q queue, N masked tokens, V vocabulary
 
 from __future__ import annotations
 
@@ -55,6 +55,32 @@ def itm_accuracy(logits: Tensor, labels: Tensor, valid: Tensor | None = None) ->
     if valid is None:
         return correct.to(logits.dtype).mean()
     return (correct & valid).sum() / valid.sum().clamp(min=1)
+
+
+def class_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None = None, alpha: Tensor | None = None) -> Tensor:
+    """Cross-entropy of a head of C classes, with a teacher's soft targets mixed in by alpha (paper, section 4).
+
+    Args:
+        logits: (R, C).
+        labels: (R,) int64.
+        teacher: (R, C) the teacher's logits, or None for hard targets.
+        alpha: 0-d float64, weight of the soft targets in [0, 1]; needed with `teacher`.
+
+    Returns: scalar, mean over the rows.
+    """
+    log_probabilities = at_least_fp32(logits).log_softmax(dim=1)
+    losses = F.nll_loss(log_probabilities, labels, reduction="none")  # (R,)
+    if teacher is not None:
+        assert alpha is not None, "soft targets need a weight"
+        soft = -(at_least_fp32(teacher).softmax(dim=1) * log_probabilities).sum(dim=1)
+        losses = (1 - alpha) * losses + alpha * soft
+    return losses.mean()
+
+
+@torch.no_grad()
+def class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the rows whose largest logit is the label's: scalar in [0, 1], fp32 at least."""
+    return (logits.argmax(dim=1) == labels).to(at_least_fp32(logits).dtype).mean()
 
 
 def mlm_loss(

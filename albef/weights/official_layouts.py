@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
+from albef.downstream.snli_ve import AlbefForEntailment
 from albef.errors import CheckpointError
+from albef.inputs.snli_ve_batch import CLASSES
 from albef.model import AlbefForPretraining
 from albef.weights import official_names as parts
 from albef.weights.official_names import Names
@@ -108,6 +110,25 @@ def _contrastive(depths: Depths, text_encoder: Names) -> Names:
     }
 
 
+def _entailment(depths: Depths) -> Names:
+    return {
+        **parts.image_encoder(depths.vision),
+        **parts.text_and_fusion("text_encoder", text_depth=depths.text, fusion_depth=depths.fusion),
+        **parts.both("cls_head.0", "cls_head.0"),
+        **parts.both("cls_head.2", "cls_head.2"),
+    }
+
+
+def _classifies(classes: int) -> Callable[[Mapping[str, Tensor]], bool]:
+    """Whether there is a head of this many classes, which has the same names officially and here."""
+
+    def recognise(state: Mapping[str, Tensor]) -> bool:
+        last = state.get("cls_head.2.bias", state.get("cls_head.2.weight"))
+        return last is not None and len(last) == classes
+
+    return recognise
+
+
 def _has(*prefixes: str) -> Callable[[Mapping[str, Tensor]], bool]:
     return lambda state: any(name.startswith(prefixes) for name in state)
 
@@ -129,5 +150,12 @@ RETRIEVAL = Layout(
     teacher=("visual_encoder", "vision_proj", "text_encoder", "text_proj"),
     queue=("image_queue", "text_queue", "idx_queue", "queue_ptr"),
 )
-LAYOUTS = (PRETRAINING, RETRIEVAL)
+ENTAILMENT = Layout(
+    name="visual entailment",
+    recognise=_classifies(len(CLASSES)),
+    model=AlbefForEntailment,
+    student=_entailment,
+    teacher=("visual_encoder", "text_encoder", "cls_head"),
+)
+LAYOUTS = (PRETRAINING, ENTAILMENT, RETRIEVAL)
 """In the order in which they are tried."""

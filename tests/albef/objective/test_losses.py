@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from albef.kernels.mlm import WordLogits
-from albef.objective.losses import contrastive_logits, itm_accuracy, itm_loss, mlm_loss
+from albef.objective.losses import (
+    class_accuracy,
+    class_loss,
+    contrastive_logits,
+    itm_accuracy,
+    itm_loss,
+    mlm_loss,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -31,6 +38,24 @@ def test_contrastive_logits_are_dot_products_over_the_temperature() -> None:
             expected = sum(a * b for a, b in zip(row, candidate, strict=True)) / float(temperature)
             assert logits[i, j].item() == pytest.approx(expected, rel=1e-12)
     assert torch.equal(contrastive_logits(feat, keys, None, temperature.double()), logits[:, :2])
+
+
+def test_class_loss_mixes_label_and_teacher() -> None:
+    """Row by row (1 - alpha) x the label's term + alpha x the teacher's; in fp32 for bf16 logits."""
+    logits, teacher, labels = random(4, 3), random(4, 3, seed=1), torch.tensor([0, 2, 1, 1])
+    alpha = 0.3
+    expected = plain = 0.0
+    for row, its_teacher, label in zip(logits.tolist(), teacher.tolist(), labels.tolist(), strict=True):
+        ours = log_softmax(row)
+        soft = -sum(math.exp(t) * o for t, o in zip(log_softmax(its_teacher), ours, strict=True))
+        expected += ((1 - alpha) * -ours[label] + alpha * soft) / 4
+        plain -= ours[label] / 4
+    weight = torch.tensor(alpha, dtype=torch.float64)
+    assert class_loss(logits, labels, teacher, weight).item() == pytest.approx(expected, rel=1e-12)
+    assert class_loss(logits, labels).item() == pytest.approx(plain, rel=1e-12)
+    low = class_loss(logits.bfloat16(), labels, teacher.bfloat16(), weight)
+    assert low.dtype == torch.float32 and low.item() == pytest.approx(expected, abs=0.02)  # 8 bits of each logit
+    assert class_accuracy(torch.eye(3), torch.tensor([0, 1, 0])).item() == pytest.approx(2 / 3)
 
 
 def test_itm_loss_leaves_invalid_rows_out() -> None:
