@@ -26,7 +26,8 @@ from albef.inputs.batch import PretrainBatch
 from albef.inputs.tokenizer import AlbefTokenizer
 from benchmarks.baseline import BaselineStep
 from demo.pictures import PictureArchive, read_pictures
-from pipeline.config.run_config import RunConfig, load_config
+from pipeline.config.resolve import load_config
+from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import ValidationConfig
 from pipeline.data import seeds
 from pipeline.data.corpus.reader import RawSample

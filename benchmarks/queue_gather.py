@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def take_steps(_rank: int, world_size: int, shape: str, batch: int, steps: int) -> dict[str, list[float]]:
     """On one rank: seconds of each measured step, by what is measured."""
-    from pipeline.config.run_config import load_config
+    from pipeline.config.resolve import load_config
     from pipeline.engine import distributed
     from pipeline.planning.bench_engine import BenchStep, build_parts
 

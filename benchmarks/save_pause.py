@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config.run_config import load_config
+from pipeline.config.resolve import load_config
 from pipeline.config.sections import CheckpointConfig
 from pipeline.engine import distributed
 from pipeline.tasks.pretraining.maker import PRETRAINING

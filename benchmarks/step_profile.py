@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def record(recipe: str, keys: Sequence[str], *, batch: int, steps: int, folder: Path) -> Path:
     """Take steps on noise and write the trace of the last `steps` of them."""
-    from pipeline.config.run_config import load_config
+    from pipeline.config.resolve import load_config
     from pipeline.engine import distributed
     from pipeline.planning.bench_engine import BenchStep, build_parts
     from pipeline.run.step_trace import StepTrace

@@ -10,7 +10,8 @@ from typing import Any
 
 from base.parser import Parser
 from pipeline.config.recipe import shipped_recipes
-from pipeline.config.run_config import RunConfig, recipe_keys
+from pipeline.config.resolve import recipe_keys
+from pipeline.config.run_config import RunConfig
 
 
 class RecipeParser(Parser):

@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 
 from albef.config import LIMITS, AlbefConfig
 from pipeline.config.recipe import RECIPES, ConfigField, shipped_recipes
-from pipeline.config.run_config import PRESETS, RunConfig, recipe_keys
+from pipeline.config.resolve import PRESETS, recipe_keys
+from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import ModelConfig
 
 HEAD = """# Every key of a recipe

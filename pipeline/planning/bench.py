@@ -18,7 +18,8 @@ import torch
 
 from albef.errors import ConfigError
 from pipeline.config.flags import add_recipe_argument
-from pipeline.config.run_config import RunConfig, load_config
+from pipeline.config.resolve import load_config
+from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import BatchConfig
 from pipeline.engine.distributed import World, local_device
 from pipeline.planning.timing import GIB

@@ -7,7 +7,8 @@ import json
 
 from albef.errors import ConfigError, DataError
 from pipeline.config.flags import add_recipe_argument, add_run_arguments, default_run_dir
-from pipeline.config.run_config import RunConfig, load_config, to_yaml
+from pipeline.config.resolve import load_config
+from pipeline.config.run_config import RunConfig, to_yaml
 from pipeline.config.sections import divisors
 from pipeline.data import shared_memory
 from pipeline.data.corpus.manifest import Manifest

@@ -23,7 +23,8 @@ from albef.errors import CheckpointError, ConfigError
 from base import atomic_file
 from base.errors import UserError
 from pipeline.checkpoints.layout import has_checkpoints
-from pipeline.config.run_config import RunConfig, differences, load_config, to_yaml
+from pipeline.config.resolve import differences, load_config
+from pipeline.config.run_config import RunConfig, to_yaml
 from pipeline.engine.distributed import World
 from pipeline.run import logs
 from pipeline.run.retrying_file import unwritable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.config.flags import add_recipe_argument, add_run_arguments, default_run_dir
-from pipeline.config.run_config import load_config
+from pipeline.config.resolve import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

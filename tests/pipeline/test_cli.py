@@ -15,7 +15,7 @@ from base.parser import Parser
 from pipeline import cli
 from pipeline.config.flags import split_overrides
 from pipeline.config.recipe import shipped_recipes
-from pipeline.config.run_config import recipe_keys
+from pipeline.config.resolve import recipe_keys
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import torch
 
 from albef.weights.tensor_file import read_tensors
 from pipeline.checkpoints.layout import read_meta
-from pipeline.config.run_config import load_config
+from pipeline.config.resolve import load_config
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.planning.flops import flops_per_sample
 from pipeline.planning.memory import estimate_memory

@@ -14,7 +14,7 @@ import pytest
 from data_prep.cli import build_parser
 from pipeline import cli
 from pipeline.config.flags import RecipeParser
-from pipeline.config.run_config import recipe_keys
+from pipeline.config.resolve import recipe_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {

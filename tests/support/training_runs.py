@@ -20,7 +20,7 @@ WITHOUT_DROPOUT = ["--model.hidden_dropout=0", "--model.attention_dropout=0", "-
 
 def train(_rank: int, _world_size: int, recipe: str, run_dir: str, overrides: list[str]) -> int:
     """One rank of `pipeline pretrain`. Imports here: the ranks are forked with deepspeed already imported."""
-    from pipeline.config.run_config import load_config
+    from pipeline.config.resolve import load_config
     from pipeline.tasks.pretraining.maker import pretrain
 
     return pretrain(load_config(Path(recipe), overrides), Path(run_dir))

@@ -69,7 +69,7 @@ def wrapped(maker: Any, wrap: Wrap) -> Any:
 
 def pretrain_with(wrap: Wrap, recipe: str | Path, run_dir: str | Path, overrides: Sequence[str] = ()) -> int:
     """`pipeline pretrain` with the task that `wrap` makes of pretraining; returns the exit code."""
-    from pipeline.config.run_config import load_config
+    from pipeline.config.resolve import load_config
     from pipeline.tasks.pretraining.maker import PRETRAINING
     from pipeline.train import train
 

@@ -62,7 +62,7 @@ def damaged(run_dir: Path, to: Path, damage: Callable[[Path], object], file: str
 def load_each(_rank: int, _size: int, recipe: str, run_dir: str, ds_config: str, checkpoints: list[str]) -> list[str]:
     """One rank of a run that is built and loads one checkpoint after another; returns the error of each, or ""."""
     from pipeline.checkpoints.loading import load_checkpoint
-    from pipeline.config.run_config import load_config
+    from pipeline.config.resolve import load_config
     from pipeline.engine import distributed
     from pipeline.tasks.pretraining.maker import PRETRAINING
     from pipeline.train import build

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from albef.errors import ConfigError
-from pipeline.config.run_config import RunConfig, load_config, to_yaml
+from pipeline.config.resolve import load_config
+from pipeline.config.run_config import RunConfig, to_yaml
 
 LAUGHS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'lol'}]" for n in range(10))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from albef.config import AlbefConfig
 from pipeline.config import reference
-from pipeline.config.run_config import PRESETS, recipe_keys
+from pipeline.config.resolve import PRESETS, recipe_keys
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "recipes.md"
 

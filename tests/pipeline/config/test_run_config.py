@@ -11,7 +11,8 @@ import pytest
 from albef.config import AlbefConfig
 from albef.errors import ConfigError
 from pipeline.config.recipe import parse_overrides, read_recipe, shipped_recipes
-from pipeline.config.run_config import differences, load_config, recipe_keys, resolve, to_dict, to_yaml
+from pipeline.config.resolve import differences, load_config, recipe_keys, resolve
+from pipeline.config.run_config import to_dict, to_yaml
 from pipeline.engine.ds_config import resolve_ds_config, shipped_ds_configs
 
 

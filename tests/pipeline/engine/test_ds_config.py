@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from albef.errors import ConfigError
-from pipeline.config.run_config import RunConfig, resolve
+from pipeline.config.resolve import resolve
+from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import BatchConfig
 from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.engine.ds_config import KNOWN_KEYS, KNOWN_ZERO_KEYS, find_ds_config, resolve_ds_config, shipped_ds_configs

@@ -136,7 +136,7 @@ def _weights_at_the_start(
     """Names of weights that differ from those before the engine, exactly and rounded; how many bf16 does not have."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    from pipeline.config.run_config import load_config
+    from pipeline.config.resolve import load_config
     from pipeline.engine import distributed
     from pipeline.engine.ds_config import resolve_ds_config
     from pipeline.tasks.pretraining.maker import PRETRAINING

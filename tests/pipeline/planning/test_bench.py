@@ -16,7 +16,7 @@ import torch
 
 from albef.errors import ConfigError, TrainingError
 from pipeline import cli
-from pipeline.config.run_config import load_config
+from pipeline.config.resolve import load_config
 from pipeline.planning.bench_baseline import Baseline, check_baseline
 from pipeline.planning.operations import StepCounter
 from pipeline.planning.timing import StepTimer, Stopwatch, peak_memory, resident

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.run_config import RunConfig, load_config
+from pipeline.config.resolve import load_config
+from pipeline.config.run_config import RunConfig
 from pipeline.engine.distributed import World
 from pipeline.planning.bench import table
 from pipeline.planning.bench_kernels import measure_kernels, peak_above, percentiles

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from albef.model import AlbefForPretraining
 from pipeline import cli
-from pipeline.config.run_config import load_config, resolve
+from pipeline.config.resolve import load_config, resolve
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.planning.memory import estimate_memory, saved_bytes
 from pipeline.tasks.pretraining.maker import PRETRAINING

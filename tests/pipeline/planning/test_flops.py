@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config.run_config import RunConfig, load_config
+from pipeline.config.resolve import load_config
+from pipeline.config.run_config import RunConfig
 from pipeline.planning.flops import MEAN_TEXT_TOKENS, flops_by_part, flops_per_sample, needed_flops, sketched_lane
 from pipeline.tasks.pretraining.maker import PRETRAINING
 from tests.support.tiny_run import tiny_recipe

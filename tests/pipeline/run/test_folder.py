@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from albef.errors import CheckpointError, ConfigError
-from pipeline.config.run_config import load_config, resolve
+from pipeline.config.resolve import load_config, resolve
 from pipeline.engine.distributed import World
 from pipeline.run.folder import RunFolder
 from tests.support.checkpoints import published

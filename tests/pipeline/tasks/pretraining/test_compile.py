@@ -19,7 +19,7 @@ from albef.momentum import MomentumTeacher
 from albef.objective.queue import FeatureQueue
 from demo.pictures import read_pictures
 from pipeline.checkpoints.layout import read_meta
-from pipeline.config.run_config import load_config
+from pipeline.config.resolve import load_config
 from pipeline.task import LaneStep
 from pipeline.tasks.pretraining.maker import PRETRAINING
 from pipeline.tasks.pretraining.task import Pretraining

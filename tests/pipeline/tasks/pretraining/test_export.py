@@ -25,7 +25,7 @@ from albef.weights.official import read_official
 from pipeline.checkpoints.layout import new_meta
 from pipeline.checkpoints.saving import CheckpointSaver
 from pipeline.cli import main
-from pipeline.config.run_config import load_config
+from pipeline.config.resolve import load_config
 from pipeline.config.sections import CheckpointConfig
 from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.engine import distributed

@@ -8,7 +8,8 @@ import torch
 from albef.errors import ConfigError
 from albef.kernels import itc, mlm, moving_average
 from albef.kernels.dispatch import use_triton
-from pipeline.config.run_config import RunConfig, resolve
+from pipeline.config.resolve import resolve
+from pipeline.config.run_config import RunConfig
 from pipeline.engine.distributed import World
 from pipeline.task import LaneStep
 from pipeline.tasks.pretraining.maker import PRETRAINING
