@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "order": ("pipeline.planning.order", "print which samples each step sees, for any ranks and workers; needs no GPU"),
     "pretrain": ("pipeline.tasks.commands", "train a recipe; the same command again resumes where it stopped"),
+    "finetune": ("pipeline.tasks.finetune", "train a trained model further, for one of the paper's tasks"),
     "status": (
         "pipeline.watch.status",
         "print how far a run is: step, rate, time left, checkpoint; from its folder alone",
@@ -45,7 +46,7 @@ COMMANDS = {
 }
 """Command -> (module with `add_arguments(parser)` and `run(args) -> exit code`, what it does)."""
 
-TAKES_RECIPE = ("bench", "check", "pretrain")
+TAKES_RECIPE = ("bench", "check", "finetune", "pretrain")
 """Commands whose flags include every key of a recipe; their `run` gets them as `args.overrides`."""
 
 RANK_VARIABLES = ("RANK", "SLURM_PROCID")
@@ -114,6 +115,7 @@ def _dispatch(arguments: list[str]) -> int:
         recipe_help,
         split_overrides,
     )
+    from pipeline.config.run_config import DEFAULT_TASK, RUNS
 
     module_name, summary = COMMANDS[command]
     module = importlib.import_module(module_name)
@@ -123,7 +125,8 @@ def _dispatch(arguments: list[str]) -> int:
     if command in TAKES_RECIPE:
         rest, overrides = split_overrides(rest, parser)
         if "--help" in rest or "-h" in rest:
-            parser.epilog = f"{recipe_help()}\n\n{EXIT_CODES}"
+            task = next((word for word in rest if word in RUNS), DEFAULT_TASK)
+            parser.epilog = f"{recipe_help(task)}\n\n{EXIT_CODES}"
     known, unknown = parser.parse_known_args(rest)
     if unknown:
         parser.error(f"unrecognized arguments: {quote(' '.join(unknown), 200)}")

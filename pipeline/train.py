@@ -27,7 +27,6 @@ from pipeline.checkpoints.meta import CheckpointMeta, new_meta
 from pipeline.checkpoints.saving import CheckpointSaver
 from pipeline.config.run_config import RunConfig
 from pipeline.data import seeds, shared_memory
-from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.loader import StepBatches, TrainingLoader
 from pipeline.data.sampling.lanes import lanes_of_rank
 from pipeline.data.workers import start_fork_server
@@ -127,11 +126,11 @@ def train(run: RunConfig, run_dir: Path, task: TaskMaker, *, resume: str = "auto
 
 def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, maker: TaskMaker) -> Training:
     """Task, data and engine, each equal on all ranks."""
-    heartbeat.phase("opening the run folder and the manifests")
+    heartbeat.phase("opening the run folder and the data")
     ds = resolve_ds_config(run, world.size)
     folder = RunFolder.open(run_dir, run, ds.config, world)
-    manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None).cached(run.data)
-    check_same_data(folder, manifest, world)
+    corpus = maker.corpus(run)
+    check_same_data(folder, corpus, world)
     if run.data.num_workers:
         start_fork_server([maker.batch_module])  # takes seconds, as building the model does
     heartbeat.phase("building the model")
@@ -139,7 +138,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
     num_lanes = run.batch.num_lanes
     lanes = lanes_of_rank(world.rank, world.size, num_lanes)
     loader = TrainingLoader(
-        manifest,
+        corpus,
         data=run.data,
         batcher=task.batcher,
         seed=run.seed,

@@ -63,6 +63,7 @@ LEVELS = {
         ["pipeline.planning.flops"],  # for the trainer's MFU
         ["pipeline.train"],
         ["pipeline.tasks.pretraining"],
+        ["pipeline.tasks.makers"],
         ["pipeline.planning"],
         ["pipeline.tasks"],
         ["pipeline.cli"],

@@ -11,7 +11,7 @@ from typing import Any
 from base.parser import Parser
 from pipeline.config.recipe import shipped_recipes
 from pipeline.config.resolve import recipe_keys
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import DEFAULT_TASK, RunConfig
 
 
 class RecipeParser(Parser):
@@ -27,14 +27,14 @@ class RecipeParser(Parser):
         return super().hint(message)
 
 
-def add_recipe_argument(parser: argparse.ArgumentParser) -> None:
-    """The positional RECIPE, and --KEY VALUE in the usage."""
+def add_recipe_argument(parser: argparse.ArgumentParser, *, before: str = "") -> None:
+    """The positional RECIPE, and --KEY VALUE in the usage; `before` are the arguments before it, in the usage."""
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
         help=f"path of a YAML recipe or of a run folder, or one of {', '.join(shipped_recipes())}",
     )
-    parser.usage = f"{parser.prog} RECIPE [flags] [--KEY VALUE ...]"
+    parser.usage = f"{parser.prog} {before}RECIPE [flags] [--KEY VALUE ...]"
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,15 +79,15 @@ def split_overrides(arguments: list[str], parser: Parser) -> tuple[list[str], li
     return own, keys
 
 
-def recipe_help() -> str:
-    """Every recipe key with its type, default and docstring, from the dataclasses."""
+def recipe_help(task: str = DEFAULT_TASK) -> str:
+    """Every recipe key of a task with its type, default and docstring, from the dataclasses."""
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     lines = [
         "recipe keys, set in the recipe or as --KEY VALUE or --KEY=VALUE.",
         "precedence: defaults < preset < recipe < flags. Defaults below are those of preset fixed and model size base.",
     ]
     section = None
-    for key in recipe_keys():
+    for key in recipe_keys(task):
         if (head := key.name.rpartition(".")[0]) != section:
             section = head
             lines.append("")

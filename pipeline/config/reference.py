@@ -18,13 +18,16 @@ from pydantic.fields import FieldInfo
 from albef.config import LIMITS, AlbefConfig
 from pipeline.config.recipe import RECIPES, ConfigField, shipped_recipes
 from pipeline.config.resolve import PRESETS, recipe_keys
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import RUNS
 from pipeline.config.sections import ModelConfig
 
 HEAD = """# Every key of a recipe
 
-`make docs` writes this page from `pipeline/config/sections.py` and the classes of `albef` that it names, and a test
-compares them. `python -m pipeline pretrain --help` prints the same list.
+`make docs` writes this page from `pipeline/config/sections.py`, `annotation_sections.py` beside it and the classes of
+`albef` that they name, and a test compares them. `python -m pipeline pretrain --help` prints the keys of pretraining,
+`python -m pipeline finetune TASK --help` those of another task.
+
+Most sections are the same in every task. One that differs is listed once for each form, with the tasks that have it.
 
 A recipe is a YAML file of `key: value` lines, in the sections below. Every key is also a flag with its dotted name:
 `--optim.lr 5e-5`, `--data.manifests data/coco,data/cc3m`. A flag overrides the recipe, the recipe overrides the preset,
@@ -39,26 +42,36 @@ folder, which is itself a recipe.
 def page() -> str:
     """The page as Markdown."""
     blocks = [HEAD, _recipes(), _presets()]
-    keys = recipe_keys()
-    blocks.append(_section("The run", "Keys outside any section.", [key for key in keys if "." not in key.name]))
-    for name, cls, doc in _sections(RunConfig):
-        own = [key for key in keys if key.name.rpartition(".")[0] == name]
-        blocks.append(_section(f"`{name}`", doc, own))
+    outside = [key for key in recipe_keys() if "." not in key.name]
+    blocks.append(_section("The run", "Keys outside any section.", outside))
+    for name, cls, tasks in _forms():
+        own = [key for key in recipe_keys(tasks[0]) if key.name.rpartition(".")[0] == name]
+        title = f"`{name}`" if len(tasks) == len(RUNS) else f"`{name}` of {', '.join(tasks)}"
+        blocks.append(_section(title, " ".join((inspect.getdoc(cls) or "").split()), own))
         if cls is ModelConfig:
             blocks.append(_sizes())
     return "\n".join(blocks)
 
 
-def _sections(cls: type, prefix: str = "") -> list[tuple[str, type, str]]:
-    """Dotted name, class and docstring of each dataclass in `cls`, in order, outer ones before those in them."""
-    found: list[tuple[str, type, str]] = []
+def _forms() -> list[tuple[str, type, list[str]]]:
+    """Each section's dotted name and class, and the tasks that have it in this form; forms of one name together."""
+    tasks: dict[str, dict[type, list[str]]] = {}
+    for task, run in RUNS.items():
+        for name, cls in _sections(run):
+            tasks.setdefault(name, {}).setdefault(cls, []).append(task)
+    return [(name, cls, of_form) for name, forms in tasks.items() for cls, of_form in forms.items()]
+
+
+def _sections(cls: type, prefix: str = "") -> list[tuple[str, type]]:
+    """Dotted name and class of each dataclass in `cls`, in order, outer ones before those in them."""
+    found: list[tuple[str, type]] = []
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             inner = typing.cast(type, kind)
             name = prefix + field.name
-            found.append((name, inner, " ".join((inspect.getdoc(inner) or "").split())))
+            found.append((name, inner))
             found += _sections(inner, f"{name}.")
     return found
 

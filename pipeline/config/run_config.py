@@ -1,4 +1,7 @@
-"""The whole configuration of a run: every key, resolved, as a dataclass of sections; and its dump as a recipe."""
+"""The whole configuration of a run: every key, resolved, as a dataclass of sections; and its dump as a recipe.
+
+`RunConfig` is what all tasks share; each task has a subclass with its own sections, listed in `RUNS`.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,51 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import NonNegativeInt, PositiveInt
 
 from albef.config import InitConfig, ObjectiveConfig
+from pipeline.config.annotation_sections import (
+    AnnotationData,
+    AnnotationValidation,
+    ClassifierObjective,
+    StartConfig,
+)
+from pipeline.config.recipe import Problem
 from pipeline.config.sections import (
     BatchConfig,
     CheckpointConfig,
     DataConfig,
     DeepSpeedConfig,
+    LoadingConfig,
     LogConfig,
     ModelConfig,
     OptimConfig,
     ScheduleConfig,
     ValidationConfig,
+    ValidationSchedule,
     WatchConfig,
 )
+from samples.quote import quote
+
+MAX_NAME = 100
+"""Letters of a run's name, which becomes a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run, resolved. `run.folder` writes it as config.yaml, which is itself a recipe."""
+    """Everything that decides a run, resolved. `run.folder` writes it as config.yaml, which is itself a recipe.
 
+    What has no default here differs between tasks: a subclass has the sections of its task.
+    """
+
+    command: ClassVar[str]
+    """The command that trains it, between `python -m pipeline` and the recipe."""
+
+    task: str
+    """What is trained. `pretrain RECIPE` trains recipes of pretraining, `finetune TASK RECIPE` those of the others."""
     name: str = "run"
     """Name of the run, and of its folder under runs/. The default is the name of the recipe's file."""
     preset: Literal["fixed", "paper"] = "fixed"
@@ -42,25 +66,88 @@ class RunConfig:
     max_steps: PositiveInt | None = None
     """Length of the run in optimizer steps, instead of epochs. The schedule ends there too."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    init: InitConfig = field(default_factory=InitConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    data: DataConfig = field(default_factory=DataConfig)
+    init: Any
+    """Where the starting weights come from."""
+    objective: Any
+    """What is trained for. Every task's has `max_text_tokens`."""
+    data: LoadingConfig
     batch: BatchConfig = field(default_factory=BatchConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LogConfig = field(default_factory=LogConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    validation: ValidationSchedule
     watch: WatchConfig = field(default_factory=WatchConfig)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run."""
         return self.max_steps or self.epochs * steps_per_epoch
 
+    def with_text_tokens(self, number: int) -> Self:
+        """The same with texts of at most this many tokens, for planning."""
+        return dataclasses.replace(self, objective=dataclasses.replace(self.objective, max_text_tokens=number))
+
     def hash(self) -> str:
         """Sixteen hex digits that change with any value of the configuration."""
         return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def mistakes(self) -> list[Problem]:
+        """Mistakes that show only across sections."""
+        problems = []
+        if self.objective.max_text_tokens > self.model.max_text_positions:
+            problems.append(
+                Problem(
+                    what=f"objective.max_text_tokens {self.objective.max_text_tokens} is more than "
+                    f"model.max_text_positions {self.model.max_text_positions}",
+                    hint=f"use max_text_tokens {self.model.max_text_positions} or less",
+                )
+            )
+        if "/" in self.name or self.name in ("", ".", "..") or not self.name.isprintable() or len(self.name) > MAX_NAME:
+            what = f"name '{quote(self.name)}' cannot name a folder"
+            problems.append(Problem(what=what, hint="use letters, digits, - and _"))
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingRun(RunConfig):
+    """Pretraining on shards."""
+
+    command: ClassVar[str] = "pretrain"
+
+    task: str = "pretraining"
+    init: InitConfig = field(default_factory=InitConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def mistakes(self) -> list[Problem]:
+        """Also an objective without a loss."""
+        if self.objective.itc or self.objective.itm or self.objective.mlm:
+            return super().mistakes()
+        return [
+            *super().mistakes(),
+            Problem(what="objective.itc, itm and mlm are all false", hint="train at least one loss"),
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntailmentRun(RunConfig):
+    """SNLI-VE: does an image entail a sentence, contradict it, or neither?"""
+
+    command: ClassVar[str] = "finetune snli-ve"
+
+    task: str = "snli-ve"
+    init: StartConfig = field(default_factory=StartConfig)
+    objective: ClassifierObjective = field(default_factory=ClassifierObjective)
+    data: AnnotationData = field(default_factory=AnnotationData)
+    validation: AnnotationValidation = field(default_factory=AnnotationValidation)
+
+
+RUNS: dict[str, type[RunConfig]] = {run.task: run for run in (PretrainingRun, EntailmentRun)}
+"""The configuration of each task, by the name that a recipe gives as `task`."""
+DEFAULT_TASK = PretrainingRun.task
+"""The task of a recipe that names none."""
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:

@@ -37,9 +37,38 @@ class AugmentConfig:
 DEFAULT_WINDOW_SHARDS = 8
 
 
+ALL_SHARDS = 2**31 - 1
+
+
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What to train on and how to read it. `num_workers` and the keys after it do not change what is trained on."""
+class LoadingConfig:
+    """How samples are read, in every task. None of these keys changes what is trained on."""
+
+    num_workers: NonNegativeInt = 4
+    """Processes per rank that read and decode samples; 0 reads in the training process."""
+    prefetch: PositiveInt = 2
+    """Micro-batches that each worker prepares ahead."""
+    max_failures_in_a_row: PositiveInt = 100
+    """End the run with an error after this many consecutive samples of a rank had to be replaced."""
+    timeout_s: NonNegativeInt = 900
+    """End the run when loading a micro-batch takes longer than this, as on a hung mount; 0 waits without limit. Needs
+    num_workers above 0."""
+
+    @property
+    def window_shards(self) -> int:
+        """Number of shards whose samples are shuffled together."""
+        return ALL_SHARDS
+
+    @property
+    def source_weights(self) -> tuple[float, ...] | None:
+        """Each source's share of an epoch; None takes every sample once."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(LoadingConfig):
+    """What to train on and how to read it. `num_workers`, `prefetch`, `max_failures_in_a_row`, `timeout_s` and the keys
+    of the cache do not change what is trained on."""
 
     manifests: tuple[str, ...] = ()
     """Paths or URLs of manifest.parquet files, of folders that hold one, or brace patterns of either. Each entry is a
@@ -55,15 +84,6 @@ class DataConfig:
     """Random augmentation of the images."""
     max_caption_words: PositiveInt = 30
     """Cut captions to this many words, before the tokenizer cuts them to `objective.max_text_tokens`."""
-    num_workers: NonNegativeInt = 4
-    """Processes per rank that read and decode samples; 0 reads in the training process."""
-    prefetch: PositiveInt = 2
-    """Micro-batches that each worker prepares ahead."""
-    max_failures_in_a_row: PositiveInt = 100
-    """End the run with an error after this many consecutive samples of a rank had to be replaced."""
-    timeout_s: NonNegativeInt = 900
-    """End the run when loading a micro-batch takes longer than this, as on a hung mount; 0 waits without limit. Needs
-    num_workers above 0."""
     shard_opener: str | None = None
     """For stores that do not support range requests: the URL or `pipe:` command that webdataset opens to stream a whole
     shard, with {path} for the shard's path or URL and {name} for its file name, as in `pipe:ssh store cat {path}`.
@@ -77,6 +97,16 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.weights is not None:
             check_weights(self.weights, len(self.manifests))
+
+    @property
+    def window_shards(self) -> int:
+        """`shuffle_window_shards`."""
+        return self.shuffle_window_shards
+
+    @property
+    def source_weights(self) -> tuple[float, ...] | None:
+        """`weights`."""
+        return self.weights
 
 
 BatchSize = Annotated[int, Field(gt=0, le=2**31 - 1)]
@@ -242,25 +272,31 @@ class LogConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
+class ValidationSchedule:
+    """When the model is scored during training, and by how many at once, in every task."""
+
+    every_steps: NonNegativeInt = 1_000
+    """Validate every N optimizer steps; 0 validates only before the first step."""
+    batch_size: PositiveInt = 32
+    """Images, and texts, encoded at once; also the unit in which the work is divided among ranks."""
+    num_workers: PositiveInt = 2
+    """Threads per rank that load images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig(ValidationSchedule):
     """Zero-shot retrieval with the student during training: before the first step, every N steps and after the last."""
 
     manifest: str | None = None
     """manifest.parquet of the validation shards, or the folder that holds it. null: no validation."""
-    every_steps: NonNegativeInt = 1_000
-    """Validate every N optimizer steps; 0 validates only before the first step."""
     num_images: PositiveInt = 1_000
     """Use the first N images of the manifest."""
     captions: Literal["all", "first"] = "first"
     """Use every caption of an image, or only its first."""
     k_test: PositiveInt = 16
     """Candidates per query that the matching head re-ranks; its cost grows in proportion."""
-    batch_size: PositiveInt = 32
-    """Images, and texts, encoded at once; also the unit in which the work is divided among ranks."""
     max_text_tokens: PositiveInt = 25
     """Cut texts to this many tokens, [CLS] included. The default is that of objective.max_text_tokens."""
-    num_workers: PositiveInt = 2
-    """Threads per rank that load images."""
 
 
 @dataclass(frozen=True, kw_only=True)

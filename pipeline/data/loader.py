@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config.sections import DataConfig
+from pipeline.config.sections import LoadingConfig
 from pipeline.data import shared_memory
 from pipeline.data.bad_samples import BadSamples
 from pipeline.data.corpus.protocol import Corpus
@@ -56,7 +56,7 @@ class TrainingLoader:
         self,
         corpus: Corpus,
         *,
-        data: DataConfig,
+        data: LoadingConfig,
         batcher: Batcher,
         seed: int,
         micro_batch_size: int,
@@ -69,8 +69,8 @@ class TrainingLoader:
         self.order = lane_order(
             corpus,
             seed=seed,
-            window_shards=data.shuffle_window_shards,
-            weights=data.weights,
+            window_shards=data.window_shards,
+            weights=data.source_weights,
             micro_batch_size=micro_batch_size,
             num_lanes=num_lanes,
         )

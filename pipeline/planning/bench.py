@@ -19,7 +19,7 @@ import torch
 from albef.errors import ConfigError
 from pipeline.config.flags import add_recipe_argument
 from pipeline.config.resolve import load_config
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import DEFAULT_TASK, PretrainingRun
 from pipeline.config.sections import BatchConfig
 from pipeline.engine.distributed import World, local_device
 from pipeline.planning.timing import GIB
@@ -73,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     device = local_device(args.device)
-    recipe = with_batch(load_config(args.recipe, batch_keys(args), other_flags=args.flags), args, device)
+    recipe = with_batch(
+        load_config(args.recipe, batch_keys(args), task=DEFAULT_TASK, other_flags=args.flags), args, device
+    )
     check_flags(args, recipe)
     steps = STEPS[device.type] if args.steps is None else args.steps
     if steps < 1:
@@ -103,13 +105,13 @@ def batch_keys(args: argparse.Namespace) -> list[str]:
     return [*args.overrides, *keys]
 
 
-def with_batch(recipe: RunConfig, args: argparse.Namespace, device: torch.device) -> RunConfig:
+def with_batch(recipe: PretrainingRun, args: argparse.Namespace, device: torch.device) -> PretrainingRun:
     """The recipe, on a CPU with a small batch unless one is given."""
     given = args.micro_batch_size is not None or any(word.startswith("--batch.") for word in args.overrides)
     return recipe if given or device.type != "cpu" else dataclasses.replace(recipe, batch=CPU_BATCH)
 
 
-def check_flags(args: argparse.Namespace, recipe: RunConfig) -> None:
+def check_flags(args: argparse.Namespace, recipe: PretrainingRun) -> None:
     """Raises: ConfigError for flags that do not go together, or a baseline that cannot be taken."""
     if args.autocast and not args.baseline:
         raise ConfigError("--autocast is the baseline's", "give --baseline as well, or leave it out")
@@ -124,7 +126,7 @@ def check_flags(args: argparse.Namespace, recipe: RunConfig) -> None:
     check_baseline(recipe)
 
 
-def measure(args: argparse.Namespace, recipe: RunConfig, world: World, steps: int) -> dict[str, Any]:
+def measure(args: argparse.Namespace, recipe: PretrainingRun, world: World, steps: int) -> dict[str, Any]:
     """What the command measures; a collective."""
     if args.what == "kernels":
         from pipeline.planning.bench_kernels import measure_kernels

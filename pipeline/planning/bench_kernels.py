@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import PretrainingRun
 from pipeline.engine.distributed import World
 from pipeline.engine.ds_config import resolve_ds_config
 from pipeline.planning.timing import StepTimer
@@ -23,7 +23,7 @@ WARM_UP = 2
 """Calls before the measured ones: Triton compiles, torch chooses algorithms."""
 
 
-def measure_kernels(recipe: RunConfig, world: World, *, steps: int) -> dict[str, Any]:
+def measure_kernels(recipe: PretrainingRun, world: World, *, steps: int) -> dict[str, Any]:
     """Milliseconds [20%, median, 80%] and peak memory above the inputs of every case, at the recipe's sizes.
 
     The implementations take turns, call by call. Triton is left out on a CPU.

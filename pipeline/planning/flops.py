@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from functools import partial
@@ -113,7 +112,7 @@ def needed_flops(run: RunConfig, maker: TaskMaker, dtype: torch.dtype) -> float:
     What a step computes above it, for padding, is no progress, and a step that skips it must not look slower.
     """
     length = min(MEAN_TEXT_TOKENS, run.objective.max_text_tokens)
-    short = dataclasses.replace(run, objective=dataclasses.replace(run.objective, max_text_tokens=length))
+    short = run.with_text_tokens(length)
     return flops_per_sample(maker.sketch(short, dtype), maker.noise(short, run.batch.micro_batch_size))
 
 

@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from albef.inputs.tokenizer import AlbefTokenizer
-from albef.model import AlbefForPretraining
-from albef.weights.initialise import initialise
 from base.errors import UserError
 from pipeline.checkpoints.layout import has_checkpoints
 from pipeline.config.run_config import RunConfig
 from pipeline.data import shared_memory, socket_folder
-from pipeline.data.corpus.manifest import Manifest, read_manifest
+from pipeline.data.corpus.protocol import Corpus
 from pipeline.data.sampling.epoch_order import LaneOrder
 from pipeline.data.sampling.lane_plan import lane_order
-from pipeline.engine.distributed import World
 from pipeline.run.data_fingerprint import difference
 from pipeline.run.folder import RunFolder, compare_with_previous
 from pipeline.run.retrying_file import unwritable
-from pipeline.tasks.retrieval.validation import Validator
+from pipeline.task_maker import TaskMaker
 
 
-def refusals(run: RunConfig, run_dir: Path, *, resume: str, without_data: bool) -> list[UserError]:
+def refusals(run: RunConfig, run_dir: Path, maker: TaskMaker, *, resume: str, without_data: bool) -> list[UserError]:
     """The errors with which training would end, in the order in which it would meet them.
 
     Args:
-        without_data: skip the checks of the shards, which do not exist yet.
+        without_data: skip the checks of the training data, which does not exist yet.
     """
     folder = RunFolder(path=run_dir)
     checks: list[Callable[[], object]] = [
         lambda: _run_folder(folder, run, resume),
-        *([] if without_data else [lambda: _data(folder, run)]),
+        *([] if without_data else [lambda: _data(folder, run, maker)]),
         *([socket_folder.settle] if run.data.num_workers else []),
-        lambda: _weights(replace(run, init=replace(run.init, text=None))),
-        lambda: _weights(replace(run, init=replace(run.init, image=None))),
-        lambda: Validator(
-            run.validation, run.model, AlbefTokenizer(), World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-        ),
+        *maker.checks(run),
     ]
     found = []
     for check in checks:
@@ -50,13 +39,6 @@ def refusals(run: RunConfig, run_dir: Path, *, resume: str, without_data: bool) 
         except UserError as error:
             found.append(error)
     return found
-
-
-def read_data(run: RunConfig) -> Manifest:
-    """The corpus, with every sample's row checked. Raises: DataError."""
-    manifest = read_manifest(run.data.manifests, check_shards=run.data.shard_opener is None)
-    manifest.check()
-    return manifest
 
 
 def shared_memory_warning(run: RunConfig, world_size: int) -> str | None:
@@ -71,13 +53,13 @@ def shared_memory_warning(run: RunConfig, world_size: int) -> str | None:
     return shared_memory.shortage(needed)
 
 
-def order_of(run: RunConfig, manifest: Manifest) -> LaneOrder:
+def order_of(run: RunConfig, corpus: Corpus) -> LaneOrder:
     """The order in which a recipe's steps take the corpus. Raises: DataError when it is too small."""
     return lane_order(
-        manifest,
+        corpus,
         seed=run.seed,
-        window_shards=run.data.shuffle_window_shards,
-        weights=run.data.weights,
+        window_shards=run.data.window_shards,
+        weights=run.data.source_weights,
         micro_batch_size=run.batch.micro_batch_size,
         num_lanes=run.batch.num_lanes,
     )
@@ -94,16 +76,9 @@ def _run_folder(folder: RunFolder, run: RunConfig, resume: str) -> None:
     folder.check_resume(resume, has_checkpoints(folder.checkpoints))
 
 
-def _data(folder: RunFolder, run: RunConfig) -> None:
-    manifest = read_data(run)
-    order_of(run, manifest)
-    manifest.cached(run.data)
-    if (problem := difference(folder, manifest)) is not None:
+def _data(folder: RunFolder, run: RunConfig, maker: TaskMaker) -> None:
+    corpus = maker.corpus(run)
+    corpus.check()
+    order_of(run, corpus)
+    if (problem := difference(folder, corpus)) is not None:
         raise problem
-
-
-def _weights(run: RunConfig) -> None:
-    if run.init.image is not None or run.init.text is not None:
-        with torch.device("meta"):
-            student = AlbefForPretraining(run.model.shape, run.objective)
-        initialise(student, run.init)

@@ -33,6 +33,7 @@ from samples.quote import quote
 log = logging.getLogger(__name__)
 
 FIXED = (
+    "task",
     "model.",
     "batch.",
     "seed",
@@ -201,7 +202,7 @@ def compare_with_previous(folder: RunFolder, run: RunConfig) -> list[str]:
         listed = "; ".join(f"{name} was {quote(old)}, is {quote(new)}" for name, (old, new) in fixed.items())
         raise ConfigError(
             f"{folder.path} holds a run that cannot resume with this recipe: {listed}",
-            f"resume it unchanged with `python -m pipeline pretrain {folder.config} --run-dir {folder.path}`, "
+            f"resume it unchanged with `python -m pipeline {run.command} {folder.config} --run-dir {folder.path}`, "
             "or start another run with another --run-dir",
         )
     return [f"recipe change: {name} was {quote(old)}, is {quote(new)}" for name, (old, new) in changed.items()]

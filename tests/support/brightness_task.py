@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.run_config import RunConfig
+from pipeline.data.corpus.manifest import read_manifest
 from pipeline.data.corpus.reader import RawSample
 from pipeline.data.decode import load_pixels, open_image
 from pipeline.engine.distributed import World
@@ -128,10 +129,12 @@ def make(_run: RunConfig, _world: World, _compute_dtype: torch.dtype) -> Brightn
 
 
 BRIGHTNESS = TaskMaker(
+    corpus=lambda run: read_manifest(run.data.manifests),
     make=make,
     batch_module=__name__,
     sketch=sketch,
     noise=noise,
     bytes_beside=bytes_beside,
     batch_lines=lambda run: [],
+    checks=lambda run: [],
 )

@@ -133,9 +133,9 @@ class Manifest:
         )
 
     def reader(self) -> ShardReader:
-        """Reads the samples that `locate` finds; logs the cost of the cache, if there is one."""
-        if self.cache is not None:
-            log.info("%s", self.cache.cost)
+        """Reads the samples that `locate` finds; logs what that costs with a cache."""
+        if cost := self.reading_cost():
+            log.info("%s", cost)
         return ShardReader(cache=self.cache)
 
     def cached(self, data: DataConfig) -> Manifest:
@@ -148,6 +148,10 @@ class Manifest:
             shards_at_once=data.shuffle_window_shards * (len(data.weights) if data.weights else 1),
         )
         return replace(self, cache=cache)
+
+    def reading_cost(self) -> str:
+        """What streaming costs; empty without a cache."""
+        return "" if self.cache is None else self.cache.cost
 
     def check(self) -> None:
         """Check every sample's row, which takes seconds for millions; training checks a row when it reads it.

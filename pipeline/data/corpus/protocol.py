@@ -38,6 +38,10 @@ class Corpus(Protocol):
         """The files that list the samples, as paths or URLs."""
 
     @property
+    def sources(self) -> Sequence[str]:
+        """(K,) what the recipe names, each a source of samples."""
+
+    @property
     def starts(self) -> np.ndarray:
         """(S+1,) int64: shard s holds the samples starts[s] .. starts[s+1]-1."""
 
@@ -61,3 +65,9 @@ class Corpus(Protocol):
 
     def reader(self) -> SampleReader:
         """Reads samples at the locations that `locate` gives."""
+
+    def check(self) -> None:
+        """Check what is otherwise checked when it is read, in seconds or minutes. Raises: DataError."""
+
+    def reading_cost(self) -> str:
+        """A line about what reading costs where it is more than usual; else empty."""

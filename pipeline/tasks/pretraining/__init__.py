@@ -7,6 +7,7 @@ kernel_cases     what `bench kernels` measures
 maker            how commands get the task, and `pretrain`
 model_card       the cards of pretrained models
 pictures         samples and pseudo-targets in TensorBoard (the paper's figure 2)
+readiness        its data, and what would stop a start
 replay           how `replay` takes a lane
 sketch           shapes, noise and bytes, for planning
 task             READ THIS SECOND: what one lane's forward is, and what follows a step

@@ -18,7 +18,7 @@ from torch import Tensor
 from albef.kernels.dispatch import Impl
 from albef.kernels.itc import itc_loss
 from albef.kernels.mlm import WordLogits, mlm_token_losses
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import PretrainingRun
 from pipeline.tasks.pretraining.sketch import noise
 
 IMPLEMENTATIONS: tuple[Impl, ...] = ("torch", "triton")
@@ -35,7 +35,7 @@ class KernelCase:
     """By implementation, `plain` first: computes a scalar whose gradient reaches `inputs`."""
 
 
-def itc(run: RunConfig, device: torch.device, dtype: torch.dtype) -> KernelCase:
+def itc(run: PretrainingRun, device: torch.device, dtype: torch.dtype) -> KernelCase:
     """Both directions of the contrastive loss. Features are fp32 in training, also of bf16 weights."""
     size, rows, dim = run.batch.micro_batch_size, run.objective.queue_size, run.model.embed_dim
     image, text, image_keys, text_keys = (unit_rows(size, dim, device) for _ in range(4))
@@ -67,7 +67,7 @@ def itc(run: RunConfig, device: torch.device, dtype: torch.dtype) -> KernelCase:
     )
 
 
-def mlm(run: RunConfig, device: torch.device, dtype: torch.dtype) -> KernelCase:
+def mlm(run: PretrainingRun, device: torch.device, dtype: torch.dtype) -> KernelCase:
     """The masked tokens of a lane: vocabulary projections of student and teacher, hard and soft targets."""
     labels = noise(run, run.batch.micro_batch_size).mlm_labels.to(device)
     number, words, width = len(labels), run.model.vocab_size, run.model.text_width
@@ -99,4 +99,4 @@ def unit_rows(count: int, width: int, device: torch.device) -> Tensor:
     return F.normalize(torch.randn(count, width, device=device), dim=1)
 
 
-CASES: Mapping[str, Callable[[RunConfig, torch.device, torch.dtype], KernelCase]] = {"itc": itc, "mlm": mlm}
+CASES: Mapping[str, Callable[[PretrainingRun, torch.device, torch.dtype], KernelCase]] = {"itc": itc, "mlm": mlm}

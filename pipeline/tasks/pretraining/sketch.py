@@ -8,11 +8,11 @@ from albef.inputs.batch import PretrainBatch
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.objective.queue import FeatureQueue
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import PretrainingRun
 from pipeline.tasks.pretraining.task import Pretraining
 
 
-def sketch(run: RunConfig, dtype: torch.dtype) -> Pretraining:
+def sketch(run: PretrainingRun, dtype: torch.dtype) -> Pretraining:
     """The task on the meta device, as the engine has it in arithmetic of `dtype`; alpha is at its full height."""
     with torch.device("meta"):
         student = AlbefForPretraining(run.model.shape, run.objective)
@@ -23,7 +23,7 @@ def sketch(run: RunConfig, dtype: torch.dtype) -> Pretraining:
     return Pretraining.of_parts(student.to(dtype).train(), teacher, queue)
 
 
-def noise(run: RunConfig, batch_size: int) -> PretrainBatch:
+def noise(run: PretrainingRun, batch_size: int) -> PretrainBatch:
     """A micro-batch of noise on the host, with the expected number of masked tokens.
 
     The shapes are those of a real micro-batch whose texts are all `max_text_tokens` long, the costliest case.
@@ -55,7 +55,7 @@ def bytes_beside(sketch: Pretraining) -> dict[str, int]:
     }
 
 
-def batch_lines(run: RunConfig) -> list[str]:
+def batch_lines(run: PretrainingRun) -> list[str]:
     """How many keys each contrastive query has, which is not the global batch."""
     lane, queue = run.batch.micro_batch_size, run.objective.queue_size
     return [f"contrastive candidates {lane + queue:,} (lane {lane} + queue {queue:,})"]

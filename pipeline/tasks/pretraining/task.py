@@ -23,7 +23,7 @@ from albef.momentum import MomentumTeacher
 from albef.objective.losses import contrastive_logits
 from albef.objective.queue import FeatureQueue
 from albef.weights.initialise import initialise
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import PretrainingRun
 from pipeline.config.sections import DataConfig
 from pipeline.data import seeds
 from pipeline.engine.compile import INDUCTOR, Backend, compile_forward, compiled, let_vary
@@ -93,7 +93,7 @@ class Pretraining:
 
     @classmethod
     def of_run(
-        cls, run: RunConfig, world: World, compute_dtype: torch.dtype, *, backend: Backend = INDUCTOR
+        cls, run: PretrainingRun, world: World, compute_dtype: torch.dtype, *, backend: Backend = INDUCTOR
     ) -> Pretraining:
         """Student, teacher and queue of a run, equal on all ranks; the validation set is opened.
 

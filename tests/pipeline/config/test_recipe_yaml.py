@@ -11,12 +11,12 @@ import pytest
 
 from albef.errors import ConfigError
 from pipeline.config.resolve import load_config
-from pipeline.config.run_config import RunConfig, to_yaml
+from pipeline.config.run_config import PretrainingRun, to_yaml
 
 LAUGHS = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'lol'}]" for n in range(10))
 
 
-def from_text(tmp_path: Path, text: str | bytes, *flags: str) -> RunConfig:
+def from_text(tmp_path: Path, text: str | bytes, *flags: str) -> PretrainingRun:
     path = tmp_path / "r.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return load_config(path, flags)

@@ -8,6 +8,7 @@ from pathlib import Path
 from albef.config import AlbefConfig
 from pipeline.config import reference
 from pipeline.config.resolve import PRESETS, recipe_keys
+from pipeline.config.run_config import RUNS
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "recipes.md"
 
@@ -18,9 +19,16 @@ def test_the_page_agrees_with_the_code() -> None:
 
 
 def test_every_key_has_a_row_with_its_meaning() -> None:
-    """Each key that a recipe can set once, with values, default and meaning, none of them empty."""
+    """Each key that a recipe of any task can set, with values, default and meaning, none of them empty."""
     rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| `(.*?)` \| (\S.*) \|$", PAGE.read_text(), re.MULTILINE)
-    assert sorted(name for name, *_ in rows) == sorted(key.name for key in recipe_keys())
+    assert {name for name, *_ in rows} == {key.name for task in RUNS for key in recipe_keys(task)}
+
+
+def test_a_section_that_differs_is_listed_with_its_tasks() -> None:
+    """Shared sections once, `data` once for shards and once for annotation files."""
+    heads = re.findall(r"^## (.*)$", PAGE.read_text(), re.MULTILINE)
+    assert heads.count("`optim`") == heads.count("`data.augment`") == 1
+    assert "`data` of pretraining" in heads and any(head.startswith("`data` of snli-ve") for head in heads)
 
 
 def test_limits_are_listed() -> None:

@@ -215,3 +215,42 @@ def test_total_steps_come_from_epochs_or_are_given() -> None:
     """max_steps has the last word."""
     assert resolve({"epochs": 3}, name="r").total_steps(7) == 21
     assert resolve({"epochs": 3, "max_steps": 5}, name="r").total_steps(7) == 5
+
+
+def test_a_recipe_names_its_task_and_has_its_keys(tmp_path: Path) -> None:
+    """Without the key it is pretraining, as every recipe of before; the dump of either task runs again as it is."""
+    assert resolve({}, name="r").task == "pretraining" and resolve({}, name="r").command == "pretrain"
+    recipe = {"task": "snli-ve", "preset": "paper", "data": {"annotations": ["ve.json"]}, "init": {"model": "out"}}
+    run = resolve(recipe, parse_overrides(["--validation.majority_after_steps=7"]), name="r")
+    assert (run.command, run.data.annotations, run.init.model) == ("finetune snli-ve", ("ve.json",), "out")
+    assert run.validation.majority_after_steps == 7 and run.optim.decay_groups == "official"
+    assert run.objective.teacher_dropout and run.data.augment.randaugment_overflow, "the preset sets what the task has"
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(run))
+    assert load_config(path) == run
+    without_task = to_dict(resolve({}, name="r"))
+    del without_task["task"]
+    assert resolve(without_task, name="r") == resolve({}, name="r"), "the config.yaml of a run of before"
+
+
+def test_a_key_of_another_task_and_a_task_that_is_none_are_named() -> None:
+    """Each with the way out."""
+    text = mistakes({"task": "snli-ve", "data": {"manifests": ["a"]}})
+    assert "data.manifests is not a key of the task snli-ve\nhint: it is one of pretraining" in text
+    assert "task should be pretraining | snli-ve" in mistakes({"task": "snli_ve"})
+    assert "did you mean snli-ve?" in mistakes({}, "--task", "snlive")
+
+
+def test_a_command_refuses_the_recipe_of_another_task(tmp_path: Path) -> None:
+    """And names the command that trains it; so does a run folder that holds another task."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("task: snli-ve\n")
+    assert load_config(path, task="snli-ve").task == "snli-ve"
+    with pytest.raises(ConfigError, match="mine is of the task snli-ve, not of pretraining") as refused:
+        load_config(path, task="pretraining")
+    assert f"`python -m pipeline finetune snli-ve {path}`" in refused.value.hint
+    with pytest.raises(ConfigError, match="demo is of the task pretraining, not of snli-ve") as refused:
+        load_config("demo", task="snli-ve")
+    assert "`python -m pipeline pretrain demo`" in refused.value.hint
+    changed = differences(resolve({}, name="r"), resolve({"task": "snli-ve"}, name="r"))
+    assert changed["task"] == ("pretraining", "snli-ve")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.config.resolve import load_config
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import PretrainingRun
 from pipeline.engine.distributed import World
 from pipeline.planning.bench import table
 from pipeline.planning.bench_kernels import measure_kernels, peak_above, percentiles
@@ -19,12 +19,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunConfig:
+def run(tmp_path: Path) -> PretrainingRun:
     return load_config(str(tiny_recipe(tmp_path)), ["--objective.queue_size=300"])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_case_is_one_computation(name: str, run: RunConfig) -> None:
+def test_a_case_is_one_computation(name: str, run: PretrainingRun) -> None:
     """The plain formula and the chunked version give one scalar and one set of gradients, in fp32."""
     case = CASES[name](run, CPU, torch.float32)
     plain, ours = case.run["plain"](), case.run["torch"]()
@@ -33,7 +33,7 @@ def test_a_case_is_one_computation(name: str, run: RunConfig) -> None:
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5 * float(one.abs().max()))
 
 
-def test_what_is_measured(run: RunConfig) -> None:
+def test_what_is_measured(run: PretrainingRun) -> None:
     """Each implementation that runs here has its times and its memory, and a line of the table."""
     result = measure_kernels(run, World(rank=0, local_rank=0, size=1, device=CPU), steps=2)
     assert [row["kernel"] for row in result["kernels"]] == list(CASES)

@@ -1,0 +1,56 @@
+"""The sections of the tasks that are trained on annotation files: data, starting weights, objective, validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from albef.config import DistillConfig
+from pipeline.config.sections import AugmentConfig, LoadingConfig, ValidationSchedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationData(LoadingConfig):
+    """What to fine-tune on, and how to read it."""
+
+    annotations: tuple[str, ...] = ()
+    """The task's JSON lists, in the official format (docs/finetuning.md). Their order fixes the samples' order."""
+    images: tuple[str, ...] = ()
+    """Folders, and zips that need not be unpacked, that the images' names in the lists start from; searched in order.
+    """
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random augmentation of the images."""
+    max_words: PositiveInt = 30
+    """Cut texts to this many words, before the tokenizer cuts them to `objective.max_text_tokens`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """The trained model to start from."""
+
+    model: str | None = None
+    """The folder of an exported ALBEF, or an official .pth: of pretraining, of this task or of another one. null starts
+    from random weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierObjective(DistillConfig):
+    """The objective of a classifier of images and texts: cross-entropy, with momentum distillation."""
+
+    max_text_tokens: PositiveInt = 64
+    """Cut texts to this many tokens, [CLS] included. The original cuts to 30 words only, which rarely are more tokens.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationValidation(ValidationSchedule):
+    """Scores on the task's validation file during training: before the first step, every N steps and after the last."""
+
+    annotations: tuple[str, ...] = ()
+    """JSON lists as in data.annotations. Without one there is no validation."""
+    images: tuple[str, ...] = ()
+    """As data.images; without an entry these are taken."""
+    majority_after_steps: NonNegativeInt = 1_000
+    """From this step on, warn when the model is right no more often than one that always gives the most frequent
+    answer: its starting weights may not have been loaded. 0 never warns."""
