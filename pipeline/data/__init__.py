@@ -1,6 +1,6 @@
 """Shards to micro-batches: the loader, its worker processes, augmentation, collation.
 
-The order is a pure function of (manifest, seed, epoch); nothing here depends on rank, worker or wall clock.
+The order is a pure function of (corpus, seed, epoch); nothing here depends on rank, worker or wall clock.
 May import albef and `pipeline.config`; never the rest of `pipeline`.
 
 bad_samples      counts replaced samples, and ends the run when nothing can be read
