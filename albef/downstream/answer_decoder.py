@@ -34,7 +34,7 @@ class QuestionAttention(Attention):
         super().__init__(config, context_width=config.text_width)
 
     def forward(
-        self, hidden: Tensor, key_value: Tensor, mask: Tensor | None = None, positions: Tensor | None = None
+        self, hidden: Tensor, key_value: Tensor, question_mask: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """(R, T, H), or (N, H) at `positions`, of questions' keys and values (B, L, 2, h, d) under (B, 1, 1, L).
 
@@ -43,7 +43,7 @@ class QuestionAttention(Attention):
         query = self.query(hidden).unflatten(-1, (1, self.heads, -1))  # (R, T, 1, h, d)
         # the g answers of a question are joined along the query length: a view, without a copy of keys and values
         joined = query.reshape(key_value.shape[0], -1, *query.shape[2:])
-        attended = self.attend(joined, key_value, mask=mask).reshape(hidden.shape)
+        attended = self.attend(joined, key_value, mask=question_mask).reshape(hidden.shape)
         if positions is not None:
             hidden, attended = (states.flatten(0, 1).index_select(0, positions) for states in (hidden, attended))
         return self.finish(hidden, attended)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from albef.config import AlbefConfig, VqaConfig
 from albef.downstream.answer_decoder import AnswerDecoder, Questions
@@ -16,14 +16,13 @@ from albef.errors import ConfigError
 from albef.inputs.vqa_batch import VqaBatch, decoder_inputs, weighted_token_losses
 from albef.kernels.dispatch import Impl
 from albef.kernels.mlm import WordLogits, mlm_token_losses
-from albef.network.fusion import MultimodalEncoder
-from albef.network.text import TextEncoder
-from albef.network.vision import ImageEncoder
+from albef.momentum import MomentumWeights
+from albef.network.encoders import ImageTextEncoders
 from albef.precision import at_least_fp32
 
 
 class VqaOutput(NamedTuple):
-    """The loss of one micro-batch, in nats, fp32 at least."""
+    """The loss of one micro-batch, in nats, fp32 at least. A tuple, as DeepSpeed's hooks need."""
 
     total: Tensor
     """Scalar: the answers' losses by weight, summed, over the number of questions. Backward starts here."""
@@ -46,24 +45,15 @@ class RankedAnswers(NamedTuple):
         return self.scores.softmax(dim=1)
 
 
-class AlbefForVqa(nn.Module):
-    """Image and text encoder, multimodal encoder, and an answer decoder that attends to the fused question."""
+class AlbefForVqa(ImageTextEncoders):
+    """The three encoders, and an answer decoder that attends to the fused question."""
 
     def __init__(self, config: AlbefConfig, objective: VqaConfig | None = None) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.objective = objective or VqaConfig()
-        self.image_encoder = ImageEncoder(config)
-        self.text_encoder = TextEncoder(config)
-        self.multimodal_encoder = MultimodalEncoder(config)
         self.answer_decoder = AnswerDecoder(config)
         self.kernels: Impl = "auto"
-        """Version of the fused kernels of the loss."""
-
-    def checkpoint_activations(self) -> None:
-        """Keep only the inputs of each image and multimodal layer for the backward; answers are short: theirs stay."""
-        self.image_encoder.set_grad_checkpointing()
-        self.multimodal_encoder.checkpoint_activations = True
+        """Version of the fused kernels of the loss, and of its teacher's average."""
 
     def ask(self, image: Tensor, question_ids: Tensor, question_mask: Tensor) -> Tensor:
         """Fused question states (B, L, H) of normalised pixels (B, 3, H, W) and (B, L) ids under a 1 / 0 mask."""
@@ -73,7 +63,7 @@ class AlbefForVqa(nn.Module):
         return fused
 
     def answer_logits(self, batch: VqaBatch) -> WordLogits:
-        """Logits (N, V), in factors, of the words of a micro-batch's answers: the soft targets, of a teacher."""
+        """Logits (N, V), in factors, of the words of a micro-batch's answers."""
         states = self.ask(batch.image, batch.question_ids, batch.question_mask)
         questions = self.answer_decoder.read(states, batch.question_mask, batch.answer_question)
         return self.answer_decoder.predict(self.answer_decoder(batch.answer_ids, questions, batch.answer_positions))
@@ -83,7 +73,7 @@ class AlbefForVqa(nn.Module):
 
         Args:
             batch: on the model's device, normalised.
-            targets: `answer_logits` of the teacher on the same batch, or None for hard targets.
+            targets: `VqaTeacher.targets` of the same batch, or None for hard targets.
             alpha: 0-d float64 on the model's device, weight of the teacher's soft targets, in [0, 1].
         """
         words = self.answer_logits(batch)
@@ -177,6 +167,35 @@ class AlbefForVqa(nn.Module):
         last = torch.arange(length - 1, rows * length, length, device=ids.device)
         words = self.answer_decoder.predict(self.answer_decoder(ids, questions, last)).whole()
         return at_least_fp32(words).log_softmax(dim=1)
+
+
+class VqaTeacher(MomentumWeights[AlbefForVqa]):
+    """The momentum teacher: the average of the whole model.
+
+    Args:
+        student: source of shape, objective, kernels and initial weights: its pretrained ones, the same on every rank.
+        device: the device of the teacher.
+        compute_dtype: type of its forward; None takes its weights'.
+    """
+
+    def __init__(
+        self, student: AlbefForVqa, *, device: torch.device | str, compute_dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__(
+            student,
+            lambda: AlbefForVqa(student.config, student.objective),
+            momentum=student.objective.momentum,
+            device=device,
+            compute_dtype=compute_dtype,
+            dropout=student.objective.teacher_dropout,
+            kernels=student.kernels,
+        )
+
+    @torch.no_grad()
+    def targets(self, batch: VqaBatch) -> WordLogits:
+        """The teacher's logits (N, V) of the answers' words, in factors with its own weights: take the backward before
+        `update`."""
+        return self.model.answer_logits(batch)
 
 
 class AnswerList:
