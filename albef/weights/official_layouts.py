@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
+from albef.downstream.alignment import AlbefForAlignment
+from albef.downstream.nlvr2 import AlbefForNlvr2
 from albef.downstream.snli_ve import AlbefForEntailment
+from albef.downstream.vqa import AlbefForVqa
 from albef.errors import CheckpointError
 from albef.inputs.snli_ve_batch import CLASSES
 from albef.model import AlbefForPretraining
@@ -49,6 +52,8 @@ class Layout:
     """Official names of the queue's parts, in their order."""
     bert: str = "text_encoder"
     """Where the official BERT of text and multimodal encoder is."""
+    layers_per_fusion: int = 1
+    """Multimodal layers for each one of `AlbefConfig.fusion_depth`: two where two images are read."""
 
     def names(self, depths: Depths, *, teacher: bool = False) -> Names:
         """The official keys of student or teacher."""
@@ -73,13 +78,14 @@ class Layout:
                 "crossattention",
                 "give ALBEF.pth, ALBEF_4M.pth, or a checkpoint that was fine-tuned from them",
             )
-        return Depths(vision, crossed[0], layers - crossed[0])
+        return Depths(vision, crossed[0], (layers - crossed[0]) // self.layers_per_fusion)
 
     def depths_of_ours(self, names: Iterable[str]) -> Depths:
         """Count the layers of a state dict of ours."""
         names = list(names)
         stems = ("image_encoder.blocks", "text_encoder.layers", "multimodal_encoder.layers")
-        return Depths(*(parts.count(names, stem) for stem in stems))
+        vision, text, fusion = (parts.count(names, stem) for stem in stems)
+        return Depths(vision, text, fusion // self.layers_per_fusion)
 
 
 def layout_of(state: Mapping[str, Tensor]) -> Layout:
@@ -96,6 +102,34 @@ def _retrieval(depths: Depths) -> Names:
     return _contrastive(
         depths, parts.text_and_fusion("text_encoder", text_depth=depths.text, fusion_depth=depths.fusion)
     )
+
+
+def _vqa(depths: Depths) -> Names:
+    bert = parts.text_and_fusion("text_encoder", text_depth=depths.text, fusion_depth=depths.fusion)
+    return {
+        **parts.image_encoder(depths.vision),
+        **bert,
+        **parts.answer_decoder(depths.fusion),
+        **parts.word_head("text_decoder", "answer_decoder.head"),
+    }
+
+
+def _nlvr2(depths: Depths) -> Names:
+    bert = parts.text_and_paired_fusion("text_encoder", text_depth=depths.text, pairs=depths.fusion)
+    heads = parts.both("cls_head.0", "cls_head.0") | parts.both("cls_head.2", "cls_head.2")
+    return {**parts.image_encoder(depths.vision), **bert, **heads}
+
+
+def _alignment(depths: Depths) -> Names:
+    temperature: Names = {"temp": "temperature"}
+    return {
+        **temperature,
+        **parts.image_encoder(depths.vision),
+        **parts.text_and_paired_fusion("text_encoder", text_depth=depths.text, pairs=depths.fusion),
+        **parts.both("vision_proj", "image_proj"),
+        **parts.both("text_proj", "text_proj"),
+        **parts.both("ta_head", "ta_head"),
+    }
 
 
 def _contrastive(depths: Depths, text_encoder: Names) -> Names:
@@ -157,5 +191,28 @@ ENTAILMENT = Layout(
     student=_entailment,
     teacher=("visual_encoder", "text_encoder", "cls_head"),
 )
-LAYOUTS = (PRETRAINING, ENTAILMENT, RETRIEVAL)
+VQA = Layout(
+    name="visual question answering",
+    recognise=_has("text_decoder.", "answer_decoder."),
+    model=AlbefForVqa,
+    student=_vqa,
+    teacher=("visual_encoder", "text_encoder", "text_decoder"),
+)
+NLVR2 = Layout(
+    name="NLVR2",
+    recognise=_classifies(2),
+    model=AlbefForNlvr2,
+    student=_nlvr2,
+    teacher=("visual_encoder", "text_encoder", "cls_head"),
+    layers_per_fusion=2,
+)
+ALIGNMENT = Layout(
+    name="text assignment",
+    recognise=_has("ta_head."),
+    model=AlbefForAlignment,
+    student=_alignment,
+    teacher=(),
+    layers_per_fusion=2,
+)
+LAYOUTS = (PRETRAINING, ENTAILMENT, VQA, NLVR2, ALIGNMENT, RETRIEVAL)
 """In the order in which they are tried."""

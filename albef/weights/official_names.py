@@ -78,6 +78,24 @@ def text_and_fusion(bert: str, *, text_depth: int, fusion_depth: int) -> Names:
     return names
 
 
+def text_and_paired_fusion(bert: str, *, text_depth: int, pairs: int) -> Names:
+    """The same for two images: the second layer of a pair repeats the first one's keys and values."""
+    names = text_and_fusion(bert, text_depth=text_depth, fusion_depth=2 * pairs)
+    for first in range(text_depth, text_depth + 2 * pairs, 2):
+        for part in ("key", "value"):
+            own, other = (f"{bert}.encoder.layer.{i}.crossattention.self.{part}" for i in (first + 1, first))
+            names |= {f"{own}.{kind}": Copy(f"{other}.{kind}") for kind in ("weight", "bias")}
+    return names
+
+
+def answer_decoder(depth: int) -> Names:
+    """The official text decoder of VQA, a BERT whose layers all have cross-attention; without its head."""
+    names = embeddings("text_decoder.bert.embeddings", "answer_decoder.embeddings")
+    for i in range(depth):
+        names |= layer(f"text_decoder.bert.encoder.layer.{i}", f"answer_decoder.layers.{i}", cross_attention=True)
+    return names
+
+
 def word_head(root: str, ours: str) -> Names:
     """The head that predicts words, whose decoder is tied to the word embeddings of the BERT beside it."""
     head = f"{root}.cls.predictions"

@@ -11,12 +11,18 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig
 from albef.weights.official import official_names, to_official
-from albef.weights.official_layouts import ENTAILMENT, PRETRAINING, QUEUES, Layout
+from albef.weights.official_layouts import ALIGNMENT, ENTAILMENT, NLVR2, PRETRAINING, QUEUES, VQA, Layout
 from pipeline.engine.optim import split_names
 from tests.parity import goldens
 
 MANIFESTS: dict[str, Any] = goldens.load("manifests_full").info
-LAYOUTS = {"pretrain": PRETRAINING, "ve": ENTAILMENT}
+LAYOUTS = {
+    "pretrain": PRETRAINING,
+    "ve": ENTAILMENT,
+    "vqa": VQA,
+    "nlvr": NLVR2,
+    "pretrain_nlvr": ALIGNMENT,
+}
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
