@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-PRELOADED = ["torch", "torch.distributed", "numpy", "timm", "transformers", "deepspeed", "tests.support.ranks"]
+PRELOADED = ["torch", "timm", "transformers", "deepspeed", "tests.support.ranks", "tests.support.preloaded"]
+_own_server: int | None = None
 
 
 def run_ranks(
@@ -36,9 +38,9 @@ def run_ranks(
     ranks inherit that path. Arguments and results travel by pickle, tensors by value.
 
     Every rank has RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment and
-    one thread. Without a GPU the ranks are forked from a server that has imported torch and deepspeed once, which saves
-    seconds a rank; with one they are spawned, because CUDA does not survive a fork. They are not daemons: a rank may
-    have loader workers.
+    one thread. Without a GPU the ranks are forked from a server that has imported torch, deepspeed and the trainer,
+    which saves seconds a rank; with one they are spawned, because CUDA does not survive a fork. They are not daemons: a
+    rank may have loader workers.
 
     Args:
         timeout_s: after it every rank is killed.
@@ -111,9 +113,20 @@ class Ranks:
 def _context() -> Any:
     if torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)  # only the first call has an effect: the server starts once
-    return context
+    _start_own_fork_server()
+    return multiprocessing.get_context("forkserver")
+
+
+def _start_own_fork_server() -> None:
+    """A process has one fork server. One that a training loader started has no deepspeed: each rank would import it."""
+    global _own_server
+    server: Any = forkserver._forkserver
+    server.set_forkserver_preload(PRELOADED)
+    if server._forkserver_pid not in (None, _own_server):
+        os.close(server._forkserver_alive_fd)  # it ends with its last worker
+        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+    server.ensure_running()
+    _own_server = server._forkserver_pid
 
 
 def _address() -> dict[str, str]:
