@@ -35,7 +35,7 @@ demo: $(ENVIRONMENT)  ## the main job, whole, on the sample images: download, sh
 	$(PY) -m demo
 
 # Up to four test files at a time: most tests wait for processes they started. A file stays in one process, and files
-# start in their order: xdist by itself starts with those of many tests, and the long ones come last.
+# start in the order of tests/conftest.py: xdist by itself starts with those of many tests, and the long ones come last.
 test: check  ## what continuous integration runs: `check`, then every test that needs no GPU
 	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15
 
