@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from multiprocessing import util
 
 import pytest
 
@@ -38,6 +39,7 @@ def temporary_files_go_with_pytest_s_folder(tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as patch:
         if len(str(folder)) <= LONGEST_TMPDIR:
             folder.mkdir()
+            util.get_temp_dir()  # removed as this process ends, when pytest's folder is gone: it stays outside
             patch.setenv("TMPDIR", str(folder))
             patch.setattr(tempfile, "tempdir", None)  # tempfile asks the environment once
         yield

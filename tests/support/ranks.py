@@ -124,7 +124,7 @@ def _start_own_fork_server() -> None:
     server.set_forkserver_preload(PRELOADED)
     if server._forkserver_pid not in (None, _own_server):
         os.close(server._forkserver_alive_fd)  # it ends with its last worker
-        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+        server._forkserver_pid = server._forkserver_alive_fd = None
     server.ensure_running()
     _own_server = server._forkserver_pid
 
