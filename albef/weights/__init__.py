@@ -8,6 +8,6 @@ official            to and from the layouts of the official checkpoints, bit for
 official_layouts    the kinds of official checkpoints: keys, order, how each is recognised
 official_names      the official names of the parts of a model
 position_embedding  resizes position embeddings to another number of patches
-task_sources        which pretraining weight each weight of a task's model starts from
 tensor_file         reads and writes .safetensors files
+to_task             starts a task's model from pretraining's weights: copied, new, left out
 """

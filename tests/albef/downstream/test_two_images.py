@@ -50,6 +50,24 @@ def test_ten_statements_are_learned_by_heart() -> None:
     assert output.accuracy == 1 and output.total < 0.1
 
 
+def test_checkpointed_and_dropped_layers_compute_the_same() -> None:
+    """Layers computed again in the backward, and the attention that a CPU uses with dropout, at a dropout of nearly 0:
+    every gradient stays as it is."""
+    gradients = []
+    for kind in ("plain", "checkpointed", "dropped"):
+        torch.manual_seed(0)
+        dropout = 1e-12 if kind == "dropped" else 0.0
+        model = AlbefForNlvr2(dataclasses.replace(PLAIN, attention_dropout=dropout)).double().train()
+        if kind == "checkpointed":
+            model.checkpoint_activations()
+        batch = Nlvr2Batch(image=images(6, 1).double(), labels=torch.tensor([0, 1, 1]), **texts(3, 2))
+        loss = model(batch, None, ALPHA).total
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    for other in gradients[1:]:
+        for (name, _), one, two in zip(model.named_parameters(), gradients[0], other, strict=True):
+            assert torch.allclose(one, two, rtol=1e-9, atol=1e-12), name
+
+
 def test_a_pair_given_by_indices_is_the_pair_itself() -> None:
     """Images that are named, some in several pairs, give the states of the same images in a row."""
     torch.manual_seed(0)

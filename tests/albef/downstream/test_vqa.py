@@ -116,6 +116,20 @@ def test_the_loss_is_the_mean_over_questions_of_their_weighted_answers(soft: boo
         assert torch.allclose(ours[name], gradient, rtol=1e-9, atol=1e-12), name
 
 
+def test_the_attention_that_a_cpu_uses_with_dropout_computes_the_same() -> None:
+    """At a dropout of nearly 0: the causal mask and the questions' padding are in it, and every gradient stays."""
+    batch = make_batch([[[7], [8, 9]], [[10, 11, 12]], [[13]]])
+    batch = dataclasses.replace(batch, image=batch.image.double())
+    gradients = []
+    for dropout in (0.0, 1e-12):
+        torch.manual_seed(0)
+        config = dataclasses.replace(CONFIG, hidden_dropout=0.0, attention_dropout=dropout)
+        model = AlbefForVqa(config).double().train()
+        gradients.append(torch.autograd.grad(model(batch, None, ALPHA).total, list(model.parameters())))
+    for (name, _), one, two in zip(model.named_parameters(), *gradients, strict=True):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-12), name
+
+
 Reader = Callable[[list[int]], Tensor]
 
 
