@@ -30,7 +30,7 @@ same annotation files on every machine; their SHA-256 is `{digest}`.
 | shapes | {shapes} |
 | sizes | small, large |
 
-Shade, background and the exact position within the cell vary. "Left of" means in a column further left, so that the
+Shade and the exact position within the cell vary. "Left of" means in a column further left, so that the
 whole box is further left; likewise "right of", "above" (a higher row) and "below". In {look_alikes:.0f}% of scenes two
 things have the same colour or the same shape.
 

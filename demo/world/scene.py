@@ -63,7 +63,6 @@ class Scene:
     name: str
     """SPLIT/NUMBER: the picture's name without its suffix."""
     things: tuple[Thing, ...]
-    background: RGB
 
     @property
     def image(self) -> str:

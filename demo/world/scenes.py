@@ -11,7 +11,7 @@ from demo.world.scene import COLOURS, RELATIONS, RGB, SHAPES, SIZES, Pair, Scene
 SPLITS = ("train", "val", "test", "test_new")
 """`test_new` has a held-out pair in every scene; the others have none."""
 MAX_THINGS = 6
-DIAMETERS = {"small": (20, 23), "large": (29, 32)}
+DIAMETERS = {"small": (22, 24), "large": (30, 32)}
 """Of a thing, percent of the picture's side."""
 MAX_TRIES = 1_000
 
@@ -110,9 +110,7 @@ def _scene(settings: WorldSettings, name: str, draws: Draws, *, look_alikes: flo
         _thing(settings.side, colour, shape, cell, draws)
         for colour, shape, cell in zip(colours, shapes, draws.sample(range(9), count), strict=True)
     ]
-    light = draws.between(236, 248)
-    tint = tuple(light + draws.between(-6, 7) for _ in range(3))
-    return Scene(name=name, things=tuple(things), background=(tint[0], tint[1], tint[2]))
+    return Scene(name=name, things=tuple(things))
 
 
 def _thing(side: int, colour: str, shape: str, cell: int, draws: Draws) -> Thing:
