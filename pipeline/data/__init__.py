@@ -4,7 +4,9 @@ The order is a pure function of (corpus, seed, epoch); nothing here depends on r
 May import albef and `pipeline.config`; never the rest of `pipeline`.
 
 bad_samples      counts replaced samples, and ends the run when nothing can be read
+collation        images in shared memory, texts padded to one of a few lengths
 decode           the image of a sample, or the reason why it cannot be used
+image_blocks     loads an evaluation's images, block by block
 lane_task        one lane's micro-batch, as a worker builds it
 loader           the training data of one rank
 randaugment      the original's ten operations

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from albef.config import AlbefConfig, ObjectiveConfig
 from albef.inputs.batch import PretrainBatch
@@ -24,6 +23,7 @@ from albef.inputs.tokenizer import AlbefTokenizer
 from albef.kernels.mlm import IGNORED
 from albef.objective.masking import mask_tokens
 from pipeline.config.sections import AugmentConfig
+from pipeline.data.collation import padded_texts, stacked_images
 from pipeline.data.corpus.reader import BadSample, RawSample
 from pipeline.data.seeds import Draws, derive, generator, uniforms
 from pipeline.data.transforms import training_image
@@ -31,8 +31,6 @@ from samples.captions import clean_caption
 from samples.quote import quote
 from samples.record import usable_captions
 
-LENGTH_STEP = 8
-"""Texts are padded to a multiple of this many tokens; it is also how attention wants the rows of its mask."""
 COUNT_STEP = 16
 """Least step of the number of masked tokens. Rows that only fill up have position 0 and the label IGNORED."""
 
@@ -119,8 +117,9 @@ def collate(
 ) -> PretrainBatch:
     """Put B examples together; hard negatives, a matter between them, are drawn by (seed, epoch, step, lane)."""
     input_ids, attention_mask = tokenizer([one.caption for one in examples], max_length=objective.max_text_tokens)
-    padding = (0, padded_length(input_ids.shape[1], objective.max_text_tokens) - input_ids.shape[1])
-    input_ids, attention_mask = F.pad(input_ids, padding, value=model.pad_token_id), F.pad(attention_mask, padding)
+    input_ids, attention_mask = padded_texts(
+        input_ids, attention_mask, most=objective.max_text_tokens, pad=model.pad_token_id
+    )
     masked = mask_tokens(
         input_ids,
         config=model,
@@ -130,7 +129,7 @@ def collate(
     filling = (0, padded_count(len(masked.mlm_positions), len(examples)) - len(masked.mlm_positions))
     negatives = generator(seed, "negatives", epoch, step, lane)
     return PretrainBatch(
-        image=_stack([one.image for one in examples]),
+        image=stacked_images([one.image for one in examples]),
         input_ids=input_ids,
         attention_mask=attention_mask,
         mlm_input_ids=masked.mlm_input_ids,
@@ -140,11 +139,6 @@ def collate(
         keys=[one.name for one in examples],
         captions=[one.caption for one in examples],
     )
-
-
-def padded_length(longest: int, most: int) -> int:
-    """The L of a micro-batch whose longest text has that many tokens: a multiple of 8, or the `max_text_tokens`."""
-    return min(-(-longest // LENGTH_STEP) * LENGTH_STEP, most)
 
 
 def padded_count(num_masked: int, size: int) -> int:
@@ -171,15 +165,6 @@ def one_sample(batch: PretrainBatch, index: int) -> PretrainBatch:
         keys=batch.keys[rows],
         captions=batch.captions[rows],
     )
-
-
-def _stack(images: list[Tensor]) -> Tensor:
-    """(B, 3, H, W). In a loader's worker written into shared memory at once, where torch would copy it to send it."""
-    if get_worker_info() is None:
-        return torch.stack(images)
-    shape = (len(images), *images[0].shape)
-    storage = torch.UntypedStorage._new_shared(len(images) * images[0].nbytes)  # as torch's own collate
-    return torch.stack(images, out=images[0].new_empty(0).set_(storage).view(shape))
 
 
 def mask_draws(names: Sequence[str], length: int, *, seed: int, epoch: int) -> Tensor:

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albef.errors import CheckpointError, ConfigError
+from albef.errors import CheckpointError
 from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.inputs.tokenizer import AlbefTokenizer
-from albef.kernels.dispatch import Impl, use_triton
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.objective.losses import contrastive_logits
@@ -28,6 +27,7 @@ from pipeline.config.sections import DataConfig
 from pipeline.data import seeds
 from pipeline.engine.compile import INDUCTOR, Backend, compile_forward, compiled, let_vary
 from pipeline.engine.distributed import World
+from pipeline.engine.kernels import check_kernels
 from pipeline.engine.schedule import alpha_at
 from pipeline.task import LaneLosses, LaneStep, Pictures, Progress
 from pipeline.tasks.pretraining.collate import PretrainBatcher
@@ -230,11 +230,3 @@ class Pretraining:
             scores = contrastive_logits(targets.image_feat, targets.text_feat, None, temperature)
             itc = (scores - teacher_lse[:, None]).exp()
         return training_pictures(batch, targets, itc, tokenizer), training_tables(batch, targets, itc, tokenizer)
-
-
-def check_kernels(kernels: Impl, device: torch.device) -> None:
-    """Raises: ConfigError when `model.kernels` asks for Triton where it cannot run."""
-    try:
-        use_triton("model.kernels", kernels, torch.empty(0, device=device))
-    except RuntimeError as error:
-        raise ConfigError(str(error), "set model.kernels to auto or torch, or train on a CUDA device") from None

@@ -10,10 +10,7 @@ nothing is computed across blocks, so that any number of ranks does the same ari
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
 
@@ -23,6 +20,7 @@ from torch import Tensor
 
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
+from pipeline.data.image_blocks import loaded_blocks
 from pipeline.engine.distributed import World
 from pipeline.task import Progress
 
@@ -221,31 +219,12 @@ def _encode_images(
     embeds = torch.zeros(shape, dtype=dtype, device=_room_for(shape, dtype, world.device))
     feats = torch.zeros(data.num_images, config.embed_dim, dtype=_feature_dtype(dtype), device=world.device)
     done = 0
-    for number, (block, images) in enumerate(_loaded(data.load_image, blocks, num_workers)):
+    for number, (block, images) in enumerate(loaded_blocks(data.load_image, blocks, num_workers)):
         block_embeds, feats[block.start : block.stop] = model.encode_image(images.to(world.device))
         embeds[done : done + len(block)] = block_embeds.to(embeds.device)
         done += len(block)
         report("encode images", number + 1, len(blocks))
     return embeds, _share(feats, world)
-
-
-def _loaded(
-    load: Callable[[int], Tensor], blocks: list[range], num_workers: int | None
-) -> Iterator[tuple[range, Tensor]]:
-    """Each block with its images stacked, while the next one is being loaded."""
-    pool = ThreadPoolExecutor(num_workers or min(8, os.cpu_count() or 1), thread_name_prefix="images")
-    waiting: deque[tuple[range, list[Future[Tensor]]]] = deque()
-    try:
-        for block in blocks:
-            waiting.append((block, [pool.submit(load, image) for image in block]))
-            if len(waiting) > 1:
-                ready, images = waiting.popleft()
-                yield ready, torch.stack([image.result() for image in images])
-        while waiting:
-            ready, images = waiting.popleft()
-            yield ready, torch.stack([image.result() for image in images])
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _candidates(

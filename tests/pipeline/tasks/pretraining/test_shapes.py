@@ -16,7 +16,8 @@ from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from albef.objective.queue import FeatureQueue
 from demo.pictures import read_pictures
-from pipeline.tasks.pretraining.collate import Example, collate, padded_length
+from pipeline.data.collation import padded_length
+from pipeline.tasks.pretraining.collate import Example, collate
 from samples.captions import clean_caption
 from tests.support.small_model import small_config
 
