@@ -60,9 +60,10 @@ LEVELS = {
         ["pipeline.export"],
         ["pipeline.watch"],
         ["pipeline.tasks.retrieval"],
+        ["pipeline.tasks.finetuning"],
         ["pipeline.planning.flops"],  # for the trainer's MFU
         ["pipeline.train"],
-        ["pipeline.tasks.pretraining"],
+        ["pipeline.tasks.pretraining", "pipeline.tasks.snli_ve"],
         ["pipeline.tasks.makers"],
         ["pipeline.planning"],
         ["pipeline.tasks"],
@@ -146,8 +147,8 @@ def test_no_file_imports_itself_in_a_circle() -> None:
     assert sorted(left) == []
 
 
-OF_PRETRAINING = re.compile(r"\b(teachers?|queues?|pretrain batch(er)?)\b")
-"""Words in the names and strings of pretraining. Requeued jobs are Slurm's."""
+OF_A_TASK = re.compile(r"\b(teachers?|queues?|pretrain batch(er)?)\b")
+"""Words in the names and strings of tasks. Requeued jobs are Slurm's."""
 
 
 def named(path: Path) -> Iterable[tuple[int, str]]:
@@ -179,13 +180,14 @@ def words(text: str) -> str:
     return re.sub(r"[^a-z]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower())
 
 
-def test_only_pretraining_names_what_is_its_own() -> None:
-    """No other file of `pipeline` names the teacher, the feature queue or `PretrainBatch`: they serve every task."""
+def test_only_a_task_names_what_is_its_own() -> None:
+    """No file of `pipeline` outside of a task's folder names a teacher, the feature queue or `PretrainBatch`: they
+    serve every task."""
     found = []
     for path in sorted((ROOT / "pipeline").rglob("*.py")):
         file = str(path.relative_to(ROOT))
-        if not file.startswith("pipeline/tasks/pretraining/"):
-            found += [f"{file}:{line}: {text}" for line, text in named(path) if OF_PRETRAINING.search(words(text))]
+        if not re.match(r"pipeline/tasks/(pretraining|snli_ve)/", file):
+            found += [f"{file}:{line}: {text}" for line, text in named(path) if OF_A_TASK.search(words(text))]
     assert found == []
 
 

@@ -143,6 +143,13 @@ class EntailmentRun(RunConfig):
     data: AnnotationData = field(default_factory=AnnotationData)
     validation: AnnotationValidation = field(default_factory=AnnotationValidation)
 
+    def mistakes(self) -> list[Problem]:
+        """Also what only pretraining can do so far."""
+        if not self.model.compile:
+            return super().mistakes()
+        what = f"model.compile is true, which {self.task} cannot do yet"
+        return [*super().mistakes(), Problem(what=what, hint="set model.compile to false")]
+
 
 RUNS: dict[str, type[RunConfig]] = {run.task: run for run in (PretrainingRun, EntailmentRun)}
 """The configuration of each task, by the name that a recipe gives as `task`."""

@@ -26,7 +26,7 @@ def train_compiled(
     rank: int, world_size: int, recipe: str, run_dir: str, overrides: Sequence[str], backend: str
 ) -> tuple[int, int, int]:
     """`train` with compiled lanes; returns the exit code, the number of graphs and of breaks."""
-    from pipeline.config.run_config import load_config
+    from pipeline.config.resolve import load_config
     from pipeline.tasks.pretraining.maker import PRETRAINING
     from pipeline.tasks.pretraining.task import Pretraining
     from pipeline.train import train
