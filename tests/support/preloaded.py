@@ -9,7 +9,7 @@ import torch.utils.cpp_extension
 import pipeline.tasks.pretraining.maker
 import pipeline.train
 import tests.support.training_runs
-from pipeline.config.run_config import recipe_keys
+from pipeline.config.resolve import recipe_keys
 
 __all__ = ["deepspeed", "pipeline", "tests", "torch"]
 
