@@ -15,7 +15,7 @@ from albef.inputs.batch import PretrainBatch, TeacherTargets
 from albef.kernels.dispatch import Impl
 from albef.kernels.itc import itc_loss
 from albef.network.encoders import AlbefEncoders
-from albef.network.fusion import cls_positions
+from albef.network.pairs import fuse_pairs
 from albef.objective.losses import contrastive_logits, itm_accuracy, itm_loss, mlm_loss
 from albef.objective.negatives import Negatives, draw_negatives
 from albef.objective.queue import FeatureQueue
@@ -133,7 +133,15 @@ class AlbefForPretraining(AlbefEncoders):
                 sim_t2i = contrastive_logits(text_feat.detach(), targets.image_feat, None, temperature.detach())
 
         negatives = self._negatives(sim_i2t, sim_t2i, batch, negative_indices) if objective.itm else None
-        fused_pairs, fused_masked = self._fuse(image_embeds, batch, text_embeds, masked_embeds, negatives)
+        fused_pairs, fused_masked = fuse_pairs(
+            self.multimodal_encoder,
+            image_embeds,
+            batch.attention_mask,
+            text_embeds=text_embeds,
+            negatives=None if negatives is None else (negatives.image, negatives.text),
+            masked_embeds=masked_embeds,
+            masked_positions=batch.mlm_positions,
+        )
 
         if negatives is not None and fused_pairs is not None:
             itm_logits = at_least_fp32(self.itm_head(fused_pairs))  # (3B, 2)
@@ -198,52 +206,6 @@ class AlbefForPretraining(AlbefEncoders):
             similarity = torch.zeros(2, size, size, device=batch.image.device)
         (image, text), (image_valid, text_valid) = draw_negatives(similarity, batch.negative_draws)
         return Negatives(image=image, text=text, image_valid=image_valid, text_valid=text_valid)
-
-    def _fuse(
-        self,
-        image_embeds: Tensor,
-        batch: PretrainBatch,
-        text_embeds: Tensor | None,
-        masked_embeds: Tensor | None,
-        negatives: Negatives | None,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """One pass of the multimodal encoder over all pairs and masked texts.
-
-        Returns: the [CLS] states (3B, H) of the pairs, texts with negative images, images with negative texts (None
-        without `negatives`), and the states (N, H) of the masked texts at their masked tokens (None without them).
-        """
-        (size, length), mask = batch.attention_mask.shape, batch.attention_mask
-        texts, masks = [], []  # the texts fused with image b: (B, L, H) and (B, L) each
-        if masked_embeds is not None:
-            texts.append(masked_embeds)
-            masks.append(mask)
-        if negatives is not None:
-            assert text_embeds is not None
-            texts += [text_embeds, text_embeds.index_select(0, negatives.text)]
-            masks += [mask, mask.index_select(0, negatives.text)]
-        if not texts:
-            return None, None
-        rows = torch.stack(texts, dim=1).flatten(0, 1)  # (g * B, L, H), image-major
-        row_masks = torch.stack(masks, dim=1).flatten(0, 1)
-        positions, other_image = [], None
-        if masked_embeds is not None:
-            # b * L + l in row g * b
-            places = batch.mlm_positions
-            positions.append(torch.add(places, places // length, alpha=(len(texts) - 1) * length))
-        if negatives is not None:
-            assert text_embeds is not None
-            rows, row_masks = torch.cat([rows, text_embeds]), torch.cat([row_masks, mask])
-            other_image = negatives.image
-            own, negative_image = cls_positions(row_masks).split([size * len(texts), size])
-            positive, negative_text = own.unflatten(0, (size, len(texts)))[:, -2:].unbind(1)
-            positions += [positive, negative_image, negative_text]
-        fused = self.multimodal_encoder(rows, row_masks, image_embeds, other_image, positions=torch.cat(positions))
-        if negatives is None:
-            return None, fused
-        if masked_embeds is None:
-            return fused, None
-        fused_masked, fused_pairs = fused.split([len(batch.mlm_positions), 3 * size])
-        return fused_pairs, fused_masked
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:
