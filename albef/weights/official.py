@@ -37,7 +37,7 @@ class OfficialWeights:
     teacher: dict[str, Tensor] | None
     """For `MomentumWeights.load_state_dict`; None when the checkpoint holds no `_m` keys."""
     queue: dict[str, Tensor] | None
-    """For `FeatureQueue.load_state_dict`: image (Q, E), text (Q, E), pointer (1,); for retrieval ids (1, Q) too.
+    """For `FeatureQueue.load_state_dict`: image (Q, E), text (Q, E), pointer (1,); for retrieval ids (Q,) too.
     None when the checkpoint holds no queue."""
 
 
@@ -139,7 +139,7 @@ def to_official(
     Args:
         student: state dict of the model, which gives the layout.
         teacher: state dict of the momentum teacher, or None for a checkpoint without `_m` keys.
-        queue: image (Q, E), text (Q, E), pointer, and ids (1, Q) for the retrieval layout, or None.
+        queue: image (Q, E), text (Q, E), pointer, and ids (Q,) for the retrieval layout, or None.
 
     Raises:
         CheckpointError: names are missing or unknown.
@@ -215,9 +215,11 @@ def _check_repeat(name: str, origin: Copy | Counted, state: Mapping[str, Tensor]
 
 
 def _turn_queue(name: str, tensor: Tensor) -> Tensor:
-    """Transpose features, which are columns officially and rows here; ids and the pointer (1,) are the same in both."""
+    """Transpose features, which are columns officially and rows here; ids are (1, Q) officially and (Q,) here."""
     if name in ("image_queue", "text_queue"):
         return tensor.t().contiguous()
+    if name == "idx_queue":
+        return tensor.squeeze(0) if tensor.ndim == 2 else tensor.unsqueeze(0)
     return tensor.reshape(1) if name == "queue_ptr" else tensor
 
 

@@ -153,6 +153,32 @@ def _fill(rank: int, world_size: int) -> tuple[list[float], int]:
     return queue.image[:, 0].tolist(), queue.pointer
 
 
+def test_ids_travel_with_their_rows() -> None:
+    """Three steps of two ranks into a ring of 7, ids beyond 32 bits: each id stays beside its features."""
+    assert run_ranks(_fill_with_ids, 2) == [[14, 15, 16, 17, 11, 12, 13]] * 2
+
+
+def _fill_with_ids(rank: int, world_size: int) -> list[int]:
+    far = 1 << 40
+    queue = FeatureQueue(7, 2, seed=0, with_ids=True)
+    assert queue.ids is not None and queue.ids.tolist() == [-100] * 7
+    for step in range(3):
+        start = 6 * step + 3 * rank
+        queue.gather(*rows(start, 3), torch.arange(start, start + 3) + far)
+        queue.enqueue()
+        queue.assert_equal_across_ranks()
+    ids = [number - far for number in queue.ids.tolist()]
+    assert ids == queue.image[:, 0].tolist() == (-queue.text[:, 0]).tolist()
+    other = FeatureQueue(7, 2, seed=0, with_ids=True)
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(other.checksum(), queue.checksum())
+    other.ids[3] += 1  # type: ignore[index]
+    assert not torch.equal(other.checksum(), queue.checksum())
+    with pytest.raises(CheckpointError, match="no ids"):
+        other.load_state_dict(FeatureQueue(7, 2, seed=0).state_dict())
+    return ids
+
+
 def test_one_collective_a_step() -> None:
     """Both modalities and all lanes travel in one all-gather, and it has been launched when gather returns."""
     assert run_ranks(_count_collectives, 2) == [(1, True), (1, True)]
