@@ -238,6 +238,14 @@ class DistillConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(DistillConfig):
+    """The objective of retrieval, and of grounding, which trains the same."""
+
+    queue_size: int = 65_536
+    """Teacher features kept per modality as extra candidates, with the ids of their images."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VqaConfig(DistillConfig):
     """The objective of visual question answering, and how its model ranks answers."""
 

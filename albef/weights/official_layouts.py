@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from albef.config import AlbefConfig
 from albef.downstream.alignment import AlbefForAlignment
 from albef.downstream.nlvr2 import AlbefForNlvr2
+from albef.downstream.retrieval import AlbefForRetrieval
 from albef.downstream.snli_ve import AlbefForEntailment
 from albef.downstream.vqa import AlbefForVqa
 from albef.errors import CheckpointError
@@ -179,7 +180,7 @@ PRETRAINING = Layout(
 RETRIEVAL = Layout(
     name="retrieval or grounding",
     recognise=lambda state: True,
-    model=AlbefForPretraining,
+    model=AlbefForRetrieval,
     student=_retrieval,
     teacher=("visual_encoder", "vision_proj", "text_encoder", "text_proj"),
     queue=("image_queue", "text_queue", "idx_queue", "queue_ptr"),

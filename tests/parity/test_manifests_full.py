@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig
 from albef.weights.official import official_names, to_official
-from albef.weights.official_layouts import ALIGNMENT, ENTAILMENT, NLVR2, PRETRAINING, QUEUES, VQA, Layout
+from albef.weights.official_layouts import ALIGNMENT, ENTAILMENT, NLVR2, PRETRAINING, QUEUES, RETRIEVAL, VQA, Layout
 from pipeline.engine.optim import split_names
 from tests.parity import goldens
 
 MANIFESTS: dict[str, Any] = goldens.load("manifests_full").info
 LAYOUTS = {
     "pretrain": PRETRAINING,
+    "retrieval": RETRIEVAL,
     "ve": ENTAILMENT,
     "vqa": VQA,
     "nlvr": NLVR2,
@@ -58,7 +59,7 @@ def written(model: nn.Module, layout: Layout, recorded: dict[str, Any]) -> dict[
     config, queue = recorded["config"], None
     if layout.queue:
         rows = torch.empty(config["queue_size"], config["embed_dim"], device="meta")
-        ids = torch.empty(1, config["queue_size"], dtype=torch.int64, device="meta")
+        ids = torch.empty(config["queue_size"], dtype=torch.int64, device="meta")
         parts = {"image": rows, "text": rows, "ids": ids, "pointer": 0}
         queue = {QUEUES[name]: parts[QUEUES[name]] for name in layout.queue}
     return to_official(student, teacher or None, queue)
