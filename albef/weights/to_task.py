@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from albef.errors import CheckpointError
+from albef.objective.queue import NO_ID, FeatureQueue
 from albef.weights.files import check_names, check_shapes, few
 from albef.weights.official_layouts import ALIGNMENT, ENTAILMENT, NLVR2, PRETRAINING, RETRIEVAL, VQA, Layout, layout_of
 from albef.weights.position_embedding import resize_position_embedding
@@ -160,6 +161,20 @@ def start_weights(
     check_shapes(weights, {name: tensor.shape for name, tensor in wanted.items()}, source=source)
     loaded = tuple(name for name in wanted if name not in created)
     return weights, StartReport(source=source, loaded=loaded, created=tuple(created), unused=tuple(unused), notes=notes)
+
+
+def start_queue(queue: FeatureQueue, saved: Mapping[str, Tensor]) -> None:
+    """Load the features of pretraining's queue into retrieval's: no image of the task has the id of their rows.
+
+    Args:
+        queue: changed in place, with ids or without.
+        saved: state of pretraining's queue.
+
+    Raises:
+        CheckpointError: it is of another size or embedding width.
+    """
+    ids = {} if queue.ids is None else {"ids": queue.ids.new_full((len(saved["image"]),), NO_ID)}
+    queue.load_state_dict({**ids, **saved})
 
 
 def _resize_positions(weights: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from albef.downstream.nlvr2 import AlbefForNlvr2
 from albef.downstream.vqa import AlbefForVqa, VqaTeacher
 from albef.errors import CheckpointError
 from albef.momentum import MomentumTeacher
+from albef.objective.queue import FeatureQueue
 from albef.weights.official import official_names
-from albef.weights.official_layouts import ALIGNMENT, ENTAILMENT, NLVR2, PRETRAINING, VQA, Layout
-from albef.weights.to_task import STARTS, start_task, start_weights
+from albef.weights.official_layouts import ALIGNMENT, ENTAILMENT, NLVR2, PRETRAINING, QUEUES, RETRIEVAL, VQA, Layout
+from albef.weights.to_task import STARTS, start_queue, start_task, start_weights
 from tests.albef.small import CONFIG, make_student
 from tests.parity import goldens
 
@@ -34,6 +35,8 @@ def full_size(layout: Layout) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("surgery", "before", "after"),
     [
+        ("pretrain->retrieval", PRETRAINING, RETRIEVAL),
+        ("pretrain->grounding", PRETRAINING, RETRIEVAL),
         ("pretrain->ve", PRETRAINING, ENTAILMENT),
         ("pretrain->vqa", PRETRAINING, VQA),
         ("pretrain->ta_pretrain", PRETRAINING, ALIGNMENT),
@@ -55,7 +58,8 @@ def test_each_weight_starts_from_the_recorded_one(surgery: str, before: Layout, 
         assert list(weights) == list(new)
         copied = {new[name]: old[start.source(name)] for name in report.loaded}
         assert {name: recorded["dst_to_src"][name] for name in copied} == copied
-        kept = [name for name in recorded["missing_in_checkpoint"] if name.split(".")[0].endswith("_m") == teacher]
+        missing = [name for name in recorded["missing_in_checkpoint"] if name not in QUEUES]
+        kept = [name for name in missing if name.split(".")[0].endswith("_m") == teacher]
         assert sorted(new[name] for name in report.created) == sorted(kept)
         assert {old[name] for name in report.unused} <= set(recorded["unexpected_in_checkpoint"])
 
@@ -130,3 +134,14 @@ def test_weights_that_do_not_fit_are_errors_and_change_nothing() -> None:
     with pytest.raises(CheckpointError, match="is of visual question answering, and a model of NLVR2 does not"):
         start_task(model, AlbefForVqa(CONFIG).state_dict(), source="vqa.pth")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_rows_of_pretrainings_queue_are_of_no_image() -> None:
+    """Retrieval's queue takes features and pointer; the ids, which are all that the checkpoint lacks, are none."""
+    pretrained = FeatureQueue(6, 4, seed=3)
+    pretrained.gather(torch.ones(2, 4), torch.zeros(2, 4))
+    pretrained.enqueue()
+    queue = FeatureQueue(6, 4, seed=0, with_ids=True)
+    start_queue(queue, {"image": pretrained.image, "text": pretrained.text, "pointer": torch.tensor(2)})
+    assert torch.equal(queue.image, pretrained.image) and torch.equal(queue.text, pretrained.text)
+    assert queue.pointer == 2 and queue.ids is not None and queue.ids.tolist() == [-100] * 6
