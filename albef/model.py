@@ -186,7 +186,7 @@ class AlbefForPretraining(AlbefEncoders):
         direction = partial(itc_loss, temperature=temperature, alpha=alpha, impl=self.kernels)
         i2t = direction(image_feat, texts, queue.text, teacher=soft[0])
         t2i = direction(text_feat, images, queue.image, teacher=soft[1])
-        return (i2t.rows.mean() + t2i.rows.mean()) / 2, i2t.teacher_lse
+        return (i2t.rows.mean() + t2i.rows.mean()) / 2, _detached(i2t.teacher_lse)
 
     def _negatives(
         self,

@@ -54,6 +54,8 @@ class Attention(nn.Module):
         """
         dropout = self.attention_dropout if self.training else 0.0
         if dropout and projected[0].device.type == "cpu":  # no fused kernel of torch has dropout there
+            if torch.compiler.is_compiling():  # which writes a backward of its own; torch 2.11 cannot trace this one
+                return _dropped_attention(mask, dropout, projected)[0].flatten(2)
             return _DroppedAttention.apply(mask, dropout, *projected).flatten(2)
         query, key, value = (part.transpose(1, 2) for states in projected for part in states.unbind(2))  # (R, h, ., d)
         if self.keep_weights:
@@ -107,17 +109,11 @@ class _DroppedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mask: Tensor | None, dropout: float, *projected: Tensor) -> Tensor:
-        heads, dtype = projected[0].shape[3], projected[0].dtype
-        query, key, value = (part for states in projected for part in _by_head(states))
-        scale = 1 / math.sqrt(query.shape[-1])
-        scores = torch.baddbmm(query.new_empty(()), query, key.mT, beta=0, alpha=scale)  # (R * h, L, T)
-        if mask is not None:
-            scores.unflatten(0, (-1, heads)).add_(mask)
-        weights = scores.softmax(dim=-1)
-        dropped, kept = torch.native_dropout(weights, dropout, True)
+        attended, weights, kept = _dropped_attention(mask, dropout, projected)
         ctx.save_for_backward(*projected, weights, kept)  # not widened: in bf16 half the bytes
-        ctx.scale, ctx.undropped, ctx.heads, ctx.dtype = scale, 1 / (1 - dropout), heads, dtype
-        return _laid_out((dropped @ value).unflatten(0, (-1, heads)).transpose(1, 2), dtype)
+        width, heads, dtype = projected[0].shape[-1], projected[0].shape[3], projected[0].dtype
+        ctx.scale, ctx.undropped, ctx.heads, ctx.dtype = 1 / math.sqrt(width), 1 / (1 - dropout), heads, dtype
+        return attended
 
     @staticmethod
     @once_differentiable
@@ -137,6 +133,21 @@ class _DroppedAttention(torch.autograd.Function):
         torch.baddbmm(of_key, of_scores.mT, query, beta=0, alpha=ctx.scale, out=of_key)
         by_token = (states.unflatten(1, (-1, ctx.heads)).permute(1, 3, 0, 2, 4) for states in grads)
         return None, None, *(_laid_out(states, ctx.dtype) for states in by_token)
+
+
+def _dropped_attention(
+    mask: Tensor | None, dropout: float, projected: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(R, L, h, d), the weights (R * h, L, T) before dropout, and where it keeps them."""
+    heads, dtype = projected[0].shape[3], projected[0].dtype
+    query, key, value = (part for states in projected for part in _by_head(states))
+    scale = 1 / math.sqrt(query.shape[-1])
+    scores = torch.baddbmm(query.new_empty(()), query, key.mT, beta=0, alpha=scale)  # (R * h, L, T)
+    if mask is not None:
+        scores.unflatten(0, (-1, heads)).add_(mask)
+    weights = scores.softmax(dim=-1)
+    dropped, kept = torch.native_dropout(weights, dropout, True)
+    return _laid_out((dropped @ value).unflatten(0, (-1, heads)).transpose(1, 2), dtype), weights, kept
 
 
 def _by_head(projected: Tensor) -> Tensor:
