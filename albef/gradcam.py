@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +21,11 @@ from albef.inputs.preprocess import preprocess_image
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
 from albef.network.attention import Attention
+from albef.network.vision import ImageAttention
 from samples.captions import clean_caption
 from samples.image import upright_rgb
+
+A = TypeVar("A", Attention, ImageAttention)
 
 COLOURS = np.array([(0, 0, 128), (0, 0, 255), (0, 255, 255), (255, 255, 0), (255, 0, 0), (128, 0, 0)], dtype=np.float64)
 """Dark blue to dark red, evenly spaced: the usual colours of a heat map."""
@@ -125,12 +129,12 @@ def cross_attention(
     layers = model.multimodal_encoder.layers
     chosen = layers[(len(layers) - 1) // 2 if layer is None else layer]
     assert isinstance(chosen, nn.Module) and isinstance(chosen.cross_attention, Attention)
-    with evaluating(model), _keeping_weights(chosen.cross_attention) as attention, _autograd():
+    with evaluating(model), keeping_weights(chosen.cross_attention) as attention, autograd():
         with torch.no_grad():
             image_embeds, _ = model.encode_image(image)
             text_embeds, _ = model.encode_text(input_ids, attention_mask)
         # tensors made under inference mode cannot take part in a backward; their copies can
-        mask, weights = attention_mask.clone(), _copies_of_inference_weights(model)
+        mask, weights = attention_mask.clone(), copies_of_inference_weights(model, ("multimodal_encoder.", "itm_head."))
         # the gradient starts here, so frozen weights work too, and no weight gets a gradient
         logits = functional_call(_Matching(model), weights, (text_embeds.requires_grad_(), mask, image_embeds))
         assert attention.weights is not None
@@ -182,23 +186,26 @@ class _Matching(nn.Module):
         return self.model.match(text_embeds, attention_mask, image_embeds)
 
 
-def _copies_of_inference_weights(model: AlbefForPretraining) -> dict[str, Tensor]:
-    """Copies by `_Matching`'s names; empty unless the model was made or loaded under `torch.inference_mode`."""
+def copies_of_inference_weights(model: nn.Module, parts: tuple[str, ...]) -> dict[str, Tensor]:
+    """Copies of a module's parts by the names of a module that has it as `model`; empty unless it was made or loaded
+    under `torch.inference_mode`."""
     return {
         f"model.{name}": weight.clone()
         for name, weight in model.named_parameters()
-        if weight.is_inference() and name.startswith(("multimodal_encoder.", "itm_head."))
+        if weight.is_inference() and name.startswith(parts)
     }
 
 
 @contextmanager
-def _autograd() -> Iterator[None]:
+def autograd() -> Iterator[None]:
+    """Gradients in any mode that is on outside."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextmanager
-def _keeping_weights(attention: Attention) -> Iterator[Attention]:
+def keeping_weights(attention: A) -> Iterator[A]:
+    """Have an attention keep the weights of its next forward."""
     attention.keep_weights = True
     try:
         yield attention

@@ -25,7 +25,7 @@ LEVELS = {
         ["albef.momentum"],
         ["albef.downstream"],
         ["albef.weights"],
-        ["albef.gradcam", "albef.pretrained"],
+        ["albef.gradcam", "albef.gradcam_itc", "albef.pretrained"],
     ],
     "data_prep": [
         ["data_prep.errors"],

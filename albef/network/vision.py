@@ -15,11 +15,21 @@ class ImageAttention(Attention):
     """timm's attention with heads after queries, keys and values, so that their gradient lies as the projection's
     backward reads it: timm's order costs a copy of it in each layer."""
 
+    keep_weights = False
+    """Grad-CAM sets this, in evaluation: attention is computed unfused, and kept in `weights` with its gradient."""
+    weights: Tensor | None = None
+    """(B, h, 1+P, 1+P)."""
+
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """(B, 1+P, D) to (B, 1+P, D)."""
         assert attn_mask is None and not is_causal, "patches have no mask"
         projected = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, 1+P, 3, h, d)
-        attended = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in projected.unbind(2)))
+        query, key, value = (part.transpose(1, 2) for part in projected.unbind(2))  # (B, h, 1+P, d)
+        if self.keep_weights:
+            self.weights = (query @ key.transpose(-1, -2) * self.scale).softmax(dim=-1)
+            attended = self.weights @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value)
         output: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
         return output
 
