@@ -27,7 +27,7 @@ from albef.inputs.tokenizer import AlbefTokenizer
 from benchmarks.baseline import BaselineStep
 from demo.pictures import PictureArchive, read_pictures
 from pipeline.config.resolve import load_config
-from pipeline.config.run_config import RunConfig
+from pipeline.config.run_config import PretrainingRun
 from pipeline.config.sections import ValidationConfig
 from pipeline.data import seeds
 from pipeline.data.corpus.reader import RawSample
@@ -73,14 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps({"batch": args.batch, "text_width": run.model.text_width, "curve": rounded}))
 
 
-def recipe(keys: Sequence[str], *, steps: int, batch: int) -> RunConfig:
+def recipe(keys: Sequence[str], *, steps: int, batch: int) -> PretrainingRun:
     """The demo's recipe for `steps` steps of one lane, without validation."""
     sizes = [f"--batch.global_batch_size={batch}", f"--batch.micro_batch_size={batch}", f"--max_steps={steps}"]
     run = load_config("demo", [*FIXED, *sizes, *keys])
     return dataclasses.replace(run, validation=ValidationConfig())
 
 
-def batches(run: RunConfig, steps: int) -> Iterator[PretrainBatch]:
+def batches(run: PretrainingRun, steps: int) -> Iterator[PretrainBatch]:
     """The demo's training pictures in an order drawn from the seed, augmented and masked as in training."""
     batcher = PretrainBatcher(
         model=run.model.shape,
@@ -107,7 +107,7 @@ def batches(run: RunConfig, steps: int) -> Iterator[PretrainBatch]:
     archive.close()
 
 
-def our_curve(run: RunConfig, *, negatives: Negatives | None = None) -> tuple[Curve, Negatives]:
+def our_curve(run: PretrainingRun, *, negatives: Negatives | None = None) -> tuple[Curve, Negatives]:
     """`run.max_steps` steps of `pipeline.train.train_step` with the engine that training builds.
 
     Returns: the losses, and the negatives of each step.
@@ -155,7 +155,7 @@ def replace_negatives(engine: torch.nn.Module, negatives: Negatives | None) -> N
 
 
 def plain_curve(
-    run: RunConfig,
+    run: PretrainingRun,
     *,
     device: str = "cpu",
     negatives: Negatives | None = None,

@@ -284,7 +284,7 @@ def last_object(lines: Sequence[str]) -> dict[str, Any] | None:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """A row for each part: seconds on the clock, processor seconds, result, log; and the sums."""
-    rows = [("part", "seconds", "cpu s", "result", "log")]
+    rows: list[tuple[str, ...]] = [("part", "seconds", "cpu s", "result", "log")]
     for one in outcomes:
         rows.append((one.part, f"{one.seconds:.1f}", f"{one.cpu_s:.1f}", one.result, one.log))
     sums = [f"{sum(times):.1f}" for times in zip(*((one.seconds, one.cpu_s) for one in outcomes), strict=True)]

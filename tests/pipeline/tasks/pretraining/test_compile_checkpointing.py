@@ -57,7 +57,7 @@ def two_steps(
         with torch.no_grad():
             for weight in weights:
                 if weight.grad is not None:
-                    weight -= 0.01 * weight.grad
+                    weight.sub_(weight.grad, alpha=0.01)
     return losses, gradients, count
 
 
