@@ -1,7 +1,7 @@
-"""Gradients of two ranks at each ZeRO stage, for the tasks whose official models pass a module twice in a step.
+"""Gradients of two ranks at each ZeRO stage, for the models of all tasks after pretraining.
 
-DeepSpeed 0.18.3 to 0.19.3 lost parts of such gradients at stage 2 (deepspeedai/DeepSpeed#8224). Our models pass each
-module once; one here passes its image encoder twice.
+Some official models pass a module twice in a step, and DeepSpeed 0.18.3 to 0.19.3 lost parts of such gradients at
+stage 2 (deepspeedai/DeepSpeed#8224). Our models pass each module once; one here passes its image encoder twice.
 """
 
 from __future__ import annotations
@@ -13,9 +13,14 @@ import torch
 from torch import Tensor
 
 from albef.downstream.nlvr2 import AlbefForNlvr2
+from albef.downstream.retrieval import AlbefForRetrieval, RetrievalTeacher
+from albef.downstream.snli_ve import AlbefForEntailment, EntailmentTeacher
 from albef.downstream.vqa import AlbefForVqa
 from albef.inputs.nlvr2_batch import Nlvr2Batch
+from albef.inputs.retrieval_batch import RetrievalBatch
+from albef.inputs.snli_ve_batch import EntailmentBatch
 from albef.inputs.vqa_batch import VqaBatch, decoder_inputs
+from albef.objective.queue import FeatureQueue
 from tests.albef.small import CONFIG
 from tests.support.ranks import run_ranks
 
@@ -30,8 +35,8 @@ keys, so theirs are rounding alone."""
 MASK = (torch.arange(6) < torch.tensor([[6], [4]])).long()
 """Of two texts."""
 
-Step = tuple[torch.nn.Module, Any, Any]
-"""A model, a rank's batch, and its soft targets."""
+Step = tuple[torch.nn.Module, tuple[Any, ...]]
+"""A model, and the arguments of its forward before alpha: a rank's batch, its soft targets, the queue."""
 
 
 def vqa(rank: int, dtype: torch.dtype) -> Step:
@@ -54,7 +59,7 @@ def vqa(rank: int, dtype: torch.dtype) -> Step:
     model, teacher = (seeded(lambda: AlbefForVqa(CONFIG), seed).to(dtype) for seed in (0, 1))
     assert isinstance(teacher, AlbefForVqa)
     with torch.no_grad():
-        return model, batch, teacher.answer_logits(batch)
+        return model, (batch, teacher.answer_logits(batch))
 
 
 class EachImageAlone(AlbefForNlvr2):
@@ -78,7 +83,7 @@ def nlvr2(rank: int, dtype: torch.dtype, kind: type[AlbefForNlvr2] = AlbefForNlv
     model, teacher = (seeded(lambda: kind(CONFIG), seed).to(dtype) for seed in (0, 1))
     assert isinstance(teacher, AlbefForNlvr2)
     with torch.no_grad():
-        return model, batch, teacher.predict(batch.image, batch.input_ids, batch.attention_mask)
+        return model, (batch, teacher.predict(batch.image, batch.input_ids, batch.attention_mask))
 
 
 def nlvr2_twice(rank: int, dtype: torch.dtype) -> Step:
@@ -86,12 +91,44 @@ def nlvr2_twice(rank: int, dtype: torch.dtype) -> Step:
     return nlvr2(rank, dtype, EachImageAlone)
 
 
+def snli_ve(rank: int, dtype: torch.dtype) -> Step:
+    """Two hypotheses."""
+    generator = torch.Generator().manual_seed(rank)
+    batch = EntailmentBatch(
+        image=torch.randn(QUESTIONS, 3, CONFIG.image_size, CONFIG.image_size, generator=generator).to(dtype),
+        input_ids=torch.randint(5, CONFIG.vocab_size, MASK.shape, generator=generator),
+        attention_mask=MASK,
+        labels=torch.tensor([rank, 2]),
+    )
+    model, other = (seeded(lambda: AlbefForEntailment(CONFIG), seed).to(dtype) for seed in (0, 1))
+    assert isinstance(other, AlbefForEntailment)
+    return model, (batch, EntailmentTeacher(other, device="cpu").targets(batch))
+
+
+def retrieval(rank: int, dtype: torch.dtype) -> Step:
+    """Two pairs: each has the other as its negative, and one has positives in the queue."""
+    generator = torch.Generator().manual_seed(rank)
+    batch = RetrievalBatch(
+        image=torch.randn(QUESTIONS, 3, CONFIG.image_size, CONFIG.image_size, generator=generator).to(dtype),
+        input_ids=torch.randint(5, CONFIG.vocab_size, MASK.shape, generator=generator),
+        attention_mask=MASK,
+        image_ids=torch.tensor([rank, 7]),
+        negative_draws=torch.full((2, QUESTIONS), 0.5, dtype=torch.float64),
+    )
+    model, other = (seeded(lambda: AlbefForRetrieval(CONFIG), seed).to(dtype) for seed in (0, 1))
+    assert isinstance(other, AlbefForRetrieval)
+    queue = FeatureQueue(6, CONFIG.embed_dim, seed=2, dtype=dtype, with_ids=True)
+    assert queue.ids is not None
+    queue.ids[2:4] = 7
+    return model, (batch, RetrievalTeacher(other, device="cpu").targets(batch), queue)
+
+
 Case = tuple[Callable[[int, torch.dtype], Step], int, torch.dtype]
 """A task, a ZeRO stage, and the precision of the forward."""
 CASES: list[Case] = [
-    *((task, stage, torch.float32) for task in (vqa, nlvr2) for stage in (0, 1, 2)),
+    *((task, stage, torch.float32) for task in (vqa, nlvr2, snli_ve, retrieval) for stage in (0, 1, 2)),
     (nlvr2_twice, 2, torch.float32),
-    (vqa, 2, torch.bfloat16),
+    *((task, 2, torch.bfloat16) for task in (vqa, snli_ve, retrieval)),
     (nlvr2_twice, 2, torch.bfloat16),  # what DeepSpeed lost
 ]
 
@@ -126,7 +163,7 @@ def _expected(task: Callable[[int, torch.dtype], Step]) -> dict[str, Tensor]:
     """Gradients of the mean of the ranks' losses, in one process."""
     steps = [task(rank, torch.float64) for rank in range(RANKS)]
     model = steps[0][0]
-    loss = torch.stack([model(batch, targets, ALPHA).total for _, batch, targets in steps]).mean()
+    loss = torch.stack([model(*arguments, ALPHA).total for _, arguments in steps]).mean()
     names = [name for name, _ in model.named_parameters()]
     return dict(zip(names, torch.autograd.grad(loss, list(model.parameters())), strict=True))
 
@@ -139,7 +176,7 @@ def _gradients(rank: int, world_size: int) -> list[dict[str, Tensor]]:
     return [_backward(stage, dtype, *task(rank, torch.float32)) for task, stage, dtype in CASES]
 
 
-def _backward(stage: int, dtype: torch.dtype, model: torch.nn.Module, batch: Any, targets: Any) -> dict[str, Tensor]:
+def _backward(stage: int, dtype: torch.dtype, model: torch.nn.Module, arguments: tuple[Any, ...]) -> dict[str, Tensor]:
     import deepspeed
     from deepspeed.utils import safe_get_full_grad
 
@@ -158,7 +195,7 @@ def _backward(stage: int, dtype: torch.dtype, model: torch.nn.Module, batch: Any
         },
         dist_init_required=False,
     )
-    engine.backward(engine(batch, targets, ALPHA).total)
+    engine.backward(engine(*arguments, ALPHA).total)
     gradients = {name: safe_get_full_grad(parameter).detach().clone() for name, parameter in model.named_parameters()}
     engine.destroy()
     return gradients
