@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from albef.downstream.retrieval import AlbefForRetrieval
 from albef.evaluation_mode import evaluating
 from albef.inputs.arguments import check_one
 from albef.inputs.preprocess import preprocess_image
@@ -58,7 +59,7 @@ class WordMaps:
 
 
 def word_maps(
-    model: AlbefForPretraining,
+    model: AlbefForPretraining | AlbefForRetrieval,
     tokenizer: AlbefTokenizer,
     image: Image.Image,
     text: str,
@@ -109,7 +110,7 @@ def token_maps(found: RecordedAttention, attention_mask: Tensor) -> Tensor:
 
 
 def cross_attention(
-    model: AlbefForPretraining,
+    model: AlbefForPretraining | AlbefForRetrieval,
     image: Tensor,
     input_ids: Tensor,
     attention_mask: Tensor,
@@ -176,9 +177,9 @@ def _words(pieces: Sequence[str]) -> tuple[list[str], list[list[int]]]:
 
 
 class _Matching(nn.Module):
-    """`AlbefForPretraining.match` as a forward, because `functional_call` calls forward."""
+    """`match` as a forward, because `functional_call` calls forward."""
 
-    def __init__(self, model: AlbefForPretraining) -> None:
+    def __init__(self, model: AlbefForPretraining | AlbefForRetrieval) -> None:
         super().__init__()
         self.model = model
 

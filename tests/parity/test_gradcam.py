@@ -11,7 +11,6 @@ from torch import Tensor
 from albef.downstream.retrieval import AlbefForRetrieval
 from albef.gradcam import RecordedAttention, cross_attention, token_maps
 from albef.gradcam_itc import class_attention, image_maps
-from albef.model import AlbefForPretraining
 from albef.network.vision import ImageAttention
 from albef.weights.files import load_strictly
 from albef.weights.official import from_official
@@ -31,8 +30,8 @@ def run(
     """The recorded pairs through the recorded model, which is in the retrieval layout; and their mask."""
     config = goldens.model_config(GOLDEN)
     weights = from_official(GOLDEN.under("state/"), vision_heads=config.vision_heads, text_heads=config.text_heads)
-    model = AlbefForPretraining(config)
-    load_strictly(model, weights.student, source="gradcam_tiny", but=["mlm_head."])
+    model = AlbefForRetrieval(config)
+    load_strictly(model, weights.student, source="gradcam_tiny")
     mask = GOLDEN["in/attention_mask"][rows]
     length = int(mask.sum(dim=1).max()) if trim else mask.shape[1]
     mask, input_ids = mask[:, :length], GOLDEN["in/input_ids"][rows, :length]
