@@ -4,6 +4,7 @@ May import torch, timm and transformers (the tokenizer), and their dependencies 
 Has no code for DeepSpeed, tar files, Slurm or command lines: `pipeline` trains the model on the data of `data_prep`.
 
 config           what a user chooses: widths and depths, the objective, the starting weights
+entailment       `AlbefEntailment`: does a sentence follow from an image? From and to a folder
 errors           errors that a user can fix: message and hint
 evaluation_mode  puts a model into eval mode for a while
 gradcam          which parts of the image a word attends to
@@ -14,6 +15,7 @@ momentum         the teacher: fp32 weights, soft targets, moving average
 precision        the rule for what is computed in fp32 with any weights
 pretrained       `Albef`: encode_image, encode_text, match, from and to a folder
 regular_file     opens files that a user names, or raises an error that names what is there instead
+saved_model      what `Albef` and `AlbefEntailment` share: the folder of model, tokenizer and preprocessing
 """
 
 from __future__ import annotations
@@ -21,15 +23,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from albef.entailment import AlbefEntailment
     from albef.pretrained import Albef
 
-__all__ = ["Albef"]
+__all__ = ["Albef", "AlbefEntailment"]
 
 
 def __getattr__(name: str) -> Any:
-    """`albef.Albef`, imported on first use, so that `import albef.errors` does not import torch and transformers."""
+    """A class of trained models, imported on first use: `import albef.errors` imports no torch."""
     if name == "Albef":
         from albef.pretrained import Albef
 
         return Albef
+    if name == "AlbefEntailment":
+        from albef.entailment import AlbefEntailment
+
+        return AlbefEntailment
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,8 @@ LEVELS = {
         ["albef.momentum"],
         ["albef.downstream"],
         ["albef.weights"],
-        ["albef.gradcam", "albef.gradcam_itc", "albef.pretrained"],
+        ["albef.saved_model"],
+        ["albef.entailment", "albef.gradcam", "albef.gradcam_itc", "albef.pretrained"],
     ],
     "data_prep": [
         ["data_prep.errors"],

@@ -17,14 +17,15 @@ MODEL_FILES = (
     "vocab.txt",
     "README.md",
 )
-"""The files that `Albef.save_pretrained` writes."""
-MODEL_TYPE = "albef"
+"""The files that `SavedModel.save_pretrained` writes."""
+MODEL_TYPES = ("albef", "albef_entailment")
+"""What config.json calls the kinds of models: their `SavedModel.model_type`."""
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether `Albef.save_pretrained` wrote the folder, or was killed while writing it."""
+    """Whether `save_pretrained` wrote the folder, or was killed while writing it."""
     try:
-        return read_object(folder / "config.json", hint="").get("model_type") == MODEL_TYPE
+        return read_object(folder / "config.json", hint="").get("model_type") in MODEL_TYPES
     except CheckpointError:
         return False
 

@@ -1,4 +1,4 @@
-"""`pipeline evaluate retrieval`: how well a model finds images by text and texts by image, without fine-tuning."""
+"""`pipeline evaluate TASK`: zero-shot retrieval of a pretrained model, or accuracy of one that was fine-tuned."""
 
 from __future__ import annotations
 
@@ -21,19 +21,23 @@ if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --hel
 
 log = logging.getLogger(__name__)
 
-MAX_RESULT_BYTES = 1 << 20
+MAX_RESULT_BYTES = 64 << 20
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `evaluate retrieval`."""
-    parser.add_argument("task", choices=["retrieval"], help="zero-shot retrieval both ways, re-ranked by matching")
+    """The flags of `evaluate`."""
+    parser.add_argument(
+        "task",
+        choices=["retrieval", "snli-ve"],
+        help="retrieval: zero-shot, both ways, re-ranked by matching; snli-ve: accuracy of a fine-tuned model",
+    )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder that export or import wrote")
     parser.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help='JSON list of {"image": path, "caption": text or list of texts}',
+        help='JSON list of {"image": path, "caption": text or list of texts}; of snli-ve, its official list',
     )
     parser.add_argument(
         "--images", type=Path, metavar="ROOT", help="folder, or packed zip, that the annotations' paths start from"
@@ -69,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
 
     world = distributed.join_ranks(args.device)
     try:
-        metrics = evaluate_retrieval(args, world)
+        metrics = evaluate_retrieval(args, world) if args.task == "retrieval" else evaluate_snli_ve(args, world)
         if world.is_main:
             write_json(args.out, metrics)
-            print_answer(table(metrics))
+            print_answer(table(metrics) if args.task == "retrieval" else accuracies(metrics))
             print_answer(str(args.out))
     finally:
         distributed.shutdown()
@@ -114,8 +118,30 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
     }
 
 
+def evaluate_snli_ve(args: argparse.Namespace, world: World) -> dict[str, Any]:
+    """What --out gets, on every rank."""
+    import torch
+
+    from pipeline.tasks.snli_ve.evaluation import evaluate_entailment
+
+    found = evaluate_entailment(
+        args.model,
+        args.annotations,
+        [args.images],
+        world=world,
+        dtype=getattr(torch, args.dtype),
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        progress=ProgressOfParts(log=log.info) if world.is_main else None,
+    )
+    facts = {"task": "snli-ve", "model": str(args.model), "data": str(args.annotations), "dtype": args.dtype}
+    return facts | found
+
+
 def check_flags(args: argparse.Namespace) -> None:
     """Raise a ConfigError or CheckpointError for flags that cannot work, before anything is loaded."""
+    if args.task != "retrieval" and args.data is not None:
+        raise ConfigError(f"evaluate {args.task} takes no --data", "--annotations FILE.json --images ROOT")
     if (args.data is None) == (args.annotations is None):
         raise ConfigError(
             "there must be either --annotations or --data", "--annotations FILE.json --images ROOT, or --data SHARDS"
@@ -156,7 +182,7 @@ def _is_evaluation(file: Path) -> bool:
         values = parse_json(read_plain(file, MAX_RESULT_BYTES))
     except (OSError, ValueError):
         return False
-    return isinstance(values, dict) and {"task", "model", "data", "k_test", "num_images"} <= values.keys()
+    return isinstance(values, dict) and {"task", "model", "data"} <= values.keys()
 
 
 def load_pairs(args: argparse.Namespace) -> EvaluationPairs:
@@ -188,3 +214,11 @@ def table(metrics: dict[str, Any]) -> str:
         values = [metrics[f"{prefix}{way}_recall_at_{at}"] for way in ("i2t", "t2i") for at in (1, 5, 10)]
         lines.append(f"{label:24}" + "".join(f"{value:9.2f}" for value in values))
     return "\n".join(lines)
+
+
+def accuracies(metrics: dict[str, Any]) -> str:
+    """The accuracies as lines."""
+    names = [name for name in metrics if name.startswith("accuracy")]
+    lines = [f"{metrics['num_entries']} entries"]
+    lines += [f"{name.replace('_', ' of '):30}{metrics[name]:7.2f} %" for name in names]
+    return "\n".join([*lines, f"{'most frequent label':30}{metrics['majority']:7.2f} %"])

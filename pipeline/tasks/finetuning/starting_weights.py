@@ -47,7 +47,7 @@ def _read(source: Path, config: AlbefConfig, device: str) -> tuple[dict[str, Ten
     """The weights by our names, and the shape of the model that they are of."""
     if not source.is_dir():
         official = read_official(source, vision_heads=config.vision_heads, text_heads=config.text_heads)
-        return dict(official.student), official.config
+        return {name: tensor.to(device) for name, tensor in official.student.items()}, official.config
     file = source / "config.json"
     values: dict[str, Any] = read_object(file, hint="give a folder that `python -m pipeline export` wrote")
     try:

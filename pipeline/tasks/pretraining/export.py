@@ -40,8 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """`export`."""
-    export_checkpoint(args.checkpoint, args.out, layout=args.format, kind=args.weights, overwrite=args.overwrite)
+    """`export`, of a checkpoint of any task."""
+    from pipeline.checkpoints.layout import resolve_checkpoint
+    from pipeline.checkpoints.weights import read_shape
+
+    check_free(args.out, overwrite=args.overwrite)
+    folder, _ = resolve_checkpoint(args.checkpoint)
+    export = export_checkpoint
+    if read_shape(folder).get("task") == "snli-ve":
+        from pipeline.tasks.snli_ve.export import export_checkpoint as export
+    export(folder, args.out, layout=args.format, kind=args.weights, overwrite=args.overwrite)
     print_answer(str(args.out))
     return 0
 

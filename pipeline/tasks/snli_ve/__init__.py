@@ -2,6 +2,8 @@
 
 annotations  the official lists, entry by entry
 batcher      entries to a micro-batch
+evaluation   accuracy of a trained model, and its answers
+export       a checkpoint to a model folder or the official .pth
 maker        how commands get the task, its data, and what would stop a start
 sketch       shapes, noise and bytes, for planning
 task         what one lane's forward is, and what follows a step

@@ -82,8 +82,12 @@ class Entailment:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """Model and objective."""
-        return {"model": self.model.config.to_dict(), "objective": dataclasses.asdict(self.model.objective)}
+        """Task, model and objective."""
+        return {
+            "task": "snli-ve",
+            "model": self.model.config.to_dict(),
+            "objective": dataclasses.asdict(self.model.objective),
+        }
 
     def losses(self, engine: Any, batch: EntailmentBatch, at: LaneStep) -> LaneLosses:
         """The teacher's answers, the student's loss."""
