@@ -10,27 +10,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
-from albef.errors import DataError
 from albef.evaluation_mode import evaluating
-from albef.inputs.preprocess import preprocess_image
 from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.data.annotations.corpus import AnnotationCorpus
-from pipeline.data.corpus.reader import BadSample
-from pipeline.data.decode import load_pixels, open_image
 from pipeline.data.image_blocks import loaded_blocks
 from pipeline.engine.distributed import World
 from pipeline.task import Progress
+from pipeline.tasks.finetuning.entry_image import entry_image
 from pipeline.tasks.retrieval.validation import random_state_restored
-from samples.quote import quote
 
 log = logging.getLogger(__name__)
 
@@ -88,16 +83,7 @@ class ClassificationSet:
 
     def image(self, index: int) -> Tensor:
         """(3, H, W) normalised, of entry `index`. Raises: DataError: an evaluation needs all of its data."""
-        (ref,) = self.corpus.locate(np.array([index]))
-        try:
-            sample = self.corpus.reader().read(ref)
-            picture: Image.Image = load_pixels(open_image(sample.images[0], ref.name), ref.name)
-        except BadSample as bad:
-            raise DataError(
-                f"entry {quote(ref.name)} of {quote(ref.path)} cannot be used: {quote(bad, 200)}",
-                "an evaluation needs all of its images: fix that one, or remove the entry",
-            ) from bad
-        return preprocess_image(picture, self.image_size)
+        return entry_image(self.corpus, index, self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +186,25 @@ class ClassifierValidation:
                 progress=progress,
             )
         values = answers.metrics()
-        due = self._majority_after_steps and steps_done >= self._majority_after_steps
-        if due and self.world.is_main and values["accuracy"] <= values["majority"]:
-            log.warning(
-                "after %d steps the model is right in %.2f%%, and always answering %s would be in %.2f%%: were its "
-                "starting weights loaded, and is the learning rate right?",
-                steps_done,
-                values["accuracy"],
-                answers.majority_class,
-                values["majority"],
-            )
+        if self.world.is_main and self._majority_after_steps:
+            warn_at_majority(values, answers.majority_class, steps_done, after=self._majority_after_steps)
         return {f"val/{name}": value for name, value in values.items()}
+
+
+def warn_at_majority(values: Mapping[str, float], majority: str, steps_done: int, *, after: int) -> None:
+    """Log that a model is no better than one that always gives the most frequent answer.
+
+    Args:
+        values: `accuracy` and `majority`, percent.
+        majority: that answer.
+        after: the step from which on this is worth a warning.
+    """
+    if steps_done >= after and values["accuracy"] <= values["majority"]:
+        log.warning(
+            "after %d steps the model is right in %.2f%%, and always answering %s would be in %.2f%%: were its "
+            "starting weights loaded, and is the learning rate right?",
+            steps_done,
+            values["accuracy"],
+            majority,
+            values["majority"],
+        )
