@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from albef.config import DistillConfig
+from albef.config import DistillConfig, VqaConfig
 from pipeline.config.sections import AugmentConfig, LoadingConfig, ValidationSchedule
 
 
@@ -54,3 +55,31 @@ class AnnotationValidation(ValidationSchedule):
     majority_after_steps: NonNegativeInt = 1_000
     """From this step on, warn when the model is right no more often than one that always gives the most frequent
     answer: its starting weights may not have been loaded. 0 never warns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaData(AnnotationData):
+    """Questions with their answers, and the candidates."""
+
+    answers: str | None = None
+    """JSON list of the candidate answers, which validation and `evaluate` rank. Its fingerprint is kept with the model,
+    and a run resumes with no other list. Training reads no candidates: other answers are learned too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaObjective(VqaConfig):
+    """The objective of visual question answering: the likelihood of the people's answers, by their frequency."""
+
+    max_text_tokens: PositiveInt = 25
+    """Cut questions to this many tokens, [CLS] included."""
+    max_answer_tokens: Annotated[int, Field(ge=3)] = 32
+    """Cut answers to this many tokens, [CLS] and [SEP] included. The original does not cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaValidation(AnnotationValidation):
+    """The official accuracy of the student's answers during training: before the first step, every N steps and after
+    the last."""
+
+    k_test: PositiveInt = 128
+    """Candidates of a question that are read whole, those whose first tokens are the likeliest; at most all."""

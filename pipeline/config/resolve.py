@@ -39,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "data.augment.randaugment_overflow": True,
         "objective.teacher_dropout": True,
+        "objective.first_token_twice": True,
         "optim.decay_groups": "official",
         "schedule.mode": "per_epoch",
     },

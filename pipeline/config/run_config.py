@@ -20,6 +20,9 @@ from pipeline.config.annotation_sections import (
     AnnotationValidation,
     ClassifierObjective,
     StartConfig,
+    VqaData,
+    VqaObjective,
+    VqaValidation,
 )
 from pipeline.config.recipe import Problem
 from pipeline.config.sections import (
@@ -145,13 +148,43 @@ class EntailmentRun(RunConfig):
 
     def mistakes(self) -> list[Problem]:
         """Also what only pretraining can do so far."""
-        if not self.model.compile:
-            return super().mistakes()
-        what = f"model.compile is true, which {self.task} cannot do yet"
-        return [*super().mistakes(), Problem(what=what, hint="set model.compile to false")]
+        return [*super().mistakes(), *_compiled(self)]
 
 
-RUNS: dict[str, type[RunConfig]] = {run.task: run for run in (PretrainingRun, EntailmentRun)}
+@dataclass(frozen=True, kw_only=True)
+class VqaRun(RunConfig):
+    """VQA: a question about an image, answered by a decoder."""
+
+    command: ClassVar[str] = "finetune vqa"
+
+    task: str = "vqa"
+    init: StartConfig = field(default_factory=StartConfig)
+    objective: VqaObjective = field(default_factory=VqaObjective)
+    data: VqaData = field(default_factory=VqaData)
+    validation: VqaValidation = field(default_factory=VqaValidation)
+
+    def mistakes(self) -> list[Problem]:
+        """Also answers longer than the decoder's positions, and a validation without candidates."""
+        problems = [*super().mistakes(), *_compiled(self)]
+        if self.objective.max_answer_tokens > self.model.max_text_positions:
+            what = f"objective.max_answer_tokens {self.objective.max_answer_tokens} is more than "
+            what += f"model.max_text_positions {self.model.max_text_positions}"
+            hint = f"use max_answer_tokens {self.model.max_text_positions} or less"
+            problems.append(Problem(what=what, hint=hint))
+        if self.validation.annotations and self.data.answers is None:
+            what = "validation.annotations names questions, and data.answers no candidates to rank"
+            problems.append(Problem(what=what, hint="name the list, such as answer_list.json, as data.answers"))
+        return problems
+
+
+def _compiled(run: RunConfig) -> list[Problem]:
+    if not run.model.compile:
+        return []
+    what = f"model.compile is true, which {run.task} cannot do yet"
+    return [Problem(what=what, hint="set model.compile to false")]
+
+
+RUNS: dict[str, type[RunConfig]] = {run.task: run for run in (PretrainingRun, EntailmentRun, VqaRun)}
 """The configuration of each task, by the name that a recipe gives as `task`."""
 DEFAULT_TASK = PretrainingRun.task
 """The task of a recipe that names none."""

@@ -16,4 +16,8 @@ def maker_of(task: str) -> TaskMaker:
         from pipeline.tasks.snli_ve.maker import ENTAILMENT
 
         return ENTAILMENT
+    if task == "vqa":
+        from pipeline.tasks.vqa.maker import VQA
+
+        return VQA
     raise AssertionError(f"{task} is none of {', '.join(RUNS)}")

@@ -57,7 +57,7 @@ def without_punctuation(text: str) -> str:
 
 
 def normalised(answer: str) -> str:
-    """A model's answer in lower case: no punctuation, digits for number words, no article, contractions with apostrophes."""
+    """A model's answer in lower case, without punctuation and articles, numbers as digits, contractions corrected."""
     text = without_punctuation(answer.replace("\n", " ").replace("\t", " ").strip())
     words = [DIGITS.get(word, word) for word in text.lower().split()]
     return " ".join(SPELLING.get(word, word) for word in words if word not in ARTICLES)

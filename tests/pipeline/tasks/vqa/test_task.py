@@ -1,0 +1,220 @@
+"""Fine-tuning on VQA in real runs: one rank, and killed and resumed on two; its batches, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from albef.errors import CheckpointError, DataError
+from pipeline import cli
+from pipeline.config.resolve import load_config
+from pipeline.data.annotations.corpus import read_annotations
+from pipeline.data.annotations.entries import Format
+from pipeline.engine.distributed import World
+from pipeline.task import LaneStep
+from pipeline.tasks.vqa.annotations import QUESTIONS, SCORED, TRAINING, read_candidates
+from pipeline.tasks.vqa.batcher import whole_answers
+from pipeline.tasks.vqa.maker import VQA
+from pipeline.tasks.vqa.ranking import answer_list
+from tests.support.ranks import run_ranks
+from tests.support.training_runs import newest, student
+from tests.support.vqa_run import ANSWERS, vqa_recipe, write_questions
+from tests.support.wrapped_task import WrappedTask, wrapped
+
+ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+
+
+def finetune(_rank: int, _size: int, recipe: str, run_dir: str, overrides: list[str], kill_in: int = 0) -> int:
+    """One rank of `pipeline finetune vqa`; at the end of step `kill_in` it kills itself."""
+    from pipeline.train import train
+
+    def kill(_task: Any, _engine: Any, step: int) -> None:
+        if step + 1 == kill_in:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    maker = wrapped(VQA, lambda task: WrappedTask(task, after=kill))
+    return train(load_config(Path(recipe), overrides), Path(run_dir), maker)
+
+
+def run(folder: Path, name: str, *overrides: str, ranks: int = 1, kill_in: int = 0) -> Path:
+    """A whole run; returns its folder."""
+    arguments = (str(vqa_recipe(folder)), str(folder / name), list(overrides), kill_in)
+    codes = run_ranks(finetune, ranks, *arguments, process_group=False, timeout_s=200)
+    assert codes == [0] * ranks
+    return folder / name
+
+
+def scores(run_dir: Path) -> dict[int, dict[str, float]]:
+    """step -> its accuracies."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    found = {line["step"]: {name: value for name, value in line.items() if name.startswith("val/")} for line in lines}
+    return {step: values for step, values in found.items() if values}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, recipe and pretrained model."""
+    made = tmp_path_factory.mktemp("vqa")
+    vqa_recipe(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    """Six steps on one rank, without sharding."""
+    return run(folder, "alone")
+
+
+def test_accuracy_is_of_every_question_by_type(alone: Path) -> None:
+    """Seven questions, before the first step, every third and after the last; the checkpoint names the candidates."""
+    accuracy = scores(alone)
+    assert sorted(accuracy) == [0, 3, 6]
+    names = {"accuracy", "accuracy_yes_no", "accuracy_number", "accuracy_other", "majority"}
+    assert all({name.removeprefix("val/") for name in values} == names for values in accuracy.values())
+    shape = json.loads((newest(alone) / "model_config.json").read_text())
+    assert shape["task"] == "vqa" and re.fullmatch("[0-9a-f]{16}", shape["answers_fingerprint"])
+    metrics = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
+    ramp = [line["train/alpha"] for line in metrics if "train/alpha" in line]
+    assert ramp == pytest.approx([0, 0.4 / 3, 0.8 / 3, 0.4, 0.4, 0.4])
+
+
+@pytest.mark.timeout(600)
+def test_killed_on_one_rank_and_finished_on_two(folder: Path, alone: Path) -> None:
+    """kill -9 in step 4, saves every second step, the rest at ZeRO 2: every byte of student and teacher, and the
+    accuracy, though two ranks do not divide seven questions."""
+    saving = ["--checkpoint.save_every=2", "--checkpoint.asynchronous=false"]
+    with pytest.raises(RuntimeError, match="exit code -9"):
+        run(folder, "killed", *saving, kill_in=4)
+    other = run(folder, "killed", *saving, "--deepspeed.config=zero2_fp32", ranks=2)
+    parts = (student, lambda checkpoint: load_file(checkpoint / "teacher.safetensors"))
+    for ours, theirs in ((part(newest(other)), part(newest(alone))) for part in parts):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert scores(other)[6] == scores(alone)[6]
+
+
+def made(folder: Path, *overrides: str) -> Any:
+    """The task of a run, without an engine."""
+    return VQA.make(load_config(folder / "vqa.yaml", overrides), ALONE, torch.float32)
+
+
+def test_another_answer_list_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Also none; the same answers in another order are the same list."""
+    task = made(folder)
+    state = task.state()
+    (tmp_path / "order.json").write_text(json.dumps(ANSWERS[::-1]))
+    made(folder, f"--data.answers={tmp_path / 'order.json'}").load_state(state)
+    (tmp_path / "other.json").write_text(json.dumps([*ANSWERS, "four"]))
+    with pytest.raises(CheckpointError, match=task.candidates.fingerprint):
+        made(folder, f"--data.answers={tmp_path / 'other.json'}").load_state(state)
+    with pytest.raises(CheckpointError, match=r"data\.answers is null"):
+        made(folder, "--data.answers=null", "--validation.annotations=[]").load_state(state)
+
+
+def test_check_shows_a_recipe_and_what_would_stop_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps and memory without a GPU; each error at once."""
+    recipe = str(folder / "vqa.yaml")
+    assert cli.main(["check", recipe, "--run-dir", str(folder / "new")]) == 0
+    shown = capsys.readouterr().out
+    assert "24 samples" in shown and re.search(r"teacher +0\.\d\d GiB", shown)
+    assert cli.main(["check", recipe, "--run-dir", str(folder / "new"), "--data.answers=gone.json"]) == 2
+    assert "answer list gone.json: No such file" in capsys.readouterr().err
+    assert cli.main(["check", recipe, "--data.answers=null"]) == 2
+    assert "data.answers no candidates to rank" in capsys.readouterr().err
+
+
+def batch_of(task: Any, folder: Path, numbers: range) -> Any:
+    """The micro-batch of these questions."""
+    path = write_questions(folder, numbers)
+    corpus = read_annotations([str(path)], [str(folder / "images")], TRAINING)
+    reader, refs = corpus.reader(), corpus.locate(np.arange(len(numbers)))
+    examples = [task.batcher.example(reader.read(ref), seed=0, epoch=0) for ref in refs]
+    return task.batcher.batch(examples, seed=0, epoch=0, step=0, lane=0)
+
+
+def test_answers_weigh_their_frequency_and_ten_questions_are_learned_by_heart(folder: Path, tmp_path: Path) -> None:
+    """Weights sum to 1 and 0.5 for Visual Genome; the words follow [CLS] and end in [SEP]; 90 steps of AdamW come near
+    the entropy of the people's answers, below which no model gets; and the likeliest answer is the most frequent."""
+    task = made(folder, "--objective.distill=false", "--model.hidden_dropout=0", "--model.attention_dropout=0")
+    batch = batch_of(task, tmp_path, range(10))
+    assert batch.captions[0] == "what is it number 0" and batch.keys[0] == "100"
+    assert batch.answer_question.tolist() == [0, 1, 1, 1, 2, 2, 3, 3, 4, 5, 5, 5, 6, 7, 7, 7, 8, 8, 9]
+    weights = batch.answer_weights.tolist()
+    assert weights[:9] == pytest.approx([1, 0.8, 0.1, 0.1, 0.8, 0.2, 0.9, 0.1, 0.5])
+    tokenizer = task.batcher.tokenizer
+    first = batch.answer_positions // batch.answer_ids.shape[1] == 0
+    assert tokenizer.pieces(batch.answer_labels[first]) == ["yes", "[SEP]"]
+    assert tokenizer.pieces(batch.answer_ids[0, :2]) == ["[CLS]", "yes"]
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-2)
+    at = LaneStep(step=0, epoch=0, lane=0, num_lanes=1, steps_per_epoch=1)
+    for _ in range(90):
+        losses = task.losses(task.model, batch, at)
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    entropy = -sum(weight * np.log(weight) for weight in weights if weight != 0.5) / 10
+    assert entropy - 1e-4 < losses.values.item() < entropy + 0.1
+    candidates = answer_list(read_candidates(folder / "answers.json"), tokenizer, task.model.config)
+    image = batch.normalised().image
+    ranked = task.model.eval().rank(image, batch.question_ids, batch.question_mask, candidates, k=6)
+    assert ranked.candidates[:, 0].tolist() == [number % 5 for number in range(10)]
+
+
+def test_a_long_answer_keeps_its_end(folder: Path) -> None:
+    """Cut before [SEP], and padded after it."""
+    tokenizer = made(folder, "--init.model=null").batcher.tokenizer
+    ids, mask = whole_answers(["a red ball on a box", "red"], tokenizer, max_tokens=4)
+    assert [tokenizer.pieces(row) for row in ids] == [
+        ["[CLS]", "a", "red", "[SEP]"],
+        ["[CLS]", "red", "[SEP]", "[PAD]"],
+    ]
+    assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "fault"),
+    [
+        (TRAINING, {"dataset": "gqa"}, "is of the dataset gqa, which is neither vqa nor vg"),
+        (TRAINING, {"answer": "yes"}, r"has 'yes' as answer, which is no list of texts"),
+        (TRAINING, {"answer": []}, r"has \[\] as answer"),
+        (TRAINING, {"dataset": "vg"}, r"as answer, which is no text"),
+        (TRAINING, {"question_id": "7"}, "has '7' as question_id, which is no whole number"),
+        (TRAINING, {"question": 3}, "has 3 as question, which is no text"),
+        (TRAINING, {"image": "gone.jpg"}, "names the image gone.jpg"),
+        (QUESTIONS, {"question_id": None}, "has None as question_id"),
+        (SCORED, {"answer": ["yes"] * 3}, "has 3 answers, and the accuracy needs at least 4"),
+        (SCORED, {"answer_type": "colour"}, "has the answer_type colour, which is none of yes/no, number, other"),
+    ],
+)
+def test_faults_of_entries(folder: Path, tmp_path: Path, form: Format, changes: dict[str, Any], fault: str) -> None:
+    """Each by its number and what is wrong."""
+    whole = json.loads((folder / "val.json").read_text())
+    path = tmp_path / "faulty.json"
+    path.write_text(json.dumps([whole[0], whole[1] | changes]))
+    with pytest.raises(DataError, match=f"1 of 2 entries cannot be used:\n  entry 1 .*{fault}"):
+        read_annotations([str(path)], [str(folder / "images")], form)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"yes": 0}', "is no list"),
+        ("[1]", "is no list"),
+        ("[", "cannot be read"),
+        ('["a", "b", "a"]', "has a 2 times"),
+    ],
+)
+def test_faults_of_the_answer_list(tmp_path: Path, text: str, fault: str) -> None:
+    """Another kind of JSON, and an answer that is there twice."""
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(DataError, match=fault):
+        read_candidates(tmp_path / "list.json")
