@@ -28,7 +28,7 @@ def checks(run: PretrainingRun) -> list[Callable[[], object]]:
     return [
         lambda: _weights(replace(run, init=replace(run.init, text=None))),
         lambda: _weights(replace(run, init=replace(run.init, image=None))),
-        lambda: Validator(run.validation, run.model, AlbefTokenizer(), alone),
+        lambda: Validator.of_manifest(run.validation, run.model, AlbefTokenizer(), alone),
     ]
 
 

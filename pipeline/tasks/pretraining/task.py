@@ -132,7 +132,7 @@ class Pretraining:
                 tokenizer=tokenizer,
             ),
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
-            validator=Validator(run.validation, run.model, tokenizer, world),
+            validator=Validator.of_manifest(run.validation, run.model, tokenizer, world),
         )
         if run.model.compile:
             task.compile(backend=backend)

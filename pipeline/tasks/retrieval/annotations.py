@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,9 +111,31 @@ class EvaluationPairs:
                 f"{file}: {len(missing)} of {len(names)} images are not below {root}, {quote(missing[0])} first",
                 "give the folder that the paths in the file start from (--images ROOT)",
             )
-        kept = _Collected(str(file), captions, max_words)
-        kept_names = [name for name in names if kept.add(name, captions_of[name])]
-        return kept.pairs(partial(_open_file, images, kept_names))
+        return cls.from_captions(
+            {name: captions_of[name] for name in names}, images, captions, max_words=max_words, source=str(file)
+        )
+
+    @classmethod
+    def from_captions(
+        cls,
+        captions_of: Mapping[str, Sequence[str]],
+        images: ImageRoots,
+        captions: Captions = "all",
+        *,
+        max_words: int = 30,
+        source: str,
+    ) -> EvaluationPairs:
+        """Images by name with their captions, in this order.
+
+        Args:
+            images: has every image.
+            source: where the captions are from, for messages.
+
+        Raises: DataError when no image has a caption.
+        """
+        kept = _Collected(source, captions, max_words)
+        names = [name for name, texts in captions_of.items() if kept.add(name, texts)]
+        return kept.pairs(partial(_open_file, images, names))
 
     @classmethod
     def from_manifest(

@@ -18,11 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from albef.downstream.retrieval import AlbefForRetrieval
 from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from pipeline.data.image_blocks import loaded_blocks
 from pipeline.engine.distributed import World
 from pipeline.task import Progress
+
+RetrievalModel = AlbefForPretraining | AlbefForRetrieval
+"""What has the two projections and the matching head."""
 
 RECALL_AT = (1, 5, 10)
 MIN_BLOCKS = 8
@@ -127,7 +131,7 @@ def ranks_after(scores: Tensor, own: Tensor, itc_ranks: Tensor) -> Tensor:
 
 @torch.no_grad()
 def retrieve(
-    model: AlbefForPretraining,
+    model: RetrievalModel,
     data: RetrievalSet,
     *,
     world: World,
@@ -188,7 +192,7 @@ def _blocks(total: int, size: int) -> list[range]:
 
 
 def _encode_texts(
-    model: AlbefForPretraining, data: RetrievalSet, blocks: list[range], world: World, report: Progress
+    model: RetrievalModel, data: RetrievalSet, blocks: list[range], world: World, report: Progress
 ) -> tuple[Tensor, Tensor]:
     """Embeddings (T, L, H) on the device or the CPU, and features (T, E) on the device, of all ranks' texts."""
     config, dtype = model.config, model.text_proj.weight.dtype
@@ -206,7 +210,7 @@ def _encode_texts(
 
 
 def _encode_images(
-    model: AlbefForPretraining,
+    model: RetrievalModel,
     data: RetrievalSet,
     blocks: list[range],
     world: World,
@@ -252,7 +256,7 @@ def _candidates(
 
 
 def _match(
-    model: AlbefForPretraining,
+    model: RetrievalModel,
     data: RetrievalSet,
     images: list[int],
     image_embeds: Tensor,
@@ -285,7 +289,7 @@ def _match(
 
 
 def _match_one(
-    model: AlbefForPretraining, data: RetrievalSet, image_embeds: Tensor, text_embeds: Tensor, texts: Tensor
+    model: RetrievalModel, data: RetrievalSet, image_embeds: Tensor, text_embeds: Tensor, texts: Tensor
 ) -> Tensor:
     """(n,) matching logits of texts (n,) against one image (1, 1+P, D)."""
     mask = data.attention_mask[texts]

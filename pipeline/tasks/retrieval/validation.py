@@ -1,4 +1,4 @@
-"""Zero-shot retrieval during training, on a few validation pairs. It changes nothing of the training itself."""
+"""Retrieval during training, on validation pairs. It changes nothing of the training itself."""
 
 from __future__ import annotations
 
@@ -10,36 +10,49 @@ import torch
 from albef.config import AlbefConfig
 from albef.evaluation_mode import evaluating
 from albef.inputs.tokenizer import AlbefTokenizer
-from albef.model import AlbefForPretraining
 from pipeline.config.sections import ValidationConfig
 from pipeline.data.corpus.manifest import read_manifest
 from pipeline.engine.distributed import World
 from pipeline.task import Progress
 from pipeline.tasks.retrieval.annotations import EvaluationPairs, retrieval_set
-from pipeline.tasks.retrieval.evaluation import retrieve
+from pipeline.tasks.retrieval.evaluation import RetrievalModel, RetrievalSet, retrieve
 
 
 class Validator:
     """Holds the validation pairs; `run` scores a model on them.
 
     Args:
-        config: the pairs, and how retrieval runs on them. Without a manifest there are none.
-        model: shape of the model. Images are resized to its image_size.
-
-    Raises: DataError when the manifest or a sample's captions cannot be read, before training starts.
+        data: the pairs; None where a recipe names none.
+        k_test, batch_size, num_workers: see `retrieve`.
     """
 
-    def __init__(self, config: ValidationConfig, model: AlbefConfig, tokenizer: AlbefTokenizer, world: World) -> None:
-        self.config, self.world = config, world
-        self.data = None
+    def __init__(
+        self, data: RetrievalSet | None, world: World, *, k_test: int, batch_size: int, num_workers: int
+    ) -> None:
+        self.data, self.world = data, world
+        self._k_test, self._batch_size, self._num_workers = k_test, batch_size, num_workers
+
+    @classmethod
+    def of_manifest(
+        cls, config: ValidationConfig, model: AlbefConfig, tokenizer: AlbefTokenizer, world: World
+    ) -> Validator:
+        """On pairs of shards; without a manifest there are none.
+
+        Args:
+            model: shape of the model. Images are resized to its image_size.
+
+        Raises: DataError when the manifest or a sample's captions cannot be read, before training starts.
+        """
+        data = None
         if config.manifest is not None:
             pairs = EvaluationPairs.from_manifest(
                 read_manifest(config.manifest), config.captions, limit=config.num_images
             )
-            self.data = retrieval_set(pairs, model, tokenizer, max_text_tokens=config.max_text_tokens)
+            data = retrieval_set(pairs, model, tokenizer, max_text_tokens=config.max_text_tokens)
+        return cls(data, world, k_test=config.k_test, batch_size=config.batch_size, num_workers=config.num_workers)
 
-    def run(self, model: AlbefForPretraining, progress: Progress | None = None) -> dict[str, float]:
-        """Recalls under `val/`, the same on every rank; empty without a manifest. A collective.
+    def run(self, model: RetrievalModel, progress: Progress | None = None) -> dict[str, float]:
+        """Recalls under `val/`, the same on every rank; empty without pairs. A collective.
 
         Args:
             model: in any mode and precision. Its modes and every random generator are restored afterwards: a run with
@@ -55,9 +68,9 @@ class Validator:
                 model,
                 self.data,
                 world=self.world,
-                k_test=self.config.k_test,
-                batch_size=self.config.batch_size,
-                num_workers=self.config.num_workers,
+                k_test=self._k_test,
+                batch_size=self._batch_size,
+                num_workers=self._num_workers,
                 progress=progress,
             )
         return {f"val/{name}": value for name, value in result.metrics().items() if not name.startswith("chance_")}

@@ -53,7 +53,7 @@ def manifest(tmp_path_factory) -> Path:
 def test_scalars_are_those_of_evaluate_on_the_same_pairs(manifest, tmp_path):
     """All pairs, first captions: the numbers of `pipeline evaluate --data` for the exported model, under val/."""
     model = make_model()
-    scalars = Validator(config(manifest, num_images=100), CONFIG, AlbefTokenizer(), world()).run(model)
+    scalars = Validator.of_manifest(config(manifest, num_images=100), CONFIG, AlbefTokenizer(), world()).run(model)
     assert set(scalars) == NAMES
     Albef(model, max_text_tokens=25).save_pretrained(tmp_path / "model")
     command = ["evaluate", "retrieval", "--model", str(tmp_path / "model"), "--data", str(manifest)]
@@ -65,7 +65,7 @@ def test_scalars_are_those_of_evaluate_on_the_same_pairs(manifest, tmp_path):
 
 def test_the_first_pairs_are_taken(manifest):
     """num_images caps the set, the same ones every time: with one image every recall is 100."""
-    validator = Validator(config(manifest, num_images=1), CONFIG, AlbefTokenizer(), world())
+    validator = Validator.of_manifest(config(manifest, num_images=1), CONFIG, AlbefTokenizer(), world())
     assert set(validator.run(make_model()).values()) == {100.0}
 
 
@@ -76,7 +76,7 @@ def draws() -> list[float]:
 
 def test_training_continues_as_if_there_had_been_no_validation(manifest):
     """Modes of all modules (one is in eval on purpose), gradients, weights, random generators: as they were."""
-    validator = Validator(config(manifest), CONFIG, AlbefTokenizer(), world())
+    validator = Validator.of_manifest(config(manifest), CONFIG, AlbefTokenizer(), world())
     outcomes = []
     for validate in (False, True):
         model = make_model()
@@ -98,7 +98,7 @@ def test_training_continues_as_if_there_had_been_no_validation(manifest):
 def test_dropout_is_off(manifest):
     """Twice the same numbers, and the features are those without dropout."""
     model = make_model()
-    validator = Validator(config(manifest), CONFIG, AlbefTokenizer(), world())
+    validator = Validator.of_manifest(config(manifest), CONFIG, AlbefTokenizer(), world())
     torch.manual_seed(1)
     first = validator.run(model)
     torch.manual_seed(2)
@@ -107,7 +107,7 @@ def test_dropout_is_off(manifest):
 
 def on_a_rank(rank: int, size: int, manifest: str, dtype: torch.dtype) -> dict[str, float]:
     """One rank's scalars."""
-    validator = Validator(config(Path(manifest)), CONFIG, AlbefTokenizer(), world(rank, size))
+    validator = Validator.of_manifest(config(Path(manifest)), CONFIG, AlbefTokenizer(), world(rank, size))
     return validator.run(make_model().to(dtype))
 
 
@@ -120,10 +120,10 @@ def test_ranks_share_the_work_and_agree(manifest, dtype):
 
 def test_without_a_manifest_there_is_nothing_to_say():
     """The default: no scalars, and nothing is read."""
-    assert Validator(config(None), CONFIG, AlbefTokenizer(), world()).run(make_model()) == {}
+    assert Validator.of_manifest(config(None), CONFIG, AlbefTokenizer(), world()).run(make_model()) == {}
 
 
 def test_a_missing_manifest_is_found_before_training(tmp_path):
     """When the validator is made, not at the thousandth step."""
     with pytest.raises(DataError, match="manifest"):
-        Validator(config(tmp_path / "nowhere"), CONFIG, AlbefTokenizer(), world())
+        Validator.of_manifest(config(tmp_path / "nowhere"), CONFIG, AlbefTokenizer(), world())
