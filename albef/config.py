@@ -243,6 +243,8 @@ class RetrievalConfig(DistillConfig):
 
     queue_size: int = 65_536
     """Teacher features kept per modality as extra candidates, with the ids of their images."""
+    queue_check_every: int = 1_000
+    """Compare the checksums of the queue across ranks every N steps; 0 disables."""
 
 
 @dataclass(frozen=True, kw_only=True)

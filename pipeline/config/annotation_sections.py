@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from albef.config import DistillConfig, VqaConfig
+from albef.config import DistillConfig, RetrievalConfig, VqaConfig
 from pipeline.config.sections import AugmentConfig, LoadingConfig, ValidationSchedule
 
 
@@ -83,3 +83,25 @@ class VqaValidation(AnnotationValidation):
 
     k_test: PositiveInt = 128
     """Candidates of a question that are read whole, those whose first tokens are the likeliest; at most all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalObjective(RetrievalConfig):
+    """The objective of retrieval: contrastive and matching loss, with momentum distillation."""
+
+    max_text_tokens: PositiveInt = 30
+    """Cut texts to this many tokens, [CLS] included, in training and validation. The original cuts at 30 in evaluation,
+    and in training to 30 words only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalValidation(ValidationSchedule):
+    """Retrieval among all images and texts of lists during training: before the first step, every N steps and after the
+    last."""
+
+    annotations: tuple[str, ...] = ()
+    """JSON lists as in data.annotations. Without one there is no validation."""
+    images: tuple[str, ...] = ()
+    """As data.images; without an entry these are taken."""
+    k_test: PositiveInt = 128
+    """Candidates per query that the matching head re-ranks; its cost grows in proportion."""

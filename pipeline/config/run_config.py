@@ -19,6 +19,8 @@ from pipeline.config.annotation_sections import (
     AnnotationData,
     AnnotationValidation,
     ClassifierObjective,
+    RetrievalObjective,
+    RetrievalValidation,
     StartConfig,
     VqaData,
     VqaObjective,
@@ -177,6 +179,23 @@ class VqaRun(RunConfig):
         return problems
 
 
+@dataclass(frozen=True, kw_only=True)
+class RetrievalRun(RunConfig):
+    """Retrieval: texts for an image and images for a text, where an image may have several texts."""
+
+    command: ClassVar[str] = "finetune retrieval"
+
+    task: str = "retrieval"
+    init: StartConfig = field(default_factory=StartConfig)
+    objective: RetrievalObjective = field(default_factory=RetrievalObjective)
+    data: AnnotationData = field(default_factory=AnnotationData)
+    validation: RetrievalValidation = field(default_factory=RetrievalValidation)
+
+    def mistakes(self) -> list[Problem]:
+        """Also what only pretraining can do so far."""
+        return [*super().mistakes(), *_compiled(self)]
+
+
 def _compiled(run: RunConfig) -> list[Problem]:
     if not run.model.compile:
         return []
@@ -184,7 +203,7 @@ def _compiled(run: RunConfig) -> list[Problem]:
     return [Problem(what=what, hint="set model.compile to false")]
 
 
-RUNS: dict[str, type[RunConfig]] = {run.task: run for run in (PretrainingRun, EntailmentRun, VqaRun)}
+RUNS: dict[str, type[RunConfig]] = {run.task: run for run in (PretrainingRun, EntailmentRun, VqaRun, RetrievalRun)}
 """The configuration of each task, by the name that a recipe gives as `task`."""
 DEFAULT_TASK = PretrainingRun.task
 """The task of a recipe that names none."""

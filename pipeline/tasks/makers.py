@@ -20,4 +20,8 @@ def maker_of(task: str) -> TaskMaker:
         from pipeline.tasks.vqa.maker import VQA
 
         return VQA
+    if task == "retrieval":
+        from pipeline.tasks.retrieval.finetuning.maker import RETRIEVAL
+
+        return RETRIEVAL
     raise AssertionError(f"{task} is none of {', '.join(RUNS)}")

@@ -122,11 +122,12 @@ def read_annotations(
             ],
             type=pa.large_string(),
         ),
-        records=pa.array([_record(entry) for of_file in entries for entry in of_file], type=pa.large_string()),
+        records=pa.array([record_of(entry) for of_file in entries for entry in of_file], type=pa.large_string()),
     )
 
 
-def _record(entry: Entry) -> str:
+def record_of(entry: Entry) -> str:
+    """An entry as `EntryRef.fields` reads it."""
     return json.dumps([list(entry.images), entry.row], sort_keys=True)
 
 

@@ -6,6 +6,7 @@ class.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,26 @@ from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
 from albef.json_file import read_object
 from albef.weights.files import read_weights
-from albef.weights.official import read_official
+from albef.weights.official import OfficialWeights, read_official
 from albef.weights.to_task import StartReport, start_task
 from samples.quote import quote
 
 UNSEEN = ("vision_heads", "text_heads", "patch_size")
 """What the shapes of weights do not show, or not alone, and another value of which computes something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A trained model to start from."""
+
+    name: str
+    """Quoted, for messages."""
+    config: AlbefConfig
+    """Its shape."""
+    weights: dict[str, Tensor]
+    """By our names."""
+    official: OfficialWeights | None = None
+    """What else an official checkpoint holds, on the CPU; None where the source is a folder."""
 
 
 def start_from_model(model: nn.Module, config: AlbefConfig, source: str, *, device: str = "cpu") -> StartReport:
@@ -33,21 +48,31 @@ def start_from_model(model: nn.Module, config: AlbefConfig, source: str, *, devi
 
     Raises: CheckpointError when the source cannot be read, is of another kind or shape, or lacks a weight.
     """
-    state, theirs = _read(Path(source), config, device)
+    found = read_source(source, config, device=device)
+    return start_task(model, found.weights, source=found.name)
+
+
+def read_source(source: str, config: AlbefConfig, *, device: str = "cpu") -> Source:
+    """The weights of a trained model; arguments as in `start_from_model`, which checks names and shapes.
+
+    Raises: CheckpointError when the source cannot be read, or differs in what shapes do not show.
+    """
+    found = _read(Path(source), config, device)
     for name in UNSEEN:
-        if getattr(theirs, name) != getattr(config, name):
+        theirs, ours = getattr(found.config, name), getattr(config, name)
+        if theirs != ours:
             raise CheckpointError(
-                f"{quote(source)} has {name} {getattr(theirs, name)}, the recipe's model {getattr(config, name)}",
-                f"set model.{name}={getattr(theirs, name)}",
+                f"{found.name} has {name} {theirs}, the recipe's model {ours}", f"set model.{name}={theirs}"
             )
-    return start_task(model, state, source=quote(source))
+    return found
 
 
-def _read(source: Path, config: AlbefConfig, device: str) -> tuple[dict[str, Tensor], AlbefConfig]:
-    """The weights by our names, and the shape of the model that they are of."""
+def _read(source: Path, config: AlbefConfig, device: str) -> Source:
+    name = quote(source)
     if not source.is_dir():
         official = read_official(source, vision_heads=config.vision_heads, text_heads=config.text_heads)
-        return {name: tensor.to(device) for name, tensor in official.student.items()}, official.config
+        weights = {key: tensor.to(device) for key, tensor in official.student.items()}
+        return Source(name=name, config=official.config, weights=weights, official=official)
     file = source / "config.json"
     values: dict[str, Any] = read_object(file, hint="give a folder that `python -m pipeline export` wrote")
     try:
@@ -56,4 +81,4 @@ def _read(source: Path, config: AlbefConfig, device: str) -> tuple[dict[str, Ten
         raise CheckpointError(
             f"{quote(file)} cannot be read: {quote(error)}", "give a folder that `python -m pipeline export` wrote"
         ) from None
-    return read_weights(source / "model.safetensors", device=device), theirs
+    return Source(name=name, config=theirs, weights=read_weights(source / "model.safetensors", device=device))

@@ -1,0 +1,49 @@
+"""Retrieval for the commands: how a run and planning get the task, its data, and what would stop a start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from albef.downstream.retrieval import AlbefForRetrieval
+from albef.inputs.tokenizer import AlbefTokenizer
+from pipeline.config.run_config import RetrievalRun
+from pipeline.data.annotations.corpus import AnnotationCorpus, read_annotations
+from pipeline.engine.distributed import World
+from pipeline.task_maker import TaskMaker
+from pipeline.tasks.finetuning.starting_weights import start_from_model
+from pipeline.tasks.retrieval.finetuning.annotations import FORMAT, training_pairs
+from pipeline.tasks.retrieval.finetuning.batcher import RetrievalBatcher
+from pipeline.tasks.retrieval.finetuning.sketch import batch_lines, bytes_beside, noise, sketch
+from pipeline.tasks.retrieval.finetuning.task import Retrieval, validator_of
+
+
+def corpus(run: RetrievalRun) -> AnnotationCorpus:
+    """The training pairs. Raises: DataError."""
+    return training_pairs(read_annotations(run.data.annotations, run.data.images, FORMAT))
+
+
+def checks(run: RetrievalRun) -> list[Callable[[], object]]:
+    """The starting weights and the validation set."""
+    alone = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+    return [lambda: _weights(run), lambda: validator_of(run, alone, AlbefTokenizer())]
+
+
+def _weights(run: RetrievalRun) -> None:
+    if run.init.model is not None:
+        with torch.device("meta"):
+            student = AlbefForRetrieval(run.model.shape, run.objective)
+        start_from_model(student, run.model.shape, run.init.model, device="meta")
+
+
+RETRIEVAL = TaskMaker(
+    corpus=corpus,
+    make=Retrieval.of_run,
+    batch_module=RetrievalBatcher.__module__,
+    sketch=sketch,
+    noise=noise,
+    bytes_beside=bytes_beside,
+    batch_lines=batch_lines,
+    checks=checks,
+)
