@@ -24,7 +24,8 @@ class Batch(Protocol):
     """One lane's micro-batch: a dataclass of tensors, on the host until the step moves it."""
 
     image: Tensor
-    """(B, 3, H, W), or more of them; what is large enough to travel from a worker through shared memory."""
+    """(B, 3, H, W); of samples with two images (2B, 3, H, W), the first images, then the second ones. It travels from a
+    worker through shared memory."""
     keys: list[str]
     """(B,) the samples' names, for the record."""
     captions: list[str]

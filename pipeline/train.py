@@ -145,6 +145,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
         micro_batch_size=run.batch.micro_batch_size,
         num_lanes=num_lanes,
         lanes=lanes,
+        images_per_sample=run.images_per_sample,
         pin_memory=world.device.type == "cuda",
     )
     warn_of_shared_memory(loader, world)

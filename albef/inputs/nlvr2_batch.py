@@ -10,6 +10,9 @@ from torch import Tensor
 
 from albef.inputs.batch import ImageBatch
 
+CLASSES = ("false", "true")
+"""In the order of the labels 0 and 1: whether the statement is true of the two images."""
+
 
 @dataclass(kw_only=True)
 class Nlvr2Batch(ImageBatch):
@@ -21,4 +24,4 @@ class Nlvr2Batch(ImageBatch):
     attention_mask: Tensor
     """(B, L) 1 where there is a token, 0 at padding, int64."""
     labels: Tensor
-    """(B,) int64, 1 where the statement is true."""
+    """(B,) int64, index into `CLASSES`."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from albef.config import DistillConfig, RetrievalConfig, VqaConfig
+from albef.config import DistillConfig, Nlvr2Config, RetrievalConfig, VqaConfig
 from pipeline.config.sections import AugmentConfig, LoadingConfig, ValidationSchedule
 
 
@@ -42,6 +42,11 @@ class ClassifierObjective(DistillConfig):
     max_text_tokens: PositiveInt = 64
     """Cut texts to this many tokens, [CLS] included. The original cuts to 30 words only, which rarely are more tokens.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nlvr2Objective(Nlvr2Config, ClassifierObjective):
+    """The objective of NLVR2: cross-entropy on true and false, with momentum distillation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fixed": {},
     "paper": {
         "data.augment.randaugment_overflow": True,
+        "objective.teacher_before_load": True,
         "objective.teacher_dropout": True,
         "objective.first_token_twice": True,
         "optim.decay_groups": "official",

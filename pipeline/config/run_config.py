@@ -19,6 +19,7 @@ from pipeline.config.annotation_sections import (
     AnnotationData,
     AnnotationValidation,
     ClassifierObjective,
+    Nlvr2Objective,
     RetrievalObjective,
     RetrievalValidation,
     StartConfig,
@@ -56,6 +57,8 @@ class RunConfig:
 
     command: ClassVar[str]
     """The command that trains it, between `python -m pipeline` and the recipe."""
+    images_per_sample: ClassVar[int] = 1
+    """Images of one sample of a micro-batch."""
 
     task: str
     """What is trained. `pretrain RECIPE` trains recipes of pretraining, `finetune TASK RECIPE` those of the others."""
@@ -137,12 +140,9 @@ class PretrainingRun(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EntailmentRun(RunConfig):
-    """SNLI-VE: does an image entail a sentence, contradict it, or neither?"""
+class ClassifierRun(RunConfig):
+    """A classifier of images and texts, trained on annotation files."""
 
-    command: ClassVar[str] = "finetune snli-ve"
-
-    task: str = "snli-ve"
     init: StartConfig = field(default_factory=StartConfig)
     objective: ClassifierObjective = field(default_factory=ClassifierObjective)
     data: AnnotationData = field(default_factory=AnnotationData)
@@ -151,6 +151,26 @@ class EntailmentRun(RunConfig):
     def mistakes(self) -> list[Problem]:
         """Also what only pretraining can do so far."""
         return [*super().mistakes(), *_compiled(self)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntailmentRun(ClassifierRun):
+    """SNLI-VE: does an image entail a sentence, contradict it, or neither?"""
+
+    command: ClassVar[str] = "finetune snli-ve"
+
+    task: str = "snli-ve"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nlvr2Run(ClassifierRun):
+    """NLVR2: is a statement true of two images?"""
+
+    command: ClassVar[str] = "finetune nlvr2"
+    images_per_sample: ClassVar[int] = 2
+
+    task: str = "nlvr2"
+    objective: Nlvr2Objective = field(default_factory=Nlvr2Objective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +223,9 @@ def _compiled(run: RunConfig) -> list[Problem]:
     return [Problem(what=what, hint="set model.compile to false")]
 
 
-RUNS: dict[str, type[RunConfig]] = {run.task: run for run in (PretrainingRun, EntailmentRun, VqaRun, RetrievalRun)}
+RUNS: dict[str, type[RunConfig]] = {
+    run.task: run for run in (PretrainingRun, EntailmentRun, Nlvr2Run, VqaRun, RetrievalRun)
+}
 """The configuration of each task, by the name that a recipe gives as `task`."""
 DEFAULT_TASK = PretrainingRun.task
 """The task of a recipe that names none."""

@@ -46,6 +46,7 @@ class TrainingLoader:
         micro_batch_size: b, samples in a lane's step.
         num_lanes: M; the global batch is M * b.
         lanes: the lanes of this rank.
+        images_per_sample: for the bytes that a micro-batch takes.
         pin_memory: hand out page-locked tensors (ignored without CUDA).
 
     Raises: DataError when the corpus is smaller than one global batch; ConfigError when the weights do not
@@ -62,6 +63,7 @@ class TrainingLoader:
         micro_batch_size: int,
         num_lanes: int,
         lanes: range,
+        images_per_sample: int = 1,
         pin_memory: bool = False,
     ) -> None:
         assert lanes and lanes[0] >= 0 and lanes[-1] < num_lanes, (lanes, num_lanes)
@@ -75,7 +77,7 @@ class TrainingLoader:
             num_lanes=num_lanes,
         )
         self._builder = LaneBuilder(batcher=batcher, seed=seed, reader=corpus.reader())
-        self._micro_batch_size = micro_batch_size
+        self._micro_batch_size, self._images_per_sample = micro_batch_size, images_per_sample
         self._pin_memory = pin_memory and torch.cuda.is_available()
         self._bad_samples = BadSamples(data.max_failures_in_a_row)
         self._running: Generator[StepBatches, None, None] | None = None
@@ -98,6 +100,7 @@ class TrainingLoader:
             lanes=len(self.lanes),
             micro_batch_size=self._micro_batch_size,
             image_size=self._builder.batcher.image_size,
+            images_per_sample=self._images_per_sample,
         )
 
     def steps(self, start_step: int = 0) -> Iterator[StepBatches]:

@@ -21,14 +21,16 @@ TORCH_ERROR = re.compile(r"unable to [^<]*</torch_\w+>[^:]*: (.*)")
 """The message of aten/src/ATen/MapAllocator.cpp, which ends with the system's reason."""
 
 
-def needed_bytes(*, num_workers: int, prefetch: int, lanes: int, micro_batch_size: int, image_size: int) -> int:
+def needed_bytes(
+    *, num_workers: int, prefetch: int, lanes: int, micro_batch_size: int, image_size: int, images_per_sample: int = 1
+) -> int:
     """The most that one rank's loader holds.
 
     Args:
         lanes: micro-batches in one step of the rank. Those of the current and of the next step may exist at once,
             beside all that workers have prepared.
     """
-    image_bytes = micro_batch_size * 3 * image_size**2  # uint8
+    image_bytes = micro_batch_size * images_per_sample * 3 * image_size**2  # uint8
     return (num_workers * prefetch + 2 * lanes) * image_bytes if num_workers else 0
 
 

@@ -69,7 +69,7 @@ def flops_by_part(sketch: Task, noise: Any) -> dict[str, float]:
     counter = FlopCounterMode(display=False)
     with counter, _Split(sketch.model, counter) as split:
         sketched_lane(sketch, noise).total.backward()
-    return {part: flops / len(noise.image) for part, flops in split.flops.items() if flops}
+    return {part: flops / len(noise.keys) for part, flops in split.flops.items() if flops}
 
 
 class _Split:

@@ -49,6 +49,7 @@ def shared_memory_warning(run: RunConfig, world_size: int) -> str | None:
         lanes=run.batch.num_lanes // world_size,
         micro_batch_size=run.batch.micro_batch_size,
         image_size=run.model.image_size,
+        images_per_sample=run.images_per_sample,
     )
     return shared_memory.shortage(needed)
 

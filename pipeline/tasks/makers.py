@@ -24,4 +24,8 @@ def maker_of(task: str) -> TaskMaker:
         from pipeline.tasks.retrieval.finetuning.maker import RETRIEVAL
 
         return RETRIEVAL
+    if task == "nlvr2":
+        from pipeline.tasks.nlvr2.maker import NLVR2
+
+        return NLVR2
     raise AssertionError(f"{task} is none of {', '.join(RUNS)}")

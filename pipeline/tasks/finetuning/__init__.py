@@ -1,6 +1,7 @@
 """What the tasks after pretraining share: their starting weights, and the scores of those that choose a class.
 
 classification    the answers of a classifier on any number of ranks, and validation with them
-entry_image       the image of an entry to evaluate
+distillation      a classifier with momentum distillation as a task
+entry_image       the images of an entry to evaluate
 starting_weights  starts a task's model from a trained one, and reports which weights it took
 """

@@ -4,7 +4,7 @@ The work is divided in blocks of fixed size and order, so a block is computed wi
 bits, on any number of ranks; nothing is padded with entries that count twice.
 """
 
-# N entries, B entries of a block, L text tokens, C classes
+# N entries, B entries of a block, K images of an entry, L text tokens, C classes
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +21,22 @@ from torch import Tensor, nn
 from albef.config import AlbefConfig
 from albef.evaluation_mode import evaluating
 from albef.inputs.tokenizer import AlbefTokenizer
-from pipeline.data.annotations.corpus import AnnotationCorpus
+from pipeline.config.run_config import ClassifierRun
+from pipeline.data.annotations.corpus import AnnotationCorpus, read_annotations
+from pipeline.data.annotations.entries import Format
 from pipeline.data.image_blocks import loaded_blocks
 from pipeline.engine.distributed import World
 from pipeline.task import Progress
-from pipeline.tasks.finetuning.entry_image import entry_image
+from pipeline.tasks.finetuning.entry_image import entry_images
 from pipeline.tasks.retrieval.validation import random_state_restored
 
 log = logging.getLogger(__name__)
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Images (B, 3, H, W), normalised, and the texts' (B, L) ids and mask to logits (B, C)."""
+"""Images (KB, 3, H, W), normalised, and the texts' (B, L) ids and mask to logits (B, C).
+
+With K images an entry, the first images of all B come first, then the second ones.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +60,7 @@ class ClassificationSet:
         cls,
         corpus: AnnotationCorpus,
         *,
-        text: Callable[[dict[str, object]], str],
+        text: Callable[[dict[str, Any]], str],
         classes: Sequence[str],
         model: AlbefConfig,
         tokenizer: AlbefTokenizer,
@@ -81,9 +87,9 @@ class ClassificationSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Tensor:
-        """(3, H, W) normalised, of entry `index`. Raises: DataError: an evaluation needs all of its data."""
-        return entry_image(self.corpus, index, self.image_size)
+    def images(self, index: int) -> Tensor:
+        """(K, 3, H, W) normalised, of entry `index`. Raises: DataError: an evaluation needs all of its data."""
+        return entry_images(self.corpus, index, self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +141,12 @@ def classify(
     blocks = [range(start, min(start + batch_size, len(data))) for start in range(0, len(data), batch_size)]
     mine = blocks[world.rank :: world.size]
     answers: dict[int, list[int]] = {}
-    for number, (block, images) in enumerate(loaded_blocks(data.image, mine, num_workers)):
+    for number, (block, images) in enumerate(loaded_blocks(data.images, mine, num_workers)):
         rows = slice(block.start, block.stop)
         length = int(data.attention_mask[rows].sum(1).max())  # no longer than the longest of the block
         ids, mask = (tensor[rows, :length].to(world.device) for tensor in (data.input_ids, data.attention_mask))
-        answers[block.start] = predict(images.to(world.device), ids, mask).argmax(dim=1).tolist()
+        pixels = images.transpose(0, 1).flatten(0, 1).to(world.device)  # (B, K, 3, H, W) to (KB, 3, H, W)
+        answers[block.start] = predict(pixels, ids, mask).argmax(dim=1).tolist()
         if progress is not None:
             progress("classify", number + 1, len(mine))
     by_start = {start: found for of_rank in world.gather_objects(answers) for start, found in of_rank.items()}
@@ -208,3 +215,43 @@ def warn_at_majority(values: Mapping[str, float], majority: str, steps_done: int
             majority,
             values["majority"],
         )
+
+
+def read_validation(
+    run: ClassifierRun,
+    form: Format,
+    *,
+    text: Callable[[dict[str, Any]], str],
+    classes: Sequence[str],
+    world: World,
+    tokenizer: AlbefTokenizer,
+) -> ClassifierValidation | None:
+    """The validation of a run; None without annotations.
+
+    Args:
+        form: of its files.
+        text: the cleaned text of a row.
+
+    Raises: DataError.
+    """
+    config = run.validation
+    if not config.annotations:
+        return None
+    corpus = read_annotations(
+        config.annotations, config.images or run.data.images, form, section="validation" if config.images else "data"
+    )
+    data = ClassificationSet.of_corpus(
+        corpus,
+        text=text,
+        classes=classes,
+        model=run.model.shape,
+        tokenizer=tokenizer,
+        max_text_tokens=run.objective.max_text_tokens,
+    )
+    return ClassifierValidation(
+        data,
+        world=world,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        majority_after_steps=config.majority_after_steps,
+    )

@@ -1,9 +1,9 @@
-"""The image of an entry to evaluate: one that cannot be used is an error, because a part would have another score."""
+"""The images of an entry to evaluate: one that cannot be used is an error, because a part would have another score."""
 
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+import torch
 from torch import Tensor
 
 from albef.errors import DataError
@@ -15,7 +15,12 @@ from samples.quote import quote
 
 
 def entry_image(corpus: AnnotationCorpus, index: int, image_size: int) -> Tensor:
-    """(3, H, W) normalised: the first image of entry `index`. Raises: DataError when it cannot be used.
+    """(3, H, W): the first of `entry_images`."""
+    return entry_images(corpus, index, image_size)[0]
+
+
+def entry_images(corpus: AnnotationCorpus, index: int, image_size: int) -> Tensor:
+    """(K, 3, H, W) normalised: the images of entry `index`. Raises: DataError when one cannot be used.
 
     Args:
         image_size: H and W, pixels.
@@ -23,10 +28,10 @@ def entry_image(corpus: AnnotationCorpus, index: int, image_size: int) -> Tensor
     (ref,) = corpus.locate(np.array([index]))
     try:
         sample = corpus.reader().read(ref)
-        picture: Image.Image = load_pixels(open_image(sample.images[0], ref.name), ref.name)
+        pictures = [load_pixels(open_image(image, ref.name), ref.name) for image in sample.images]
     except BadSample as bad:
         raise DataError(
             f"entry {quote(ref.name)} of {quote(ref.path)} cannot be used: {quote(bad, 200)}",
             "an evaluation needs all of its images: fix that one, or remove the entry",
         ) from bad
-    return preprocess_image(picture, image_size)
+    return torch.stack([preprocess_image(picture, image_size) for picture in pictures])

@@ -6,10 +6,13 @@ class.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
@@ -18,7 +21,10 @@ from albef.json_file import read_object
 from albef.weights.files import read_weights
 from albef.weights.official import OfficialWeights, read_official
 from albef.weights.to_task import StartReport, start_task
+from pipeline.config.run_config import ClassifierRun
 from samples.quote import quote
+
+log = logging.getLogger(__name__)
 
 UNSEEN = ("vision_heads", "text_heads", "patch_size")
 """What the shapes of weights do not show, or not alone, and another value of which computes something else."""
@@ -36,6 +42,25 @@ class Source:
     """By our names."""
     official: OfficialWeights | None = None
     """What else an official checkpoint holds, on the CPU; None where the source is a folder."""
+
+
+def start_student(student: nn.Module, run: ClassifierRun) -> None:
+    """Load the starting weights of a run, if it has some, and log what became of them. Raises: CheckpointError."""
+    if run.init.model is None:
+        log.warning("init.model is null: training starts from random weights")
+    else:
+        log.info("%s", start_from_model(student, run.model.shape, run.init.model))
+
+
+def check_start(run: ClassifierRun, build: Callable[[], nn.Module]) -> None:
+    """Check the starting weights of a run against the model that `build` makes, here without memory.
+
+    Raises: CheckpointError, as training would.
+    """
+    if run.init.model is not None:
+        with torch.device("meta"):
+            student = build()
+        start_from_model(student, run.model.shape, run.init.model, device="meta")
 
 
 def start_from_model(model: nn.Module, config: AlbefConfig, source: str, *, device: str = "cpu") -> StartReport:

@@ -1,0 +1,105 @@
+"""A classifier with momentum distillation as a task: cross-entropy, mixed with a momentum teacher's by alpha."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from albef.downstream.nlvr2 import AlbefForNlvr2, Nlvr2Teacher
+from albef.errors import CheckpointError
+from pipeline.engine.schedule import alpha_at
+from pipeline.task import Batcher, LaneLosses, LaneStep, Pictures, Progress
+from pipeline.tasks.finetuning.classification import ClassifierValidation
+
+LOSS_NAMES = ("loss", "accuracy")
+
+
+@dataclass(kw_only=True)
+class DistilledClassifier:
+    """The parts of such a fine-tuning. A `pipeline.task.Task`, whose subclass makes the parts of a run."""
+
+    name: ClassVar[str]
+    """The task's name in a recipe."""
+
+    model: AlbefForNlvr2
+    teacher: Nlvr2Teacher | None
+    """None where the objective does not distill."""
+    batcher: Batcher
+    alpha_ramp_epochs: float
+    validation: ClassifierValidation | None = None
+    loss_names: tuple[str, ...] = LOSS_NAMES
+    steps_done: int = 0
+    """For the validation's warning; 0 until the first step of a start."""
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Task, model and objective."""
+        return {
+            "task": self.name,
+            "model": self.model.config.to_dict(),
+            "objective": dataclasses.asdict(self.model.objective),
+        }
+
+    def losses(self, engine: Any, batch: Any, at: LaneStep) -> LaneLosses:
+        """The teacher's answers, the student's loss."""
+        batch = batch.normalised()  # once, for teacher and student
+        alpha = alpha_at(
+            at.step,
+            self.model.objective.alpha,
+            steps_per_epoch=at.steps_per_epoch,
+            ramp_epochs=self.alpha_ramp_epochs,
+        )
+        targets = None if self.teacher is None else self.teacher.targets(batch)
+        weight = torch.full((), alpha, dtype=torch.float64, device=batch.image.device)
+        output = engine(batch, targets, weight)
+        return LaneLosses(
+            total=output.total,
+            values=torch.stack([output.total.detach(), output.accuracy]),
+            scalars={} if self.teacher is None else {"train/alpha": alpha},
+            pictures=no_pictures,
+        )
+
+    def advance(self, engine: Any, *, steps_done: int) -> None:
+        """Move the teacher."""
+        self.steps_done = steps_done
+        if self.teacher is not None:
+            self.teacher.update(self.model)
+
+    def discard(self) -> None:
+        """Nothing: the forward leaves nothing behind."""
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """The teacher's averaged weights."""
+        return {} if self.teacher is None else {"teacher": dict(self.teacher.weights.named_parameters())}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Raises: CheckpointError when the teacher is missing, or of another model."""
+        if self.teacher is None:
+            return
+        if "teacher" not in state:
+            raise CheckpointError("the checkpoint holds no teacher", "use another one")
+        self.teacher.load_state_dict(dict(state["teacher"]))
+
+    def validate(self, engine: Any, progress: Progress) -> dict[str, float]:
+        """The student's accuracy; under `val/`."""
+        if self.validation is None:
+            return {}
+        return self.validation.run(self.model, self.model.predict, steps_done=self.steps_done, progress=progress)
+
+
+def bytes_beside(sketch: DistilledClassifier) -> dict[str, int]:
+    """Bytes of the teacher, with the copy of its weights in another precision if it has one."""
+    if sketch.teacher is None:
+        return {}
+    models = {sketch.teacher.weights, sketch.teacher.model}  # one and the same where the forward computes in fp32
+    return {"teacher": sum(weight.nbytes for model in models for weight in model.parameters())}
+
+
+def no_pictures() -> Pictures:
+    """Nothing for TensorBoard."""
+    return {}, {}

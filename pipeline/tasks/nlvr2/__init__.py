@@ -1,0 +1,8 @@
+"""NLVR2: fine-tuning a classifier of a statement about two images.
+
+annotations  the official lists, entry by entry
+batcher      entries to a micro-batch
+maker        how commands get the task, its data, and what would stop a start
+sketch       shapes, noise and bytes, for planning
+task         student, teacher and validation of a run
+"""
