@@ -1,4 +1,4 @@
-"""What the tasks after pretraining share: their starting weights, and the scores of those that choose a class.
+"""What the tasks after pretraining share: starting weights, training and scores of those that choose a class.
 
 classification    the answers of a classifier on any number of ranks, and validation with them
 distillation      a classifier with momentum distillation as a task

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from albef.downstream.nlvr2 import AlbefForNlvr2, Nlvr2Teacher
+from albef.downstream.snli_ve import AlbefForEntailment, EntailmentTeacher
 from albef.errors import CheckpointError
 from pipeline.engine.schedule import alpha_at
 from pipeline.task import Batcher, LaneLosses, LaneStep, Pictures, Progress
@@ -26,8 +27,8 @@ class DistilledClassifier:
     name: ClassVar[str]
     """The task's name in a recipe."""
 
-    model: AlbefForNlvr2
-    teacher: Nlvr2Teacher | None
+    model: AlbefForEntailment | AlbefForNlvr2
+    teacher: EntailmentTeacher | Nlvr2Teacher | None
     """None where the objective does not distill."""
     batcher: Batcher
     alpha_ramp_epochs: float

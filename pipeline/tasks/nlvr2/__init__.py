@@ -3,6 +3,6 @@
 annotations  the official lists, entry by entry
 batcher      entries to a micro-batch
 maker        how commands get the task, its data, and what would stop a start
-sketch       shapes, noise and bytes, for planning
+sketch       shapes and noise, for planning
 task         student, teacher and validation of a run
 """

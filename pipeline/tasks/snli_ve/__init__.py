@@ -5,6 +5,6 @@ batcher      entries to a micro-batch
 evaluation   accuracy of a trained model, and its answers
 export       a checkpoint to a model folder or the official .pth
 maker        how commands get the task, its data, and what would stop a start
-sketch       shapes, noise and bytes, for planning
-task         what one lane's forward is, and what follows a step
+sketch       shapes and noise, for planning
+task         student, teacher and validation of a run
 """

@@ -12,10 +12,11 @@ from pipeline.config.run_config import EntailmentRun
 from pipeline.data.annotations.corpus import AnnotationCorpus, read_annotations
 from pipeline.engine.distributed import World
 from pipeline.task_maker import TaskMaker
-from pipeline.tasks.finetuning.starting_weights import start_from_model
+from pipeline.tasks.finetuning.distillation import bytes_beside
+from pipeline.tasks.finetuning.starting_weights import check_start
 from pipeline.tasks.snli_ve.annotations import FORMAT
 from pipeline.tasks.snli_ve.batcher import EntailmentBatcher
-from pipeline.tasks.snli_ve.sketch import bytes_beside, noise, sketch
+from pipeline.tasks.snli_ve.sketch import noise, sketch
 from pipeline.tasks.snli_ve.task import Entailment, validation_of
 
 
@@ -27,14 +28,10 @@ def corpus(run: EntailmentRun) -> AnnotationCorpus:
 def checks(run: EntailmentRun) -> list[Callable[[], object]]:
     """The starting weights and the validation set."""
     alone = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-    return [lambda: _weights(run), lambda: validation_of(run, alone, AlbefTokenizer())]
-
-
-def _weights(run: EntailmentRun) -> None:
-    if run.init.model is not None:
-        with torch.device("meta"):
-            student = AlbefForEntailment(run.model.shape, run.objective)
-        start_from_model(student, run.model.shape, run.init.model, device="meta")
+    return [
+        lambda: check_start(run, lambda: AlbefForEntailment(run.model.shape, run.objective)),
+        lambda: validation_of(run, alone, AlbefTokenizer()),
+    ]
 
 
 ENTAILMENT = TaskMaker(

@@ -150,7 +150,7 @@ def test_two_ranks_killed_and_resumed_take_the_steps_of_one(folder: Path) -> Non
 def test_every_fault_of_an_entry_is_named(tmp_path: Path) -> None:
     """One image, three, no name, an image that is not there, another label, a label that is no text."""
     write_entries(tmp_path, 4, "train.json")
-    changes = [
+    changes: list[dict[str, Any]] = [
         {"images": ["train/0.jpg"]},
         {"images": ["train/0.jpg"] * 3},
         {"images": ["train/0.jpg", 1]},
