@@ -13,7 +13,7 @@ json_file        reads a JSON object from an untrusted folder
 model            the pretraining model and its forward: reads like the paper's section 3.2
 momentum         the teacher: fp32 weights, soft targets, moving average
 precision        the rule for what is computed in fp32 with any weights
-pretrained       `Albef`: encode_image, encode_text, match, from and to a folder
+pretrained       `Albef` and `AlbefRetrieval`: encode_image, encode_text, match, from and to a folder
 regular_file     opens files that a user names, or raises an error that names what is there instead
 saved_model      what `Albef` and `AlbefEntailment` share: the folder of model, tokenizer and preprocessing
 """

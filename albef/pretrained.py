@@ -12,19 +12,23 @@ from PIL import Image
 from torch import Tensor
 
 from albef.config import AlbefConfig
+from albef.downstream.retrieval import AlbefForRetrieval
 from albef.inputs.arguments import as_texts
 from albef.model import AlbefForPretraining
 from albef.saved_model import SavedModel
 from samples.captions import clean_caption
 
 
-class Albef(SavedModel[AlbefForPretraining]):
-    """The student or teacher of pretraining with its tokenizer and preprocessing; see `SavedModel`."""
+class Albef(SavedModel[AlbefForPretraining | AlbefForRetrieval]):
+    """The student or teacher of pretraining with its tokenizer and preprocessing; see `SavedModel`.
+
+    `from_pretrained` of the folder of a model that was fine-tuned for retrieval gives an `AlbefRetrieval`.
+    """
 
     model_type = "albef"
 
     @classmethod
-    def build(cls, config: AlbefConfig) -> AlbefForPretraining:
+    def build(cls, config: AlbefConfig) -> AlbefForPretraining | AlbefForRetrieval:
         """Makes a model of this shape."""
         return AlbefForPretraining(config)
 
@@ -72,3 +76,14 @@ class Albef(SavedModel[AlbefForPretraining]):
         image_embeds, _ = self.encode_image(images)
         text_embeds, _, attention_mask = self.encode_text(texts)
         return self.model.match(text_embeds, attention_mask, image_embeds).softmax(dim=1)[:, 1]
+
+
+class AlbefRetrieval(Albef):
+    """The same of a model that was fine-tuned for retrieval: it has no MLM head, which nothing here uses."""
+
+    model_type = "albef_retrieval"
+
+    @classmethod
+    def build(cls, config: AlbefConfig) -> AlbefForRetrieval:
+        """Makes a model of this shape."""
+        return AlbefForRetrieval(config)

@@ -64,22 +64,26 @@ class SavedModel(nn.Module, Generic[M]):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str | None = None) -> Self:
-        """Load a folder that `save_pretrained` wrote.
+        """Load a folder that `save_pretrained` of this class, or of one of its subclasses, wrote.
 
         Args:
             folder: holds model.safetensors, config.json, preprocessor_config.json and the tokenizer.
             device: None takes the first CUDA device if there is one, else the CPU.
+
+        Returns: a model of the class that wrote the folder.
 
         Raises:
             CheckpointError: a file is missing, damaged, in a newer format, of another kind, or does not fit the others.
         """
         folder = Path(folder)
         check_folder(folder, hint=HINT)
-        config, max_text_tokens = _read_config(folder / "config.json", cls.model_type)
+        kinds = {kind.model_type: kind for kind in (cls, *cls.__subclasses__())}
+        model_type, config, max_text_tokens = _read_config(folder / "config.json", list(kinds))
+        kind = kinds[model_type]
         _check_preprocessing(folder / "preprocessor_config.json", config)
         tokenizer = AlbefTokenizer(folder)
-        model: M = _read_model(folder / "model.safetensors", cls.build, config)
-        saved = cls(model, tokenizer, max_text_tokens=max_text_tokens)
+        model: M = _read_model(folder / "model.safetensors", kind.build, config)
+        saved = kind(model, tokenizer, max_text_tokens=max_text_tokens)
         return saved.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def save_pretrained(self, folder: str | Path, *, model_card: str | None = None) -> None:
@@ -136,13 +140,14 @@ class SavedModel(nn.Module, Generic[M]):
         return images
 
 
-def _read_config(path: Path, model_type: str) -> tuple[AlbefConfig, int]:
-    """The model's shape, and the number of tokens that texts are cut to."""
+def _read_config(path: Path, model_types: list[str]) -> tuple[str, AlbefConfig, int]:
+    """The model's type, one of `model_types`, its shape, and the number of tokens that texts are cut to."""
     values = read_object(path, hint=HINT)
-    if (found := values.get("model_type", model_type)) != model_type:
+    if (found := values.get("model_type", model_types[0])) not in model_types:
         raise CheckpointError(
-            f"{path} is of a model of the type {quote(repr(found), 40)}, not {model_type}",
-            "load it with the class of its type: albef.Albef for albef, albef.AlbefEntailment for albef_entailment",
+            f"{path} is of a model of the type {quote(repr(found), 40)}, not {model_types[0]}",
+            "load it with the class of its type: albef.Albef for albef and albef_retrieval, albef.AlbefEntailment for "
+            "albef_entailment",
         )
     version, shape, max_text_tokens = (values.get(key) for key in ("format_version", "model", "max_text_tokens"))
     if isinstance(version, bool) or version != FORMAT_VERSION or not isinstance(shape, dict):
@@ -154,7 +159,7 @@ def _read_config(path: Path, model_type: str) -> tuple[AlbefConfig, int]:
             f"{path}: max_text_tokens is {quote(repr(max_text_tokens), 40)}, not a number of tokens", HINT
         )
     try:
-        return AlbefConfig.from_dict(shape), max_text_tokens
+        return found, AlbefConfig.from_dict(shape), max_text_tokens
     except ConfigError as error:
         raise CheckpointError(f"{path} describes no model: {error.message}", HINT) from error
 

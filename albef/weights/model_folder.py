@@ -18,7 +18,7 @@ MODEL_FILES = (
     "README.md",
 )
 """The files that `SavedModel.save_pretrained` writes."""
-MODEL_TYPES = ("albef", "albef_entailment")
+MODEL_TYPES = ("albef", "albef_entailment", "albef_retrieval")
 """What config.json calls the kinds of models: their `SavedModel.model_type`."""
 
 

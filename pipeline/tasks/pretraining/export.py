@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     export = export_checkpoint
     if read_shape(folder).get("task") == "snli-ve":
         from pipeline.tasks.snli_ve.export import export_checkpoint as export
+    if read_shape(folder).get("task") == "retrieval":
+        from pipeline.tasks.retrieval.finetuning.export import export_checkpoint as export
     export(folder, args.out, layout=args.format, kind=args.weights, overwrite=args.overwrite)
     print_answer(str(args.out))
     return 0

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from albef import Albef
 from albef.config import ObjectiveConfig
+from albef.downstream.retrieval import AlbefForRetrieval
 from albef.inputs.batch import PretrainBatch
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
@@ -86,7 +87,7 @@ def engine_weights(engine: Any) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in owners.items()}
 
 
-def answers(model: AlbefForPretraining) -> dict[str, Tensor]:
+def answers(model: AlbefForPretraining | AlbefForRetrieval) -> dict[str, Tensor]:
     """The answers of a model for one batch."""
     batch = batch_of(99)
     with torch.no_grad():

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 
+from albef import Albef
 from albef.errors import CheckpointError, DataError
 from albef.model import AlbefForPretraining
 from albef.objective.queue import NO_ID, FeatureQueue
-from albef.weights.official import to_official
+from albef.weights.official import read_official, to_official
 from pipeline import cli
 from pipeline.config.resolve import load_config
 from pipeline.engine.distributed import World
@@ -237,3 +239,37 @@ def test_an_official_checkpoint_gives_its_teacher_and_queue(folder: Path, tmp_pa
     assert other.queue.size == 8 and not torch.equal(other.queue.image, queue.image[:8])
     with pytest.raises(CheckpointError, match="no queue"):
         task.load_state({"teacher": task.state()["teacher"]})
+
+
+def test_the_model_leaves_its_checkpoint_for_evaluation_and_another_start(
+    folder: Path, alone: Path, tmp_path: Path
+) -> None:
+    """Folders of student and teacher, and the official file: `evaluate retrieval` gives the run's last validation."""
+    for kind in ("student", "teacher"):
+        assert cli.main(["export", str(alone), "--out", str(tmp_path / kind), "--weights", kind]) == 0
+    data = ["--annotations", str(folder / "val.json"), "--images", str(folder / "images"), "--k-test", "3"]
+    command = ["evaluate", "retrieval", "--model", str(tmp_path / "student"), *data, "--device", "cpu"]
+    assert cli.main([*command, "--out", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    last = scalars(alone, "val/")[4]
+    assert last == {name: found[name.removeprefix("val/")] for name in last}
+
+    student, teacher = (Albef.from_pretrained(tmp_path / kind, "cpu") for kind in ("student", "teacher"))
+    saved = load_file(alone / "checkpoints" / "step_00000004" / "teacher.safetensors")
+    theirs, ours = teacher.model.state_dict(), student.model.state_dict()
+    assert type(student).__name__ == "AlbefRetrieval" and student.max_text_tokens == 30
+    assert all(torch.equal(theirs[name], weight) for name, weight in saved.items())
+    assert {name for name in theirs if name not in saved} == {"itm_head.weight", "itm_head.bias", "temperature"}
+    assert student.match(Image.open(folder / "images" / "0.jpg"), "one of thing 0").shape == (1,)
+    assert "image-text retrieval" in (tmp_path / "teacher" / "README.md").read_text()
+
+    assert cli.main(["export", str(alone), "--out", str(tmp_path / "pth"), "--format", "official"]) == 0
+    read = read_official(tmp_path / "pth" / "albef.pth", vision_heads=2, text_heads=2)
+    assert read.student.keys() == ours.keys() and all(torch.equal(read.student[name], ours[name]) for name in ours)
+    assert read.teacher is not None and all(torch.equal(read.teacher[name], saved[name]) for name in saved)
+    assert read.queue is not None
+    queue = load_file(alone / "checkpoints" / "step_00000004" / "queue.safetensors")
+    assert torch.equal(read.queue["ids"], queue["ids"])
+    for start in (tmp_path / "teacher", tmp_path / "pth" / "albef.pth"):
+        task = made(folder, f"--init.model={start}")
+        assert set(task.queue.ids.tolist()) == {NO_ID}, "the numbers of another run's images"
