@@ -4,7 +4,6 @@ May import torch, timm and transformers (the tokenizer), and their dependencies 
 Has no code for DeepSpeed, tar files, Slurm or command lines: `pipeline` trains the model on the data of `data_prep`.
 
 config           what a user chooses: widths and depths, the objective, the starting weights
-entailment       `AlbefEntailment`: does a sentence follow from an image? From and to a folder
 errors           errors that a user can fix: message and hint
 evaluation_mode  puts a model into eval mode for a while
 gradcam          which parts of the image a word attends to
@@ -15,7 +14,7 @@ momentum         the teacher: fp32 weights, soft targets, moving average
 precision        the rule for what is computed in fp32 with any weights
 pretrained       `Albef` and `AlbefRetrieval`: encode_image, encode_text, match, from and to a folder
 regular_file     opens files that a user names, or raises an error that names what is there instead
-saved_model      what `Albef` and `AlbefEntailment` share: the folder of model, tokenizer and preprocessing
+saved_model      what `Albef` and the classes of `trained` share: the folder of model, tokenizer and preprocessing
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from albef.entailment import AlbefEntailment
     from albef.pretrained import Albef
+    from albef.trained.entailment import AlbefEntailment
+    from albef.trained.vqa import AlbefVqa
 
-__all__ = ["Albef", "AlbefEntailment"]
+__all__ = ["Albef", "AlbefEntailment", "AlbefVqa"]
 
 
 def __getattr__(name: str) -> Any:
@@ -36,7 +36,11 @@ def __getattr__(name: str) -> Any:
 
         return Albef
     if name == "AlbefEntailment":
-        from albef.entailment import AlbefEntailment
+        from albef.trained.entailment import AlbefEntailment
 
         return AlbefEntailment
+    if name == "AlbefVqa":
+        from albef.trained.vqa import AlbefVqa
+
+        return AlbefVqa
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -44,6 +45,8 @@ class SavedModel(nn.Module, Generic[M]):
 
     model_type: ClassVar[str]
     """What config.json calls this kind; one of `albef.weights.model_folder.MODEL_TYPES`."""
+    detail_types: ClassVar[dict[str, type | UnionType]] = {}
+    """What config.json has of this kind besides: keywords of the class, and their types."""
 
     @classmethod
     def build(cls, config: AlbefConfig) -> M:
@@ -80,10 +83,11 @@ class SavedModel(nn.Module, Generic[M]):
         kinds = {kind.model_type: kind for kind in (cls, *cls.__subclasses__())}
         model_type, config, max_text_tokens = _read_config(folder / "config.json", list(kinds))
         kind = kinds[model_type]
+        details = _read_details(folder / "config.json", kind.detail_types)
         _check_preprocessing(folder / "preprocessor_config.json", config)
         tokenizer = AlbefTokenizer(folder)
         model: M = _read_model(folder / "model.safetensors", kind.build, config)
-        saved = kind(model, tokenizer, max_text_tokens=max_text_tokens)
+        saved = kind(model, tokenizer, max_text_tokens=max_text_tokens, **details)
         return saved.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def save_pretrained(self, folder: str | Path, *, model_card: str | None = None) -> None:
@@ -110,8 +114,13 @@ class SavedModel(nn.Module, Generic[M]):
             "format_version": FORMAT_VERSION,
             "max_text_tokens": self.max_text_tokens,
             "model": self.config.to_dict(),
+            **self.details(),
         }
         _write_json(folder / "config.json", config)
+
+    def details(self) -> dict[str, Any]:
+        """What `detail_types` names, as JSON values."""
+        return {}
 
     @property
     def device(self) -> torch.device:
@@ -147,7 +156,7 @@ def _read_config(path: Path, model_types: list[str]) -> tuple[str, AlbefConfig, 
         raise CheckpointError(
             f"{path} is of a model of the type {quote(repr(found), 40)}, not {model_types[0]}",
             "load it with the class of its type: albef.Albef for albef and albef_retrieval, albef.AlbefEntailment for "
-            "albef_entailment",
+            "albef_entailment, albef.AlbefVqa for albef_vqa",
         )
     version, shape, max_text_tokens = (values.get(key) for key in ("format_version", "model", "max_text_tokens"))
     if isinstance(version, bool) or version != FORMAT_VERSION or not isinstance(shape, dict):
@@ -162,6 +171,15 @@ def _read_config(path: Path, model_types: list[str]) -> tuple[str, AlbefConfig, 
         return found, AlbefConfig.from_dict(shape), max_text_tokens
     except ConfigError as error:
         raise CheckpointError(f"{path} describes no model: {error.message}", HINT) from error
+
+
+def _read_details(path: Path, types: Mapping[str, type | UnionType]) -> dict[str, Any]:
+    """What a kind has besides, of these types."""
+    values = read_object(path, hint=HINT)
+    for name, its in types.items():
+        if name not in values or not isinstance(values[name], its):
+            raise CheckpointError(f"{path}: {name} is {quote(repr(values.get(name)), 40)}", HINT)
+    return {name: values[name] for name in types}
 
 
 def _read_model(path: Path, build: Callable[[AlbefConfig], M], config: AlbefConfig) -> M:

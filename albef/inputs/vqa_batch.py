@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from albef.inputs.batch import ImageBatch
+from albef.inputs.tokenizer import AlbefTokenizer
 
 
 @dataclass(kw_only=True)
@@ -58,6 +61,14 @@ def decoder_inputs(answer_ids: Tensor, answer_mask: Tensor) -> DecoderInputs:
     """
     positions = answer_mask[:, 1:].flatten().nonzero().squeeze(1)
     return DecoderInputs(answer_ids[:, :-1].contiguous(), positions, answer_ids[:, 1:].flatten()[positions])
+
+
+def whole_answers(answers: Sequence[str], tokenizer: AlbefTokenizer, *, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """Ids and 1 / 0 mask (R, T+1) of `[CLS] answer [SEP]`; a longer answer loses its end, not its [SEP]."""
+    ids, mask = tokenizer(answers, max_length=max_tokens - 1)  # (R, T)
+    ids, mask = F.pad(ids, (0, 1), value=tokenizer.pad_token_id), F.pad(mask, (0, 1))
+    ends = mask.sum(dim=1, keepdim=True)  # (R, 1) the first free position
+    return ids.scatter(1, ends, tokenizer.sep_token_id), mask.scatter(1, ends, 1)
 
 
 def weighted_token_losses(losses: Tensor, batch: VqaBatch) -> Tensor:

@@ -18,7 +18,7 @@ MODEL_FILES = (
     "README.md",
 )
 """The files that `SavedModel.save_pretrained` writes."""
-MODEL_TYPES = ("albef", "albef_entailment", "albef_retrieval")
+MODEL_TYPES = ("albef", "albef_entailment", "albef_retrieval", "albef_vqa")
 """What config.json calls the kinds of models: their `SavedModel.model_type`."""
 
 

@@ -29,15 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `evaluate`."""
     parser.add_argument(
         "task",
-        choices=["retrieval", "snli-ve"],
-        help="retrieval: zero-shot, both ways, re-ranked by matching; snli-ve: accuracy of a fine-tuned model",
+        choices=["retrieval", "snli-ve", "vqa"],
+        help="retrieval: zero-shot, both ways, re-ranked by matching; snli-ve, vqa: accuracy of a fine-tuned model",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder that export or import wrote")
     parser.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help='JSON list of {"image": path, "caption": text or list of texts}; of snli-ve, its official list',
+        help='JSON list of {"image": path, "caption": text or list of texts}; of snli-ve and vqa, their official lists',
     )
     parser.add_argument(
         "--images", type=Path, metavar="ROOT", help="folder, or packed zip, that the annotations' paths start from"
@@ -51,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=128,
         metavar="K",
-        help="candidates per query re-ranked by matching (default: 128, the original's for Flickr30k; 256 for COCO)",
+        help="candidates per query re-ranked by matching (default: 128, the original's for Flickr30k; 256 for COCO); "
+        "of vqa, answers per question that are read whole",
     )
+    parser.add_argument("--answers", type=Path, metavar="FILE", help="of vqa: JSON list of the candidate answers")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one (default)"
@@ -73,11 +75,15 @@ def run(args: argparse.Namespace) -> int:
 
     world = distributed.join_ranks(args.device)
     try:
-        metrics = evaluate_retrieval(args, world) if args.task == "retrieval" else evaluate_snli_ve(args, world)
+        metrics = {"retrieval": evaluate_retrieval, "snli-ve": evaluate_snli_ve, "vqa": evaluate_vqa}[args.task](
+            args, world
+        )
         if world.is_main:
             write_json(args.out, metrics)
             print_answer(table(metrics) if args.task == "retrieval" else accuracies(metrics))
             print_answer(str(args.out))
+            if args.task == "vqa":
+                print_answer(f"{server_file(args.out)} is what the VQA server takes: every question once")
     finally:
         distributed.shutdown()
     return 0
@@ -138,10 +144,44 @@ def evaluate_snli_ve(args: argparse.Namespace, world: World) -> dict[str, Any]:
     return facts | found
 
 
+def evaluate_vqa(args: argparse.Namespace, world: World) -> dict[str, Any]:
+    """What --out gets, on every rank; rank 0 writes the server's file beside it."""
+    import torch
+
+    from pipeline.tasks.vqa import evaluation
+
+    found, server = evaluation.evaluate_vqa(
+        args.model,
+        args.annotations,
+        [args.images],
+        args.answers,
+        k=args.k_test,
+        world=world,
+        dtype=getattr(torch, args.dtype),
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        progress=ProgressOfParts(log=log.info) if world.is_main else None,
+    )
+    if world.is_main:
+        write_json(server_file(args.out), server)
+    facts = {"task": "vqa", "model": str(args.model), "data": str(args.annotations), "dtype": args.dtype}
+    return facts | {"answer_list": str(args.answers)} | found
+
+
+def server_file(out: Path) -> Path:
+    """Where the answers for VQA's server go: beside --out."""
+    return out.with_name(f"{out.stem}_server.json")
+
+
 def check_flags(args: argparse.Namespace) -> None:
     """Raise a ConfigError or CheckpointError for flags that cannot work, before anything is loaded."""
     if args.task != "retrieval" and args.data is not None:
         raise ConfigError(f"evaluate {args.task} takes no --data", "--annotations FILE.json --images ROOT")
+    if (args.task == "vqa") != (args.answers is not None):
+        way = "--answers answer_list.json" if args.task == "vqa" else "leave --answers out"
+        raise ConfigError(f"evaluate {args.task} {'needs' if args.task == 'vqa' else 'takes no'} --answers", way)
+    if args.task == "vqa" and os.path.lexists(server_file(args.out)) and not os.path.lexists(args.out):
+        raise ConfigError(f"{server_file(args.out)} exists, and {args.out} does not", "name another --out, or move it")
     if (args.data is None) == (args.annotations is None):
         raise ConfigError(
             "there must be either --annotations or --data", "--annotations FILE.json --images ROOT, or --data SHARDS"
@@ -195,7 +235,7 @@ def load_pairs(args: argparse.Namespace) -> EvaluationPairs:
     return EvaluationPairs.from_annotations(args.annotations, args.images, args.captions)
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any] | list[dict[str, Any]]) -> None:
     """Write a JSON file whole or not at all.
 
     Raises: ConfigError when it cannot be written.
@@ -220,5 +260,7 @@ def accuracies(metrics: dict[str, Any]) -> str:
     """The accuracies as lines."""
     names = [name for name in metrics if name.startswith("accuracy")]
     lines = [f"{metrics['num_entries']} entries"]
+    if not names:
+        return f"{lines[0]}; not every one has the people's answers: no accuracy"
     lines += [f"{name.replace('_', ' of '):30}{metrics[name]:7.2f} %" for name in names]
-    return "\n".join([*lines, f"{'most frequent label':30}{metrics['majority']:7.2f} %"])
+    return "\n".join([*lines, f"{'most frequent answer':30}{metrics['majority']:7.2f} %"])

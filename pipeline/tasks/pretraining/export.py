@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 from pathlib import Path
 from typing import Literal
@@ -47,9 +48,18 @@ def run(args: argparse.Namespace) -> int:
     check_free(args.out, overwrite=args.overwrite)
     folder, _ = resolve_checkpoint(args.checkpoint)
     export = export_checkpoint
-    if read_shape(folder).get("task") == "snli-ve":
-        from pipeline.tasks.snli_ve.export import export_checkpoint as export
-    if read_shape(folder).get("task") == "retrieval":
+    task = read_shape(folder).get("task")
+    if task == "snli-ve":
+        from pipeline.tasks.finetuning import export as fine_tuned
+        from pipeline.tasks.snli_ve.export import ENTAILMENT
+
+        export = functools.partial(fine_tuned.export_checkpoint, task=ENTAILMENT)
+    elif task == "vqa":
+        from pipeline.tasks.finetuning import export as fine_tuned
+        from pipeline.tasks.vqa.export import VQA
+
+        export = functools.partial(fine_tuned.export_checkpoint, task=VQA)
+    elif task == "retrieval":
         from pipeline.tasks.retrieval.finetuning.export import export_checkpoint as export
     export(folder, args.out, layout=args.format, kind=args.weights, overwrite=args.overwrite)
     print_answer(str(args.out))

@@ -3,7 +3,7 @@
 annotations  the official lists, entry by entry
 batcher      entries to a micro-batch
 evaluation   accuracy of a trained model, and its answers
-export       a checkpoint to a model folder or the official .pth
+export       what its checkpoints are exported as
 maker        how commands get the task, its data, and what would stop a start
 sketch       shapes and noise, for planning
 task         student, teacher and validation of a run

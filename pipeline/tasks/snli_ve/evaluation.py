@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from albef.entailment import AlbefEntailment
 from albef.inputs.snli_ve_batch import CLASSES
+from albef.trained.entailment import AlbefEntailment
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
 from pipeline.task import Progress

@@ -20,8 +20,6 @@ GENOME_WEIGHT = 0.5
 ANSWER_TYPES = ("yes/no", "number", "other")
 LEAST_PEOPLE = 4
 """With fewer answers to a question, none of them could score 1."""
-QUESTION_WORDS = 50
-"""Of a question that is scored: longer than any of the data set. Training cuts to `data.max_words`."""
 MAX_LIST_BYTES = 64 << 20
 
 

@@ -3,20 +3,17 @@
 The augmentation of an entry depends on (seed, epoch, entry) only, not on its batch.
 """
 
-# R answers of all questions, T decoder inputs
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from albef.config import AlbefConfig
 from albef.inputs.tokenizer import AlbefTokenizer
-from albef.inputs.vqa_batch import VqaBatch, decoder_inputs
+from albef.inputs.vqa_batch import VqaBatch, decoder_inputs, whole_answers
 from pipeline.config.sections import AugmentConfig
 from pipeline.data.annotations.reader import AnnotatedSample
 from pipeline.data.collation import padded_texts, stacked_images
@@ -84,11 +81,3 @@ class VqaBatcher:
             keys=[one.name for one in examples],
             captions=questions,
         )
-
-
-def whole_answers(answers: Sequence[str], tokenizer: AlbefTokenizer, *, max_tokens: int) -> tuple[Tensor, Tensor]:
-    """Ids and 1 / 0 mask (R, T+1) of `[CLS] answer [SEP]`; a longer answer loses its end, not its [SEP]."""
-    ids, mask = tokenizer(answers, max_length=max_tokens - 1)  # (R, T)
-    ids, mask = F.pad(ids, (0, 1), value=tokenizer.pad_token_id), F.pad(mask, (0, 1))
-    ends = mask.sum(dim=1, keepdim=True)  # (R, 1) the first free position
-    return ids.scatter(1, ends, tokenizer.sep_token_id), mask.scatter(1, ends, 1)

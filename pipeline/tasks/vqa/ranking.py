@@ -19,6 +19,8 @@ from albef.config import AlbefConfig
 from albef.downstream.vqa import AlbefForVqa, AnswerList
 from albef.evaluation_mode import evaluating
 from albef.inputs.tokenizer import AlbefTokenizer
+from albef.inputs.vqa_batch import whole_answers
+from albef.trained.vqa import QUESTION_WORDS
 from pipeline.data.annotations.corpus import AnnotationCorpus
 from pipeline.data.image_blocks import loaded_blocks
 from pipeline.engine.distributed import World
@@ -27,8 +29,7 @@ from pipeline.tasks.finetuning.classification import warn_at_majority
 from pipeline.tasks.finetuning.entry_image import entry_image
 from pipeline.tasks.retrieval.validation import random_state_restored
 from pipeline.tasks.vqa.accuracy import accuracies, most_frequent
-from pipeline.tasks.vqa.annotations import QUESTION_WORDS, Candidates, question_of
-from pipeline.tasks.vqa.batcher import whole_answers
+from pipeline.tasks.vqa.annotations import Candidates, question_of
 
 
 @dataclass(frozen=True, kw_only=True)

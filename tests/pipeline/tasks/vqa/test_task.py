@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from albef import AlbefVqa
 from albef.errors import CheckpointError, DataError
+from albef.inputs.vqa_batch import whole_answers
 from pipeline import cli
 from pipeline.config.resolve import load_config
 from pipeline.data.annotations.corpus import read_annotations
@@ -22,7 +25,6 @@ from pipeline.data.annotations.entries import Format
 from pipeline.engine.distributed import World
 from pipeline.task import LaneStep
 from pipeline.tasks.vqa.annotations import QUESTIONS, SCORED, TRAINING, read_candidates
-from pipeline.tasks.vqa.batcher import whole_answers
 from pipeline.tasks.vqa.maker import VQA
 from pipeline.tasks.vqa.ranking import answer_list
 from tests.support.ranks import run_ranks
@@ -100,6 +102,53 @@ def test_killed_on_one_rank_and_finished_on_two(folder: Path, alone: Path) -> No
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert scores(other)[6] == scores(alone)[6]
+
+
+def evaluate(_rank: int, _size: int, command: list[str]) -> int:
+    return cli.main(command)
+
+
+@pytest.mark.timeout(600)
+def test_the_exported_model_answers_as_in_training_and_with_its_own_list_only(
+    folder: Path, alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`export`, then `evaluate vqa` on one rank and on three: the accuracy of the run's last validation, the server's
+    file with every question once, and the answers that `AlbefVqa.rank` gives. Without the people's answers there is no
+    accuracy; another list is refused."""
+    model = tmp_path / "model"
+    assert cli.main(["export", str(alone), "--out", str(model)]) == 0
+    data = ["--model", str(model), "--images", str(folder / "images"), "--device", "cpu", "--batch-size", "2"]
+    own = ["--answers", str(folder / "answers.json"), "--k-test", "4"]
+    labelled = [*data, *own, "--annotations", str(folder / "val.json")]
+    one, three, test = (tmp_path / f"{name}.json" for name in ("one", "three", "test"))
+    assert cli.main(["evaluate", "vqa", *labelled, "--out", str(one)]) == 0
+    command = ["evaluate", "vqa", *labelled, "--out", str(three)]
+    assert run_ranks(evaluate, 3, command, process_group=False) == [0] * 3
+    found, server = (json.loads((tmp_path / f"one{end}.json").read_text()) for end in ("", "_server"))
+    assert json.loads(three.read_text()) == found
+    assert json.loads((tmp_path / "three_server.json").read_text()) == server
+    trained = scores(alone)[6]
+    assert {name: found[name.removeprefix("val/")] for name in trained} == trained
+    assert (found["k_test"], found["num_answers"], found["num_entries"]) == (4, 6, len(server))
+
+    questions = json.loads((folder / "val.json").read_text())
+    assert [one["question_id"] for one in server] == [one["question_id"] for one in questions]
+    vqa = AlbefVqa.from_pretrained(model, "cpu")
+    images = [Image.open(folder / "images" / one["image"]) for one in questions]
+    ranked = vqa.rank(images, [one["question"] for one in questions], ANSWERS, k=4)
+    assert [best[0][0] for best in ranked] == [one["answer"] for one in server]
+    assert all(len(best) == 4 and best == sorted(best, key=lambda pair: -pair[1]) for best in ranked)
+    assert len(vqa.answer(images[0], questions[0]["question"])) == 1
+
+    test.write_text(json.dumps([{key: one[key] for key in ("question_id", "question", "image")} for one in questions]))
+    unlabelled = [*data, *own, "--annotations", str(test), "--out", str(tmp_path / "unknown.json")]
+    assert cli.main(["evaluate", "vqa", *unlabelled]) == 0
+    assert "accuracy" not in json.loads((tmp_path / "unknown.json").read_text())
+    assert json.loads((tmp_path / "unknown_server.json").read_text()) == server
+    (tmp_path / "other.json").write_text(json.dumps([*ANSWERS, "four"]))
+    capsys.readouterr()
+    assert cli.main(["evaluate", "vqa", *labelled, "--answers", str(tmp_path / "other.json"), "--out", str(one)]) == 2
+    assert vqa.answers_fingerprint and vqa.answers_fingerprint in capsys.readouterr().err
 
 
 def made(folder: Path, *overrides: str) -> Any:

@@ -1,0 +1,37 @@
+"""What a checkpoint of VQA is exported as: an `AlbefVqa`, with the fingerprint of its candidates."""
+
+from __future__ import annotations
+
+from albef.downstream.vqa import AlbefForVqa
+from albef.trained.vqa import AlbefVqa
+from pipeline.config.annotation_sections import VqaObjective
+from pipeline.tasks.finetuning.export import ExportedTask
+
+USE = """\
+## Use
+
+```python
+from PIL import Image
+from albef import AlbefVqa
+
+model = AlbefVqa.from_pretrained("this folder")
+photo = Image.open("photo.jpg")
+(ranked,) = model.rank(photo, "how many dogs are there?", answers=["1", "2", "none"])  # the best first
+(written,) = model.answer(photo, "how many dogs are there?")
+```
+"""
+
+VQA = ExportedTask(
+    name="visual question answering (VQA)",
+    objective=VqaObjective,
+    model=AlbefForVqa,
+    saved=lambda model, objective, values: AlbefVqa(
+        model,
+        max_text_tokens=objective.max_text_tokens,
+        first_token_twice=objective.first_token_twice,
+        answers_fingerprint=values.get("answers_fingerprint"),
+    ),
+    use=USE,
+    validation="Official accuracy of the student on the run's validation questions at this step, percent; `majority` "
+    "is what always giving the most frequent answer would score.",
+)
