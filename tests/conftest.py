@@ -55,11 +55,12 @@ def no_launchers_variables_are_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_log_of_another_test_is_written_to() -> Iterator[None]:
-    """A run that a test starts in this process would log to its run folder until the process ends."""
+    """A run that a test starts in this process would log to its run folder, and only there, until the process ends."""
     yield
     for name in LOGGERS:
         for handler in list(logging.getLogger(name).handlers):
             if type(handler).__module__ == "pipeline.run.logs":
                 logging.getLogger(name).removeHandler(handler)
                 handler.close()
+        logging.getLogger(name).propagate = True  # or caplog would see nothing in the tests that follow
     logging.captureWarnings(False)

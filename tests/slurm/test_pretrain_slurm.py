@@ -150,7 +150,7 @@ def near_its_limit(slurm: LocalSlurm, tmp_path_factory: pytest.TempPathFactory) 
 def test_slurm_itself_sends_usr1_before_the_time_limit(slurm: LocalSlurm, near_its_limit: tuple[int, Path]) -> None:
     """With --time=5 the script's own --signal=USR1@300 is due at the start: saved, requeued, resumed, ended."""
     job, where = near_its_limit
-    fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", timeout_s=120)
+    fields = slurm.wait_for(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", timeout_s=240)
     text = log(slurm, job)
     starts = starting_steps(text)
     assert fields["JobState"] == "COMPLETED" and int(fields["Restarts"]) >= 1, text

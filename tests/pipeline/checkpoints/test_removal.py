@@ -194,7 +194,7 @@ def test_a_file_that_cannot_be_removed_costs_a_warning(tmp_path, caplog, monkeyp
 @pytest.mark.skipif(os.getuid() != 0, reason="root, to become another user")
 def test_a_folder_of_another_user_is_a_warning_in_pruning_and_an_error_of_the_save(caplog):
     """What may not be written is neither removed nor a traceback."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's folder is closed to other users
         folder = Path(name)
         folder.chmod(0o755)
         published(folder, 2)

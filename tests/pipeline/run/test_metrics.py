@@ -141,7 +141,6 @@ def test_the_console_line_shows_progress(tmp_path: Path, caplog: pytest.LogCaptu
         " | data wait 1% | 1h00m left"
     )
     with caplog.at_level(logging.INFO, logger="pipeline"):
-        logging.getLogger("pipeline").propagate = True
         metrics = open_metrics(tmp_path, 0, tensorboard=False)
         take(metrics, 1)
         metrics.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 
@@ -41,10 +40,9 @@ def line(step: int) -> bytes:
 
 @pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_line_is_moved_aside_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, damage: bytes
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
 ) -> None:
     """Between two good lines and at the end of the file, where the next line would be glued to it."""
-    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(line(1) + damage + b"\n" + line(2) + line(9) + damage)
     assert parse_line(damage) is None

@@ -40,8 +40,7 @@ def no_larger(size: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def reports(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
+def reports(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.INFO, logger="pipeline")
     return caplog
 

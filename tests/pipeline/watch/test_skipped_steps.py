@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import resource
 from collections.abc import Callable
@@ -94,10 +93,9 @@ def test_a_dump_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path: 
 
 
 def test_a_dump_that_cannot_be_written_is_logged_and_the_run_continues(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file lies where the folder should be."""
-    monkeypatch.setattr(logging.getLogger("pipeline"), "propagate", True)
     (tmp_path / "skipped").touch()
     skipped = watcher(tmp_path / "skipped")
     skip(skipped, 6)
