@@ -20,6 +20,11 @@ Pictures = tuple[Mapping[str, Any], Mapping[str, str]]
 """For TensorBoard: pictures by tag, (H, W, 3) uint8, and Markdown by tag."""
 
 
+def no_pictures() -> Pictures:
+    """Nothing for TensorBoard."""
+    return {}, {}
+
+
 class Batch(Protocol):
     """One lane's micro-batch: a dataclass of tensors, on the host until the step moves it."""
 
@@ -82,7 +87,7 @@ class LaneLosses:
     """(len(loss_names),) without gradient, on the device, in the order of `Task.loss_names`."""
     scalars: Mapping[str, float | Tensor]
     """What the log shows of this step besides, by its full name (`train/alpha`); equal on all ranks and lanes."""
-    pictures: Callable[[], Pictures]
+    pictures: Callable[[], Pictures] = no_pictures
     """Draws this lane when it is called."""
 
 

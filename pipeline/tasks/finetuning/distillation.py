@@ -14,7 +14,7 @@ from albef.downstream.nlvr2 import AlbefForNlvr2, Nlvr2Teacher
 from albef.downstream.snli_ve import AlbefForEntailment, EntailmentTeacher
 from albef.errors import CheckpointError
 from pipeline.engine.schedule import alpha_at
-from pipeline.task import Batcher, LaneLosses, LaneStep, Pictures, Progress
+from pipeline.task import Batcher, LaneLosses, LaneStep, Progress
 from pipeline.tasks.finetuning.classification import ClassifierValidation
 
 LOSS_NAMES = ("loss", "accuracy")
@@ -62,7 +62,6 @@ class DistilledClassifier:
             total=output.total,
             values=torch.stack([output.total.detach(), output.accuracy]),
             scalars={} if self.teacher is None else {"train/alpha": alpha},
-            pictures=no_pictures,
         )
 
     def advance(self, engine: Any, *, steps_done: int) -> None:
@@ -99,8 +98,3 @@ def bytes_beside(sketch: DistilledClassifier) -> dict[str, int]:
         return {}
     models = {sketch.teacher.weights, sketch.teacher.model}  # one and the same where the forward computes in fp32
     return {"teacher": sum(weight.nbytes for model in models for weight in model.parameters())}
-
-
-def no_pictures() -> Pictures:
-    """Nothing for TensorBoard."""
-    return {}, {}

@@ -21,7 +21,7 @@ from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
 from pipeline.engine.kernels import check_kernels
 from pipeline.engine.schedule import alpha_at
-from pipeline.task import LaneLosses, LaneStep, Pictures, Progress
+from pipeline.task import LaneLosses, LaneStep, Progress
 from pipeline.tasks.finetuning.starting_weights import start_from_model
 from pipeline.tasks.vqa.annotations import SCORED, Candidates, read_candidates
 from pipeline.tasks.vqa.batcher import VqaBatcher
@@ -109,7 +109,6 @@ class Vqa:
             total=output.total,
             values=output.total.detach()[None],
             scalars={} if self.teacher is None else {"train/alpha": alpha},
-            pictures=no_pictures,
         )
 
     def advance(self, engine: Any, *, steps_done: int) -> None:
@@ -185,8 +184,3 @@ def validation_of(
         num_workers=config.num_workers,
         majority_after_steps=config.majority_after_steps,
     )
-
-
-def no_pictures() -> Pictures:
-    """Nothing for TensorBoard."""
-    return {}, {}

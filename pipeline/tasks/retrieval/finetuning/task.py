@@ -23,7 +23,7 @@ from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
 from pipeline.engine.kernels import check_kernels
 from pipeline.engine.schedule import alpha_at
-from pipeline.task import LaneLosses, LaneStep, Pictures, Progress
+from pipeline.task import LaneLosses, LaneStep, Progress
 from pipeline.tasks.finetuning.starting_weights import Source, read_source
 from pipeline.tasks.retrieval.annotations import retrieval_set
 from pipeline.tasks.retrieval.finetuning.annotations import FORMAT, validation_pairs
@@ -120,7 +120,6 @@ class Retrieval:
             total=output.total,
             values=torch.stack([loss.detach() for loss in output[: len(self.loss_names)]]),
             scalars={"train/alpha": alpha, "train/temperature": temperature},
-            pictures=no_pictures,
         )
 
     def advance(self, engine: Any, *, steps_done: int) -> None:
@@ -206,8 +205,3 @@ def validator_of(run: RetrievalRun, world: World, tokenizer: AlbefTokenizer) -> 
             max_text_tokens=run.objective.max_text_tokens,
         )
     return Validator(data, world, k_test=config.k_test, batch_size=config.batch_size, num_workers=config.num_workers)
-
-
-def no_pictures() -> Pictures:
-    """Nothing for TensorBoard."""
-    return {}, {}
