@@ -1,4 +1,4 @@
-"""A classifier with momentum distillation as a task: cross-entropy, mixed with a momentum teacher's by alpha."""
+"""Fine-tuning with momentum distillation as a task: a loss, mixed with a momentum teacher's by alpha."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from torch import Tensor
 
 from albef.downstream.nlvr2 import AlbefForNlvr2, Nlvr2Teacher
 from albef.downstream.snli_ve import AlbefForEntailment, EntailmentTeacher
+from albef.downstream.vqa import AlbefForVqa, VqaTeacher
 from albef.errors import CheckpointError
 from pipeline.engine.schedule import alpha_at
 from pipeline.task import Batcher, LaneLosses, LaneStep, Progress
 from pipeline.tasks.finetuning.classification import ClassifierValidation
 
-LOSS_NAMES = ("loss", "accuracy")
-
 
 @dataclass(kw_only=True)
-class DistilledClassifier:
-    """The parts of such a fine-tuning. A `pipeline.task.Task`, whose subclass makes the parts of a run."""
+class Distilled:
+    """The parts of such a fine-tuning. A `pipeline.task.Task`, whose subclass makes them, and validates."""
 
     name: ClassVar[str]
     """The task's name in a recipe."""
 
-    model: AlbefForEntailment | AlbefForNlvr2
-    teacher: EntailmentTeacher | Nlvr2Teacher | None
+    model: AlbefForEntailment | AlbefForNlvr2 | AlbefForVqa
+    teacher: EntailmentTeacher | Nlvr2Teacher | VqaTeacher | None
     """None where the objective does not distill."""
     batcher: Batcher
     alpha_ramp_epochs: float
-    validation: ClassifierValidation | None = None
-    loss_names: tuple[str, ...] = LOSS_NAMES
+    loss_names: tuple[str, ...] = ("loss",)
+    """What the model's output begins with."""
     steps_done: int = 0
     """For the validation's warning; 0 until the first step of a start."""
 
@@ -47,7 +46,7 @@ class DistilledClassifier:
         }
 
     def losses(self, engine: Any, batch: Any, at: LaneStep) -> LaneLosses:
-        """The teacher's answers, the student's loss."""
+        """The teacher's targets, the student's loss."""
         batch = batch.normalised()  # once, for teacher and student
         alpha = alpha_at(
             at.step,
@@ -60,7 +59,7 @@ class DistilledClassifier:
         output = engine(batch, targets, weight)
         return LaneLosses(
             total=output.total,
-            values=torch.stack([output.total.detach(), output.accuracy]),
+            values=torch.stack([value.detach() for value in output[: len(self.loss_names)]]),
             scalars={} if self.teacher is None else {"train/alpha": alpha},
         )
 
@@ -85,6 +84,15 @@ class DistilledClassifier:
             raise CheckpointError("the checkpoint holds no teacher", "use another one")
         self.teacher.load_state_dict(dict(state["teacher"]))
 
+
+@dataclass(kw_only=True)
+class DistilledClassifier(Distilled):
+    """The same of a model that chooses a class."""
+
+    model: AlbefForEntailment | AlbefForNlvr2
+    loss_names: tuple[str, ...] = ("loss", "accuracy")
+    validation: ClassifierValidation | None = None
+
     def validate(self, engine: Any, progress: Progress) -> dict[str, float]:
         """The student's accuracy; under `val/`."""
         if self.validation is None:
@@ -92,7 +100,7 @@ class DistilledClassifier:
         return self.validation.run(self.model, self.model.predict, steps_done=self.steps_done, progress=progress)
 
 
-def bytes_beside(sketch: DistilledClassifier) -> dict[str, int]:
+def bytes_beside(sketch: Distilled) -> dict[str, int]:
     """Bytes of the teacher, with the copy of its weights in another precision if it has one."""
     if sketch.teacher is None:
         return {}

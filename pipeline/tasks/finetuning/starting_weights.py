@@ -21,7 +21,7 @@ from albef.json_file import read_object
 from albef.weights.files import read_weights
 from albef.weights.official import OfficialWeights, read_official
 from albef.weights.to_task import StartReport, start_task
-from pipeline.config.run_config import ClassifierRun
+from pipeline.config.run_config import RunConfig
 from samples.quote import quote
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Source:
     """What else an official checkpoint holds, on the CPU; None where the source is a folder."""
 
 
-def start_student(student: nn.Module, run: ClassifierRun) -> None:
+def start_student(student: nn.Module, run: RunConfig) -> None:
     """Load the starting weights of a run, if it has some, and log what became of them. Raises: CheckpointError."""
     if run.init.model is None:
         log.warning("init.model is null: training starts from random weights")
@@ -52,7 +52,7 @@ def start_student(student: nn.Module, run: ClassifierRun) -> None:
         log.info("%s", start_from_model(student, run.model.shape, run.init.model))
 
 
-def check_start(run: ClassifierRun, build: Callable[[], nn.Module]) -> None:
+def check_start(run: RunConfig, build: Callable[[], nn.Module]) -> None:
     """Check the starting weights of a run against the model that `build` makes, here without memory.
 
     Raises: CheckpointError, as training would.

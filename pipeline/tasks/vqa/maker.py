@@ -12,10 +12,11 @@ from pipeline.config.run_config import VqaRun
 from pipeline.data.annotations.corpus import AnnotationCorpus, read_annotations
 from pipeline.engine.distributed import World
 from pipeline.task_maker import TaskMaker
-from pipeline.tasks.finetuning.starting_weights import start_from_model
+from pipeline.tasks.finetuning.distillation import bytes_beside
+from pipeline.tasks.finetuning.starting_weights import check_start
 from pipeline.tasks.vqa.annotations import TRAINING, read_candidates
 from pipeline.tasks.vqa.batcher import VqaBatcher
-from pipeline.tasks.vqa.sketch import bytes_beside, noise, sketch
+from pipeline.tasks.vqa.sketch import noise, sketch
 from pipeline.tasks.vqa.task import Vqa, validation_of
 
 
@@ -26,14 +27,10 @@ def corpus(run: VqaRun) -> AnnotationCorpus:
 
 def checks(run: VqaRun) -> list[Callable[[], object]]:
     """The starting weights, the candidates and the validation questions."""
-    return [lambda: _weights(run), lambda: _questions(run)]
-
-
-def _weights(run: VqaRun) -> None:
-    if run.init.model is not None:
-        with torch.device("meta"):
-            student = AlbefForVqa(run.model.shape, run.objective)
-        start_from_model(student, run.model.shape, run.init.model, device="meta")
+    return [
+        lambda: check_start(run, lambda: AlbefForVqa(run.model.shape, run.objective)),
+        lambda: _questions(run),
+    ]
 
 
 def _questions(run: VqaRun) -> None:

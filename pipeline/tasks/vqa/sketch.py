@@ -1,4 +1,4 @@
-"""VQA without data or weights, for planning: shapes, noise, bytes beside the engine."""
+"""VQA without data or weights, for planning: shapes and noise."""
 
 from __future__ import annotations
 
@@ -50,11 +50,3 @@ def noise(run: VqaRun, batch_size: int) -> VqaBatch:
         keys=[f"noise {index}" for index in range(batch_size)],
         captions=[""] * batch_size,
     )
-
-
-def bytes_beside(sketch: Vqa) -> dict[str, int]:
-    """The teacher, with the copy of its weights in another precision if it has one."""
-    if sketch.teacher is None:
-        return {}
-    models = {sketch.teacher.weights, sketch.teacher.model}  # one and the same where the forward computes in fp32
-    return {"teacher": sum(weight.nbytes for model in models for weight in model.parameters())}

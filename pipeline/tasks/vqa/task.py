@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,39 +13,31 @@ from torch import Tensor
 from albef.downstream.vqa import AlbefForVqa, VqaTeacher
 from albef.errors import CheckpointError
 from albef.inputs.tokenizer import AlbefTokenizer
-from albef.inputs.vqa_batch import VqaBatch
 from pipeline.config.run_config import VqaRun
 from pipeline.data import seeds
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
 from pipeline.engine.kernels import check_kernels
-from pipeline.engine.schedule import alpha_at
-from pipeline.task import LaneLosses, LaneStep, Progress
-from pipeline.tasks.finetuning.starting_weights import start_from_model
+from pipeline.task import Progress
+from pipeline.tasks.finetuning.distillation import Distilled
+from pipeline.tasks.finetuning.starting_weights import start_student
 from pipeline.tasks.vqa.annotations import SCORED, Candidates, read_candidates
 from pipeline.tasks.vqa.batcher import VqaBatcher
 from pipeline.tasks.vqa.ranking import QuestionSet, VqaValidation, answer_list
 
 log = logging.getLogger(__name__)
 
-LOSS_NAMES = ("loss",)
-
 
 @dataclass(kw_only=True)
-class Vqa:
+class Vqa(Distilled):
     """The parts of fine-tuning on VQA. A `pipeline.task.Task`."""
 
+    name: ClassVar[str] = VqaRun.task
+
     model: AlbefForVqa
-    teacher: VqaTeacher | None
-    """None where the objective does not distill."""
-    batcher: VqaBatcher
-    alpha_ramp_epochs: float
     candidates: Candidates | None = None
     """Whose fingerprint the checkpoints carry."""
     validation: VqaValidation | None = None
-    loss_names: tuple[str, ...] = LOSS_NAMES
-    steps_done: int = 0
-    """For the validation's warning; 0 until the first step of a start."""
 
     @classmethod
     def of_run(cls, run: VqaRun, world: World, compute_dtype: torch.dtype) -> Vqa:
@@ -65,10 +56,7 @@ class Vqa:
         student.kernels = run.model.kernels
         if run.model.activation_checkpointing:
             student.checkpoint_activations()
-        if run.init.model is None:
-            log.warning("init.model is null: training starts from random weights")
-        else:
-            log.info("%s", start_from_model(student, run.model.shape, run.init.model))
+        start_student(student, run)
         student.to(world.device).train()
         candidates = None if run.data.answers is None else read_candidates(run.data.answers)
         return cls(
@@ -85,51 +73,16 @@ class Vqa:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """Task, model, objective, and the fingerprint of the candidates."""
-        return {
-            "task": VqaRun.task,
-            "model": self.model.config.to_dict(),
-            "objective": dataclasses.asdict(self.model.objective),
-            "answers_fingerprint": None if self.candidates is None else self.candidates.fingerprint,
-        }
-
-    def losses(self, engine: Any, batch: VqaBatch, at: LaneStep) -> LaneLosses:
-        """The teacher's words, the student's loss."""
-        batch = batch.normalised()  # once, for teacher and student
-        alpha = alpha_at(
-            at.step,
-            self.model.objective.alpha,
-            steps_per_epoch=at.steps_per_epoch,
-            ramp_epochs=self.alpha_ramp_epochs,
-        )
-        targets = None if self.teacher is None else self.teacher.targets(batch)
-        weight = torch.full((), alpha, dtype=torch.float64, device=batch.image.device)
-        output = engine(batch, targets, weight)
-        return LaneLosses(
-            total=output.total,
-            values=output.total.detach()[None],
-            scalars={} if self.teacher is None else {"train/alpha": alpha},
-        )
-
-    def advance(self, engine: Any, *, steps_done: int) -> None:
-        """Move the teacher."""
-        self.steps_done = steps_done
-        if self.teacher is not None:
-            self.teacher.update(self.model)
-
-    def discard(self) -> None:
-        """Nothing: the forward leaves nothing behind."""
+        """Also the fingerprint of the candidates."""
+        return super().shape | {"answers_fingerprint": self.candidates and self.candidates.fingerprint}
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """The teacher's averaged weights, and the fingerprint of the candidates, its 16 letters as bytes."""
-        found: dict[str, dict[str, Tensor]] = {}
-        if self.teacher is not None:
-            found["teacher"] = dict(self.teacher.weights.named_parameters())
+        """Also the fingerprint of the candidates, its 16 letters as bytes."""
         letters = b"" if self.candidates is None else self.candidates.fingerprint.encode()
-        return found | {"answers": {"fingerprint": torch.tensor(list(letters), dtype=torch.uint8)}}
+        return super().state() | {"answers": {"fingerprint": torch.tensor(list(letters), dtype=torch.uint8)}}
 
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Raises: CheckpointError when the teacher is missing, or of another model, or the candidates are others."""
+        """Raises: CheckpointError also when the candidates are others."""
         then = bytes(state["answers"]["fingerprint"].tolist()).decode(errors="replace")
         now = "" if self.candidates is None else self.candidates.fingerprint
         if then != now:
@@ -137,11 +90,7 @@ class Vqa:
                 f"the run has the answer list {then or 'null'} (fingerprint), and data.answers is {now or 'null'}",
                 "give the list that the run started with, or start another run",
             )
-        if self.teacher is None:
-            return
-        if "teacher" not in state:
-            raise CheckpointError("the checkpoint holds no teacher", "use another one")
-        self.teacher.load_state_dict(dict(state["teacher"]))
+        super().load_state(state)
 
     def validate(self, engine: Any, progress: Progress) -> dict[str, float]:
         """The official accuracy of the student; under `val/`."""

@@ -12,7 +12,7 @@ from pipeline.config.run_config import RetrievalRun
 from pipeline.data.annotations.corpus import AnnotationCorpus, read_annotations
 from pipeline.engine.distributed import World
 from pipeline.task_maker import TaskMaker
-from pipeline.tasks.finetuning.starting_weights import start_from_model
+from pipeline.tasks.finetuning.starting_weights import check_start
 from pipeline.tasks.retrieval.finetuning.annotations import FORMAT, training_pairs
 from pipeline.tasks.retrieval.finetuning.batcher import RetrievalBatcher
 from pipeline.tasks.retrieval.finetuning.sketch import batch_lines, bytes_beside, noise, sketch
@@ -27,14 +27,10 @@ def corpus(run: RetrievalRun) -> AnnotationCorpus:
 def checks(run: RetrievalRun) -> list[Callable[[], object]]:
     """The starting weights and the validation set."""
     alone = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-    return [lambda: _weights(run), lambda: validator_of(run, alone, AlbefTokenizer())]
-
-
-def _weights(run: RetrievalRun) -> None:
-    if run.init.model is not None:
-        with torch.device("meta"):
-            student = AlbefForRetrieval(run.model.shape, run.objective)
-        start_from_model(student, run.model.shape, run.init.model, device="meta")
+    return [
+        lambda: check_start(run, lambda: AlbefForRetrieval(run.model.shape, run.objective)),
+        lambda: validator_of(run, alone, AlbefTokenizer()),
+    ]
 
 
 RETRIEVAL = TaskMaker(
