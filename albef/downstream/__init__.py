@@ -6,5 +6,6 @@ nlvr2           is a statement true of two images?
 paired_fusion   encoders of a text with two images
 retrieval       image-text retrieval, and grounding, which trains the same
 snli_ve         visual entailment: does a text follow from an image?
+teacher         the momentum teacher of a task that averages its whole model
 vqa             visual question answering: training loss, ranking, generation
 """

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from albef.config import AlbefConfig, Nlvr2Config
 from albef.downstream.paired_fusion import TwoImageEncoders
+from albef.downstream.teacher import WholeModelTeacher
 from albef.inputs.nlvr2_batch import Nlvr2Batch
 from albef.kernels.dispatch import Impl
-from albef.momentum import MomentumWeights
 from albef.network.layers import initialise_bert
 from albef.objective.losses import class_accuracy, class_loss
 from albef.precision import at_least_fp32
@@ -65,30 +65,12 @@ class AlbefForNlvr2(TwoImageEncoders):
         return Nlvr2Output(loss, class_accuracy(logits, batch.labels), logits.detach())
 
 
-class Nlvr2Teacher(MomentumWeights[AlbefForNlvr2]):
-    """The momentum teacher: the average of the whole model.
+class Nlvr2Teacher(WholeModelTeacher[AlbefForNlvr2]):
+    """The momentum teacher.
 
     Make it after the student's pretrained weights are loaded. The original makes it before, so it starts from random
     layers (`Nlvr2Config.teacher_before_load`).
-
-    Args:
-        student: source of shape, objective, kernels and initial weights; the same on every rank.
-        device: the device of the teacher.
-        compute_dtype: type of its forward; None takes its weights'.
     """
-
-    def __init__(
-        self, student: AlbefForNlvr2, *, device: torch.device | str, compute_dtype: torch.dtype | None = None
-    ) -> None:
-        super().__init__(
-            student,
-            lambda: AlbefForNlvr2(student.config, student.objective),
-            momentum=student.objective.momentum,
-            device=device,
-            compute_dtype=compute_dtype,
-            dropout=student.objective.teacher_dropout,
-            kernels=student.kernels,
-        )
 
     @torch.no_grad()
     def targets(self, batch: Nlvr2Batch) -> Tensor:

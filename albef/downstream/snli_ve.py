@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig, DistillConfig
+from albef.downstream.teacher import WholeModelTeacher
 from albef.inputs.snli_ve_batch import CLASSES, EntailmentBatch
 from albef.kernels.dispatch import Impl
-from albef.momentum import MomentumWeights
 from albef.network.encoders import ImageTextEncoders
 from albef.objective.losses import class_accuracy, class_loss
 from albef.precision import at_least_fp32
@@ -59,27 +59,8 @@ class AlbefForEntailment(ImageTextEncoders):
         return EntailmentOutput(loss, class_accuracy(logits, batch.labels), logits.detach())
 
 
-class EntailmentTeacher(MomentumWeights[AlbefForEntailment]):
-    """The momentum teacher: the average of the whole model.
-
-    Args:
-        student: source of shape, objective, kernels and initial weights: its pretrained ones, the same on every rank.
-        device: the device of the teacher.
-        compute_dtype: type of its forward; None takes its weights'.
-    """
-
-    def __init__(
-        self, student: AlbefForEntailment, *, device: torch.device | str, compute_dtype: torch.dtype | None = None
-    ) -> None:
-        super().__init__(
-            student,
-            lambda: AlbefForEntailment(student.config, student.objective),
-            momentum=student.objective.momentum,
-            device=device,
-            compute_dtype=compute_dtype,
-            dropout=student.objective.teacher_dropout,
-            kernels=student.kernels,
-        )
+class EntailmentTeacher(WholeModelTeacher[AlbefForEntailment]):
+    """The momentum teacher."""
 
     @torch.no_grad()
     def targets(self, batch: EntailmentBatch) -> Tensor:

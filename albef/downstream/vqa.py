@@ -12,11 +12,11 @@ from torch import Tensor
 
 from albef.config import AlbefConfig, VqaConfig
 from albef.downstream.answer_decoder import AnswerDecoder, Questions
+from albef.downstream.teacher import WholeModelTeacher
 from albef.errors import ConfigError
 from albef.inputs.vqa_batch import VqaBatch, decoder_inputs, weighted_token_losses
 from albef.kernels.dispatch import Impl
 from albef.kernels.mlm import WordLogits, mlm_token_losses
-from albef.momentum import MomentumWeights
 from albef.network.encoders import ImageTextEncoders
 from albef.precision import at_least_fp32
 
@@ -169,27 +169,8 @@ class AlbefForVqa(ImageTextEncoders):
         return at_least_fp32(words).log_softmax(dim=1)
 
 
-class VqaTeacher(MomentumWeights[AlbefForVqa]):
-    """The momentum teacher: the average of the whole model.
-
-    Args:
-        student: source of shape, objective, kernels and initial weights: its pretrained ones, the same on every rank.
-        device: the device of the teacher.
-        compute_dtype: type of its forward; None takes its weights'.
-    """
-
-    def __init__(
-        self, student: AlbefForVqa, *, device: torch.device | str, compute_dtype: torch.dtype | None = None
-    ) -> None:
-        super().__init__(
-            student,
-            lambda: AlbefForVqa(student.config, student.objective),
-            momentum=student.objective.momentum,
-            device=device,
-            compute_dtype=compute_dtype,
-            dropout=student.objective.teacher_dropout,
-            kernels=student.kernels,
-        )
+class VqaTeacher(WholeModelTeacher[AlbefForVqa]):
+    """The momentum teacher."""
 
     @torch.no_grad()
     def targets(self, batch: VqaBatch) -> WordLogits:
