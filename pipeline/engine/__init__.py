@@ -6,8 +6,8 @@ deterministic     `--deterministic`: algorithms that give the same bits every ti
 distributed       the ranks: this process's number, the world size, collectives
 ds_config         DeepSpeed's JSON, resolved and checked
 fewer_operations  what DeepSpeed does twice or for nothing, left out
-kernels           whether the fused kernels that a recipe asks for can run here
 launch            the launcher's variables: rank, world size, where the ranks meet
+new_student       a run's model before its starting weights are loaded
 optim             AdamW and which parameters it decays
 rendezvous        waits until all ranks have started, and logs which are missing
 schedule          learning rate and alpha of each step

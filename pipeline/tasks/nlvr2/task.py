@@ -12,9 +12,8 @@ from albef.downstream.nlvr2 import AlbefForNlvr2, Nlvr2Teacher
 from albef.inputs.nlvr2_batch import CLASSES
 from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.config.run_config import Nlvr2Run
-from pipeline.data import seeds
 from pipeline.engine.distributed import World
-from pipeline.engine.kernels import check_kernels
+from pipeline.engine.new_student import new_student
 from pipeline.tasks.finetuning.classification import ClassifierValidation, read_validation
 from pipeline.tasks.finetuning.distillation import DistilledClassifier
 from pipeline.tasks.finetuning.starting_weights import start_student
@@ -38,13 +37,8 @@ class Nlvr2(DistilledClassifier):
         Raises: CheckpointError for starting weights, DataError for validation data that cannot be read, ConfigError for
             kernels that cannot run here.
         """
-        check_kernels(run.model.kernels, world.device)
         tokenizer = AlbefTokenizer()
-        torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
-        student = AlbefForNlvr2(run.model.shape, run.objective)
-        student.kernels = run.model.kernels
-        if run.model.activation_checkpointing:
-            student.checkpoint_activations()
+        student = new_student(lambda: AlbefForNlvr2(run.model.shape, run.objective), run, world)
         new_teacher = partial(Nlvr2Teacher, student, device=world.device, compute_dtype=compute_dtype)
         distills, too_early = run.objective.distill, run.objective.teacher_before_load
         teacher = new_teacher() if distills and too_early else None

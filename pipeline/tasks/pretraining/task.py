@@ -27,7 +27,7 @@ from pipeline.config.sections import DataConfig
 from pipeline.data import seeds
 from pipeline.engine.compile import INDUCTOR, Backend, compile_forward, compiled, let_vary
 from pipeline.engine.distributed import World
-from pipeline.engine.kernels import check_kernels
+from pipeline.engine.new_student import new_student
 from pipeline.engine.schedule import alpha_at
 from pipeline.task import LaneLosses, LaneStep, Pictures, Progress
 from pipeline.tasks.pretraining.collate import PretrainBatcher
@@ -104,13 +104,8 @@ class Pretraining:
         Raises: CheckpointError for starting weights, DataError for validation data that cannot be read, ConfigError for
             kernels that cannot run here.
         """
-        check_kernels(run.model.kernels, world.device)
         tokenizer = AlbefTokenizer()
-        torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
-        student = AlbefForPretraining(run.model.shape, run.objective)
-        student.kernels = run.model.kernels
-        if run.model.activation_checkpointing:
-            student.checkpoint_activations()
+        student = new_student(lambda: AlbefForPretraining(run.model.shape, run.objective), run, world)
         for report in initialise(student, run.init):
             log.info("%s", report)
         student.to(world.device).train()

@@ -12,9 +12,8 @@ from albef.downstream.snli_ve import AlbefForEntailment, EntailmentTeacher
 from albef.inputs.snli_ve_batch import CLASSES
 from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.config.run_config import EntailmentRun
-from pipeline.data import seeds
 from pipeline.engine.distributed import World
-from pipeline.engine.kernels import check_kernels
+from pipeline.engine.new_student import new_student
 from pipeline.tasks.finetuning.classification import ClassifierValidation, read_validation
 from pipeline.tasks.finetuning.distillation import DistilledClassifier
 from pipeline.tasks.finetuning.starting_weights import start_student
@@ -38,13 +37,8 @@ class Entailment(DistilledClassifier):
         Raises: CheckpointError for starting weights, DataError for validation data that cannot be read, ConfigError for
             kernels that cannot run here.
         """
-        check_kernels(run.model.kernels, world.device)
         tokenizer = AlbefTokenizer()
-        torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
-        student = AlbefForEntailment(run.model.shape, run.objective)
-        student.kernels = run.model.kernels
-        if run.model.activation_checkpointing:
-            student.checkpoint_activations()
+        student = new_student(lambda: AlbefForEntailment(run.model.shape, run.objective), run, world)
         start_student(student, run)
         student.to(world.device).train()
         return cls(

@@ -14,10 +14,9 @@ from albef.downstream.vqa import AlbefForVqa, VqaTeacher
 from albef.errors import CheckpointError
 from albef.inputs.tokenizer import AlbefTokenizer
 from pipeline.config.run_config import VqaRun
-from pipeline.data import seeds
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
-from pipeline.engine.kernels import check_kernels
+from pipeline.engine.new_student import new_student
 from pipeline.task import Progress
 from pipeline.tasks.finetuning.distillation import Distilled
 from pipeline.tasks.finetuning.starting_weights import start_student
@@ -49,13 +48,8 @@ class Vqa(Distilled):
         Raises: CheckpointError for starting weights, DataError for candidates and validation data that cannot be read,
             ConfigError for kernels that cannot run here.
         """
-        check_kernels(run.model.kernels, world.device)
         tokenizer = AlbefTokenizer()
-        torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
-        student = AlbefForVqa(run.model.shape, run.objective)
-        student.kernels = run.model.kernels
-        if run.model.activation_checkpointing:
-            student.checkpoint_activations()
+        student = new_student(lambda: AlbefForVqa(run.model.shape, run.objective), run, world)
         start_student(student, run)
         student.to(world.device).train()
         candidates = None if run.data.answers is None else read_candidates(run.data.answers)

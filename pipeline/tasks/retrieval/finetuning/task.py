@@ -21,7 +21,7 @@ from pipeline.config.run_config import RetrievalRun
 from pipeline.data import seeds
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
-from pipeline.engine.kernels import check_kernels
+from pipeline.engine.new_student import new_student
 from pipeline.engine.schedule import alpha_at
 from pipeline.task import LaneLosses, LaneStep, Progress
 from pipeline.tasks.finetuning.starting_weights import Source, read_source
@@ -59,13 +59,8 @@ class Retrieval:
         Raises: CheckpointError for starting weights, DataError for validation data that cannot be read, ConfigError for
             kernels that cannot run here.
         """
-        check_kernels(run.model.kernels, world.device)
         tokenizer = AlbefTokenizer()
-        torch.manual_seed(seeds.derive(run.seed, "weights"))  # the same weights on every rank
-        student = AlbefForRetrieval(run.model.shape, run.objective)
-        student.kernels = run.model.kernels
-        if run.model.activation_checkpointing:
-            student.checkpoint_activations()
+        student = new_student(lambda: AlbefForRetrieval(run.model.shape, run.objective), run, world)
         source = None
         if run.init.model is None:
             log.warning("init.model is null: training starts from random weights")
