@@ -19,28 +19,27 @@ saved_model      what `Albef` and the classes of `trained` share: the folder of 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from albef.pretrained import Albef
     from albef.trained.entailment import AlbefEntailment
+    from albef.trained.nlvr2 import AlbefNlvr2
     from albef.trained.vqa import AlbefVqa
 
-__all__ = ["Albef", "AlbefEntailment", "AlbefVqa"]
+__all__ = ["Albef", "AlbefEntailment", "AlbefNlvr2", "AlbefVqa"]
+
+_MODULES = {
+    "Albef": "albef.pretrained",
+    "AlbefEntailment": "albef.trained.entailment",
+    "AlbefNlvr2": "albef.trained.nlvr2",
+    "AlbefVqa": "albef.trained.vqa",
+}
 
 
 def __getattr__(name: str) -> Any:
     """A class of trained models, imported on first use: `import albef.errors` imports no torch."""
-    if name == "Albef":
-        from albef.pretrained import Albef
-
-        return Albef
-    if name == "AlbefEntailment":
-        from albef.trained.entailment import AlbefEntailment
-
-        return AlbefEntailment
-    if name == "AlbefVqa":
-        from albef.trained.vqa import AlbefVqa
-
-        return AlbefVqa
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

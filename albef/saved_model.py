@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from albef.config import AlbefConfig
+from albef.downstream.paired_fusion import TwoImageEncoders
 from albef.errors import CheckpointError, ConfigError
 from albef.inputs.arguments import IMAGES, as_images
 from albef.inputs.preprocess import MEAN, STD, preprocess_images
@@ -23,14 +24,14 @@ from albef.json_file import read_object
 from albef.network.encoders import ImageTextEncoders
 from albef.regular_file import check_folder
 from albef.weights.files import check_fit, load_strictly, read_weights
-from albef.weights.model_folder import check_replaceable
+from albef.weights.model_folder import MODEL_TYPES, check_replaceable
 from albef.weights.tensor_file import write_tensors
 from samples.quote import quote
 
 FORMAT_VERSION = 1
 HINT = "give a folder written by `python -m pipeline export` or Albef.save_pretrained"
 
-M = TypeVar("M", bound=ImageTextEncoders)
+M = TypeVar("M", bound=ImageTextEncoders | TwoImageEncoders)
 
 
 class SavedModel(nn.Module, Generic[M]):
@@ -55,7 +56,8 @@ class SavedModel(nn.Module, Generic[M]):
 
     def __init__(self, model: M, tokenizer: AlbefTokenizer | None = None, *, max_text_tokens: int = 30) -> None:
         super().__init__()
-        self.model = model.eval()
+        model.eval()
+        self.model = model
         self.config = model.config
         self.tokenizer = tokenizer or AlbefTokenizer()
         self.max_text_tokens = min(max_text_tokens, model.config.max_text_positions)
@@ -155,8 +157,7 @@ def _read_config(path: Path, model_types: list[str]) -> tuple[str, AlbefConfig, 
     if (found := values.get("model_type", model_types[0])) not in model_types:
         raise CheckpointError(
             f"{path} is of a model of the type {quote(repr(found), 40)}, not {model_types[0]}",
-            "load it with the class of its type: albef.Albef for albef and albef_retrieval, albef.AlbefEntailment for "
-            "albef_entailment, albef.AlbefVqa for albef_vqa",
+            f"load it with {MODEL_TYPES[found]}" if str(found) in MODEL_TYPES else HINT,
         )
     version, shape, max_text_tokens = (values.get(key) for key in ("format_version", "model", "max_text_tokens"))
     if isinstance(version, bool) or version != FORMAT_VERSION or not isinstance(shape, dict):

@@ -18,14 +18,20 @@ MODEL_FILES = (
     "README.md",
 )
 """The files that `SavedModel.save_pretrained` writes."""
-MODEL_TYPES = ("albef", "albef_entailment", "albef_retrieval", "albef_vqa")
-"""What config.json calls the kinds of models: their `SavedModel.model_type`."""
+MODEL_TYPES = {
+    "albef": "albef.Albef",
+    "albef_entailment": "albef.AlbefEntailment",
+    "albef_nlvr2": "albef.AlbefNlvr2",
+    "albef_retrieval": "albef.Albef",
+    "albef_vqa": "albef.AlbefVqa",
+}
+"""What config.json calls the kinds of models, their `SavedModel.model_type`, and the class that loads each."""
 
 
 def is_model_folder(folder: Path) -> bool:
     """Whether `save_pretrained` wrote the folder, or was killed while writing it."""
     try:
-        return read_object(folder / "config.json", hint="").get("model_type") in MODEL_TYPES
+        return str(read_object(folder / "config.json", hint="").get("model_type")) in MODEL_TYPES
     except CheckpointError:
         return False
 

@@ -1,4 +1,4 @@
-"""`pipeline evaluate TASK`: zero-shot retrieval of a pretrained model, or accuracy of one that was fine-tuned."""
+"""`pipeline evaluate TASK`: retrieval of a pretrained or fine-tuned model, or accuracy of one that was fine-tuned."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `evaluate`."""
     parser.add_argument(
         "task",
-        choices=["retrieval", "snli-ve", "vqa"],
-        help="retrieval: zero-shot, both ways, re-ranked by matching; snli-ve, vqa: accuracy of a fine-tuned model",
+        choices=["retrieval", "snli-ve", "vqa", "nlvr2"],
+        help="retrieval: both ways, re-ranked by matching; snli-ve, vqa, nlvr2: accuracy of a fine-tuned model",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder that export or import wrote")
     parser.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help='JSON list of {"image": path, "caption": text or list of texts}; of snli-ve and vqa, their official lists',
+        help='JSON list of {"image": path, "caption": text or list of texts}; of other tasks, their official lists',
     )
     parser.add_argument(
         "--images", type=Path, metavar="ROOT", help="folder, or packed zip, that the annotations' paths start from"
@@ -75,9 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
     world = distributed.join_ranks(args.device)
     try:
-        metrics = {"retrieval": evaluate_retrieval, "snli-ve": evaluate_snli_ve, "vqa": evaluate_vqa}[args.task](
-            args, world
-        )
+        evaluate = {"retrieval": evaluate_retrieval, "vqa": evaluate_vqa}.get(args.task, evaluate_classes)
+        metrics = evaluate(args, world)
         if world.is_main:
             write_json(args.out, metrics)
             print_answer(table(metrics) if args.task == "retrieval" else accuracies(metrics))
@@ -124,23 +123,25 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
     }
 
 
-def evaluate_snli_ve(args: argparse.Namespace, world: World) -> dict[str, Any]:
-    """What --out gets, on every rank."""
+def evaluate_classes(args: argparse.Namespace, world: World) -> dict[str, Any]:
+    """What --out gets of a task that chooses a class, on every rank."""
     import torch
 
-    from pipeline.tasks.snli_ve.evaluation import evaluate_entailment
-
-    found = evaluate_entailment(
-        args.model,
-        args.annotations,
-        [args.images],
+    if args.task == "snli-ve":
+        from pipeline.tasks.snli_ve.evaluation import evaluate_entailment as evaluate
+    else:
+        from pipeline.tasks.nlvr2.evaluation import evaluate_nlvr2 as evaluate
+    found = evaluate(
+        model=args.model,
+        annotations=args.annotations,
+        images=[args.images],
         world=world,
         dtype=getattr(torch, args.dtype),
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         progress=ProgressOfParts(log=log.info) if world.is_main else None,
     )
-    facts = {"task": "snli-ve", "model": str(args.model), "data": str(args.annotations), "dtype": args.dtype}
+    facts = {"task": args.task, "model": str(args.model), "data": str(args.annotations), "dtype": args.dtype}
     return facts | found
 
 

@@ -3,6 +3,7 @@
 classification    the answers of a classifier on any number of ranks, and validation with them
 distillation      a classifier with momentum distillation as a task
 entry_image       the images of an entry to evaluate
+evaluation        a trained classifier on an annotation file
 export            a checkpoint to a model folder or the official .pth
 starting_weights  starts a task's model from a trained one, and reports which weights it took
 """

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
-from albef.network.encoders import ImageTextEncoders
 from albef.saved_model import SavedModel
 from albef.weights.files import load_strictly
 from albef.weights.official import to_official
@@ -34,7 +34,7 @@ class ExportedTask:
     name: str
     objective: type[Any]
     """Class of the `objective` in `model_config.json`."""
-    model: Callable[[AlbefConfig, Any], ImageTextEncoders]
+    model: Callable[[AlbefConfig, Any], nn.Module]
     """Makes the model of a shape and an objective."""
     saved: Callable[[Any, Any, Mapping[str, Any]], SavedModel[Any]]
     """Makes what is saved of a model, its objective, and all of `model_config.json`."""

@@ -6,10 +6,13 @@ import argparse
 import functools
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.export.output_folder import MADE_BY, OFFICIAL_NAME, atomic_folder, check_free
 from pipeline.run.logs import print_answer
+
+if TYPE_CHECKING:  # torch is imported where it is used, so that `export --help` need not wait for it
+    from pipeline.tasks.finetuning.export import ExportedTask
 
 log = logging.getLogger(__name__)
 
@@ -49,21 +52,32 @@ def run(args: argparse.Namespace) -> int:
     folder, _ = resolve_checkpoint(args.checkpoint)
     export = export_checkpoint
     task = read_shape(folder).get("task")
-    if task == "snli-ve":
-        from pipeline.tasks.finetuning import export as fine_tuned
-        from pipeline.tasks.snli_ve.export import ENTAILMENT
-
-        export = functools.partial(fine_tuned.export_checkpoint, task=ENTAILMENT)
-    elif task == "vqa":
-        from pipeline.tasks.finetuning import export as fine_tuned
-        from pipeline.tasks.vqa.export import VQA
-
-        export = functools.partial(fine_tuned.export_checkpoint, task=VQA)
-    elif task == "retrieval":
+    if task == "retrieval":
         from pipeline.tasks.retrieval.finetuning.export import export_checkpoint as export
+    elif exported := exported_task(task):
+        from pipeline.tasks.finetuning import export as fine_tuned
+
+        export = functools.partial(fine_tuned.export_checkpoint, task=exported)
     export(folder, args.out, layout=args.format, kind=args.weights, overwrite=args.overwrite)
     print_answer(str(args.out))
     return 0
+
+
+def exported_task(task: str | None) -> ExportedTask | None:
+    """What a task's checkpoints are exported as; None for one with a file layout of its own."""
+    if task == "snli-ve":
+        from pipeline.tasks.snli_ve.export import ENTAILMENT
+
+        return ENTAILMENT
+    if task == "vqa":
+        from pipeline.tasks.vqa.export import VQA
+
+        return VQA
+    if task == "nlvr2":
+        from pipeline.tasks.nlvr2.export import NLVR2
+
+        return NLVR2
+    return None
 
 
 def export_checkpoint(

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -36,54 +35,21 @@ from pipeline.task import LaneStep
 from pipeline.tasks.nlvr2.annotations import FORMAT
 from pipeline.tasks.nlvr2.maker import NLVR2
 from pipeline.tasks.snli_ve.maker import ENTAILMENT
-from tests.support.entailment_run import entailment_recipe, pretrained_folder, shape
+from tests.support.entailment_run import entailment_recipe, shape
+from tests.support.nlvr2_run import entry, nlvr2_recipe, write_entries
 from tests.support.ranks import run_ranks
 from tests.support.shards import jpeg, picture
-from tests.support.tiny_run import TINY_MODEL
 from tests.support.wrapped_task import WrappedTask, wrapped
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 AT = LaneStep(step=0, epoch=0, lane=0, num_lanes=1, steps_per_epoch=1)
 
 
-def entry(number: int) -> dict[str, Any]:
-    """Of five entries two are true."""
-    images = [f"train/{number // 2}.jpg", f"train/{(number + 1) // 2}.jpg"]
-    return {"images": images, "sentence": f"Thing {number}!", "label": str(number % 5 in (1, 2)), "unused": 0}
-
-
-def write_entries(folder: Path, count: int, name: str) -> str:
-    """`count` entries; those of an even number have one image twice. Returns the file's path."""
-    (folder / "images" / "train").mkdir(parents=True, exist_ok=True)
-    for number in range(count // 2 + 1):
-        (folder / "images" / "train" / f"{number}.jpg").write_bytes(jpeg(picture(number, 40, 36)))
-    (folder / name).write_text(json.dumps([entry(number) for number in range(count)]))
-    return str(folder / name)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 entries, 7 to validate on, a pretrained model, and a recipe of two lanes of four; alpha rises over 2 steps."""
     made = tmp_path_factory.mktemp("nlvr2")
-    recipe = {
-        "task": "nlvr2",
-        "max_steps": 4,
-        "model": TINY_MODEL,
-        "init": {"model": str(pretrained_folder(made / "pretrained", image_size=48))},
-        "data": {
-            "annotations": [write_entries(made, 24, "train.json")],
-            "images": [str(made / "images")],
-            "num_workers": 0,
-        },
-        "batch": {"global_batch_size": 8, "micro_batch_size": 4},
-        "optim": {"lr": 1e-3},
-        "schedule": {"warmup_steps": 2, "warmup_lr": 1e-4, "alpha_ramp_epochs": 0.7},
-        "deepspeed": {"config": "zero0_fp32"},
-        "checkpoint": {"save_every": 2, "asynchronous": False},
-        "logging": {"log_every": 1, "images_every": 0, "tensorboard": False},
-        "validation": {"annotations": [write_entries(made, 7, "dev.json")], "every_steps": 100, "batch_size": 2},
-    }
-    (made / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    nlvr2_recipe(made)
     return made
 
 
