@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Evaluate an exported model, under Slurm or on a machine without it, its GPUs sharing the work.
+# Evaluate an exported model on a task, under Slurm or on a machine without it, its GPUs sharing the work.
 #
-#   sbatch [sbatch options] slurm/evaluate.sh retrieval --model DIR --annotations FILE --images ROOT --out FILE [flags]
-#   bash slurm/evaluate.sh retrieval ...                       without Slurm: torchrun over this machine's GPUs
+#   sbatch [sbatch options] slurm/evaluate.sh TASK --model DIR --annotations FILE --images ROOT --out FILE [flags]
+#   bash slurm/evaluate.sh TASK ...                            without Slurm: torchrun over this machine's GPUs
 #
 #   sbatch --gpus-per-node=4 --ntasks-per-node=4 slurm/evaluate.sh retrieval --model models/albef_14m \
 #     --annotations coco_test.json --images /coco --k-test 256 --out coco.json
 #
-# Task and flags are those of `python -m pipeline evaluate`. Relative paths count from the current folder.
+# TASK and the flags are those of `python -m pipeline evaluate`. Relative paths count from the current folder.
 #
 # sbatch options; what a site needs beside them (account, partition) goes on the command line or in SBATCH_* variables:
 #SBATCH --job-name=albef-evaluate
@@ -41,7 +41,7 @@ lib=$(dirname "$script")/lib.sh
 # shellcheck source=slurm/lib.sh
 . "$lib"
 
-usage="sbatch slurm/evaluate.sh retrieval --model DIR --annotations FILE --images ROOT --out FILE [flags]"
+usage="sbatch slurm/evaluate.sh TASK --model DIR --annotations FILE --images ROOT --out FILE [flags]"
 [ $# -gt 0 ] || fail "no task given" "$usage"
 case $1 in -h | --help) print_head && exit ;; esac
 out=$(flag_value --out "" "$@")

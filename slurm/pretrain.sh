@@ -43,50 +43,13 @@ lib=$(dirname "$script")/lib.sh
 [ -e "$lib" ] || { printf 'error: no lib.sh beside %s\nhint: submit it where it lies, in slurm/\n' "$script" >&2; exit 2; }
 # shellcheck source=slurm/lib.sh
 . "$lib"
+# shellcheck source=slurm/training.sh
+. "${lib%lib.sh}training.sh"
 
-main() {
-  local usage="sbatch slurm/pretrain.sh RECIPE [flags]; the recipe comes first, for example albef_14m"
-  [ $# -gt 0 ] || fail "no recipe given" "$usage"
-  case $1 in
-    -h | --help) print_head && exit ;;
-    -*) fail "$1 is not a recipe" "$usage" ;;
-  esac
-  run_dir=$(run_dir_of "$@")
-  local unwritable="make room there or give another --run-dir, then submit the same command again"
-  mkdir -p "$run_dir" || fail "run folder $run_dir cannot be made" "$unwritable"
-  local at_start log=""
-  at_start=$(latest)
-  note_start "$run_dir/starts.log" latest "$at_start" || fail "run folder $run_dir cannot be written" "$unwritable"
-  echo "START $(now_utc) run folder $run_dir, latest checkpoint $at_start, python $python"
-  [ -z "$job" ] || log=$(job_log)
-  local link=$run_dir/slurm-${SLURM_JOB_ID:-}.out
-  [ -z "$log" ] || { [ -e "$link" ] && [ ! -L "$link" ]; } || ln -sfn "$log" "$link" || :    # a file there is the log itself
-
-  # -P: a folder named `pipeline` where you stand is not ours
-  run_ranks "$run_dir/exits.${SLURM_JOB_ID:-$$}" "$python" -P -m pipeline pretrain "$@" --run-dir "$run_dir"
-  note_end "$code" || echo "warning: $run_dir/ends.log cannot be written" >&2    # a full disk must not hide the exit code
-  echo "END $(now_utc) exit code $code, latest checkpoint $(latest)"
-
-  # a lost rank is noticed long before Slurm notices that its node is down, and would requeue the job
-  case $code in
-    "$STOPPED_AND_SAVED" | "$RANK_LOST")
-      [ -z "$job" ] || requeue "$run_dir/starts.log" "$(latest)" "the latest checkpoint" "$run_dir/stop"
-      ;;
-  esac
-  exit "$code"
-}
-
-# The checkpoint that `latest` names, as far as a line can show it: after damage it may hold anything, or be a pipe.
-latest() {
-  local file=$run_dir/checkpoints/latest name=""
-  [ ! -f "$file" ] || name=$(head -c 100 "$file" 2> /dev/null | tr -cd '[:alnum:]_.-') || :
-  echo "${name:-none}"
-}
-
-# How this start ended; a start that was killed with -9, or whose node went down, has no such line.
-note_end() {
-  printf '%s job=%s start=%s code=%s latest=%s\n' \
-    "$(now_utc)" "${job:-none}" "$(wc -l < "$run_dir/starts.log")" "$1" "$(latest)" >> "$run_dir/ends.log"
-}
-
-main "$@"
+usage="sbatch slurm/pretrain.sh RECIPE [flags]; the recipe comes first, for example albef_14m"
+[ $# -gt 0 ] || fail "no recipe given" "$usage"
+case $1 in
+  -h | --help) print_head && exit ;;
+  -*) fail "$1 is not a recipe" "$usage" ;;
+esac
+train "$(run_dir_of "$@")" pretrain "$@"

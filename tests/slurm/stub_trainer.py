@@ -3,7 +3,8 @@
 Steps take 50 ms; rank 0 publishes `checkpoints/latest`; SIGUSR1, SIGTERM and SIGINT end it with 75 after the step.
 Flags: `--steps N` (then exit 0), `--exit-code C` with `--exit-rank R` (leave before the first step; `--exit-once 1`:
 in the first start only), `--stuck 1` (stop at once), `--deaf 1` (start up for a minute, without handlers),
-`--endless-first 1` (only a later start ends, after N steps of its own). `check` refuses `--typo`; `export` and
+`--endless-first 1` (only a later start ends, after N steps of its own). `finetune` has a task before the recipe, and is
+`pretrain` otherwise. `check` refuses `--typo`; `export` and
 `evaluate` leave `--out` and print which rank did. The tests copy it to `pipeline/__main__.py` of a folder that looks
 like the project.
 """
@@ -18,8 +19,10 @@ from pathlib import Path
 
 
 def main() -> int:
-    command, recipe, *flags = sys.argv[1:]
-    if command != "pretrain":
+    command, *words = sys.argv[1:]
+    task = words.pop(0) if command == "finetune" else ""
+    recipe, *flags = words
+    if command not in ("pretrain", "finetune"):
         return other_command(command, flags)
     settings = dict(zip(flags[::2], flags[1::2], strict=True))
     run_dir = settings["--run-dir"]
@@ -35,7 +38,8 @@ def main() -> int:
     latest.parent.mkdir(parents=True, exist_ok=True)
     named = latest.read_text() if latest.is_file() else ""  # damage counts as none
     step = int(named.removeprefix("step_")) if named.startswith("step_") else 0
-    print(f"rank {rank} of {size} at step {step} recipe {recipe} master {os.environ.get('MASTER_ADDR')}", flush=True)
+    trained = f"{task} recipe {recipe}".strip()
+    print(f"rank {rank} of {size} at step {step} {trained} master {os.environ.get('MASTER_ADDR')}", flush=True)
     # The real ranks meet in a collective before the first step; without that, one might step while another has no
     # signal handlers yet.
     ready = latest.with_name(f"ready.{os.environ.get('MASTER_PORT')}.{os.environ.get('SLURM_RESTART_COUNT')}")

@@ -14,7 +14,8 @@ import pytest
 from data_prep.cli import build_parser
 from pipeline import cli
 from pipeline.config.flags import RecipeParser
-from pipeline.config.resolve import recipe_keys
+from pipeline.config.resolve import load_config, recipe_keys
+from pipeline.config.run_config import DEFAULT_TASK, RUNS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
@@ -22,6 +23,7 @@ COMMANDS = {
     "verify.sh": "data_prep verify",
     "filter.sh": "data_prep filter",
     "pretrain.sh": "pipeline pretrain",
+    "finetune.sh": "pipeline finetune",
     "pipeline.sh": "pipeline pretrain",
     "export.sh": "pipeline export",
     "evaluate.sh": "pipeline evaluate",
@@ -37,14 +39,14 @@ def commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-def flags_of(command: str) -> set[str]:
-    """Every flag that `data_prep NAME` or `pipeline NAME` takes."""
+def flags_of(command: str, task: str = DEFAULT_TASK) -> set[str]:
+    """Every flag that `data_prep NAME` or `pipeline NAME` takes, with the keys of the task's recipes."""
     package, name = command.split()
     if package == "data_prep":
         return set(build_parser()[1][name].flags())
     parser = RecipeParser()
     importlib.import_module(cli.COMMANDS[name][0]).add_arguments(parser)
-    keys = {f"--{key.name}" for key in recipe_keys()} if name in cli.TAKES_RECIPE else set()
+    keys = {f"--{key.name}" for key in recipe_keys(task)} if name in cli.TAKES_RECIPE else set()
     return keys | set(parser.flags())
 
 
@@ -56,7 +58,7 @@ def test_the_page_has_commands_for_every_script() -> None:
     """Every script is there, except those that the others source."""
     named = {Path(word).name for words in commands() for word in words if word.endswith(".sh")}
     there = {path.name for path in (ROOT / "slurm").glob("*.sh")}
-    assert named == there - {"lib.sh", "site.example.sh", "site.sh"}
+    assert named == there - {"lib.sh", "training.sh", "site.example.sh", "site.sh"}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -75,14 +77,16 @@ def test_what_a_command_names_exists(words: list[str]) -> None:
     assert (rest[0] == "sbatch") == ("#SBATCH" in path.read_text()), "jobs are submitted, the rest is not"
     if path.name not in COMMANDS:
         return
-    assert flags_in(after) - OWN.get(path.name, set()) <= flags_of(COMMANDS[path.name])
+    task = after.pop(0) if path.name == "finetune.sh" else DEFAULT_TASK
+    assert task in RUNS
+    assert flags_in(after) - OWN.get(path.name, set()) <= flags_of(COMMANDS[path.name], task)
     for name, value in settings.items():
         if name.endswith("_FLAGS"):
             stage = name.removesuffix("_FLAGS").lower()
             assert flags_in(shlex.split(value)) <= flags_of(COMMANDS[f"{stage}.sh"])
-    if COMMANDS[path.name] == "pipeline pretrain":
+    if COMMANDS[path.name] in ("pipeline pretrain", "pipeline finetune"):
         recipe = next(word for word in after if not word.startswith("--"))
-        assert (ROOT / "pipeline" / "config" / "recipes" / f"{recipe}.yaml").is_file()
+        assert load_config(recipe).task == task
 
 
 def test_the_chain_s_dry_run_is_accepted(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(path.name for path in (ROOT / "slurm").glob("*.sh"))
-COMMANDS = sorted(set(SCRIPTS) - {"lib.sh", "site.example.sh", "site.sh"})
+COMMANDS = sorted(set(SCRIPTS) - {"lib.sh", "training.sh", "site.example.sh", "site.sh"})
 LIST = ("--urls", "list.tsv", "--out", "data")
 
 
@@ -55,7 +55,7 @@ def test_no_script_names_a_site(script: str) -> None:
     options = re.findall(r"^#SBATCH (--[a-z-]+)", (ROOT / "slurm" / script).read_text(), re.MULTILINE)
     known = {"job-name", "array", "nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "time", "signal", "open-mode"}
     assert {option.removeprefix("--") for option in options} <= known | {"requeue", "output"}
-    jobs = {"download.sh", "verify.sh", "filter.sh", "pretrain.sh", "export.sh", "evaluate.sh"}
+    jobs = {"download.sh", "verify.sh", "filter.sh", "pretrain.sh", "finetune.sh", "export.sh", "evaluate.sh"}
     assert bool(options) == (script in jobs)
 
 
