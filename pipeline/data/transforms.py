@@ -37,7 +37,9 @@ def training_image(jpg: bytes, name: str, *, size: int, config: AugmentConfig, d
     Raises: BadSample when the image cannot be decoded.
     """
     image = open_image(jpg, name)
-    box = random_crop(image.width, image.height, draws, scale_min=config.crop_scale_min)
+    box = (0, 0, image.width, image.height)
+    if config.crop_scale_min is not None:
+        box = random_crop(image.width, image.height, draws, scale_min=config.crop_scale_min)
     flipped = draws.uniform() < config.flip_probability
     image = crop_resize(image, box, size, name)
     if flipped:

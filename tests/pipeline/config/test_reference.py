@@ -35,7 +35,7 @@ def test_limits_are_listed() -> None:
     """Limits of pydantic's types, those behind `or null`, and those that albef itself checks."""
     text = PAGE.read_text()
     assert "\n| `max_steps` | a whole number or null, above 0 |" in text
-    assert "\n| `data.augment.crop_scale_min` | a number, above 0, at most 1 |" in text
+    assert "\n| `data.augment.crop_scale_min` | a number or null, above 0, at most 1 |" in text
     assert "\n| `model.image_size` | a whole number, 1 to 16,384 |" in text
 
 

@@ -110,6 +110,17 @@ def test_switches_turn_parts_off():
     assert torch.equal(plain.flip(2), training_image(data, "k", size=64, config=flipped, draws=Draws(0)))
 
 
+def test_without_a_crop_the_whole_image_is_squashed():
+    """As the original does in grounding: a wide image loses nothing at its sides, whatever is drawn."""
+    image = picture(9, 200, 64)
+    config = AugmentConfig(crop_scale_min=None, flip_probability=0.0, randaugment_ops=0)
+    data = jpeg(image)
+    whole = Image.open(io.BytesIO(data)).convert("RGB").resize((48, 48), Image.Resampling.BICUBIC)
+    for seed in range(20):
+        found = training_image(data, "k", size=48, config=config, draws=Draws(seed))
+        assert torch.equal(found, as_bytes(whole))
+
+
 def test_gray_palette_and_cmyk_images_become_rgb():
     """Every mode a shard may hold is brought to three channels."""
     for mode in ("L", "CMYK"):
