@@ -216,6 +216,15 @@ class RetrievalRun(RunConfig):
         return [*super().mistakes(), *_compiled(self)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroundingRun(RetrievalRun):
+    """Weakly supervised grounding: retrieval's losses on phrases and images; where a phrase points is read off maps."""
+
+    command: ClassVar[str] = "finetune grounding"
+
+    task: str = "grounding"
+
+
 def _compiled(run: RunConfig) -> list[Problem]:
     if not run.model.compile:
         return []
@@ -224,7 +233,7 @@ def _compiled(run: RunConfig) -> list[Problem]:
 
 
 RUNS: dict[str, type[RunConfig]] = {
-    run.task: run for run in (PretrainingRun, EntailmentRun, Nlvr2Run, VqaRun, RetrievalRun)
+    run.task: run for run in (PretrainingRun, EntailmentRun, Nlvr2Run, VqaRun, RetrievalRun, GroundingRun)
 }
 """The configuration of each task, by the name that a recipe gives as `task`."""
 DEFAULT_TASK = PretrainingRun.task

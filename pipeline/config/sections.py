@@ -23,8 +23,8 @@ class AugmentConfig:
     """Random augmentation of a training image."""
 
     crop_scale_min: Annotated[float, Field(gt=0, le=1)] | None = 0.2
-    """Smallest share of the image's area that a crop covers; at 1.0 the crop's shape still varies. null crops nothing: the
-    whole image is squashed to the square."""
+    """Smallest share of the image's area that a crop covers; at 1.0 the crop's shape still varies. null crops nothing:
+    the whole image is squashed to the square."""
     flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of mirroring the image. Use 0 for data whose captions name left and right."""
     randaugment_ops: NonNegativeInt = 2

@@ -24,6 +24,10 @@ def maker_of(task: str) -> TaskMaker:
         from pipeline.tasks.retrieval.finetuning.maker import RETRIEVAL
 
         return RETRIEVAL
+    if task == "grounding":
+        from pipeline.tasks.grounding.maker import GROUNDING
+
+        return GROUNDING
     if task == "nlvr2":
         from pipeline.tasks.nlvr2.maker import NLVR2
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     folder, _ = resolve_checkpoint(args.checkpoint)
     export = export_checkpoint
     task = read_shape(folder).get("task")
-    if task == "retrieval":
+    if task in ("retrieval", "grounding"):
         from pipeline.tasks.retrieval.finetuning.export import export_checkpoint as export
     elif exported := exported_task(task):
         from pipeline.tasks.finetuning import export as fine_tuned

@@ -111,7 +111,7 @@ def test_switches_turn_parts_off():
 
 
 def test_without_a_crop_the_whole_image_is_squashed():
-    """As the original does in grounding: a wide image loses nothing at its sides, whatever is drawn."""
+    """As the original does in grounding: a wide image loses nothing at its sides."""
     image = picture(9, 200, 64)
     config = AugmentConfig(crop_scale_min=None, flip_probability=0.0, randaugment_ops=0)
     data = jpeg(image)

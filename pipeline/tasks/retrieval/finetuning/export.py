@@ -40,6 +40,8 @@ probability = model.match([Image.open("photo.jpg")], ["a dog on a beach"])  # fo
 ```
 """
 
+NAMES = {"retrieval": "image-text retrieval", "grounding": "weakly supervised grounding"}
+"""What the card calls a task."""
 VALIDATION = "Retrieval of the student among the run's validation images and texts at this step, recall in percent "
 VALIDATION += "(`itc_`: before re-ranking)."
 
@@ -82,7 +84,7 @@ def export_checkpoint(
                 meta,
                 weights=of_teacher if kind == "teacher" else kind,
                 trained={
-                    "task": "image-text retrieval",
+                    "task": NAMES[values["task"]],
                     "losses": "itc, itm",
                     "momentum distillation": f"itc, alpha {objective.alpha:g}" if objective.distill else "none",
                     "queue": f"{objective.queue_size:,} features per modality, with the numbers of their images",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -13,33 +14,38 @@ from pipeline.data.annotations.corpus import AnnotationCorpus, read_annotations
 from pipeline.engine.distributed import World
 from pipeline.task_maker import TaskMaker
 from pipeline.tasks.finetuning.starting_weights import check_start
-from pipeline.tasks.retrieval.finetuning.annotations import FORMAT, training_pairs
+from pipeline.tasks.retrieval.finetuning.annotations import training_pairs
 from pipeline.tasks.retrieval.finetuning.batcher import RetrievalBatcher
 from pipeline.tasks.retrieval.finetuning.sketch import batch_lines, bytes_beside, noise, sketch
-from pipeline.tasks.retrieval.finetuning.task import Retrieval, validator_of
+from pipeline.tasks.retrieval.finetuning.task import Retrieval
 
 
-def corpus(run: RetrievalRun) -> AnnotationCorpus:
+def maker_for(kind: type[Retrieval]) -> TaskMaker:
+    """The maker of retrieval, or of a task that is trained like it."""
+    return TaskMaker(
+        corpus=partial(_corpus, kind),
+        make=kind.of_run,
+        batch_module=RetrievalBatcher.__module__,
+        sketch=partial(sketch, kind),
+        noise=noise,
+        bytes_beside=bytes_beside,
+        batch_lines=batch_lines,
+        checks=partial(_checks, kind),
+    )
+
+
+def _corpus(kind: type[Retrieval], run: RetrievalRun) -> AnnotationCorpus:
     """The training pairs. Raises: DataError."""
-    return training_pairs(read_annotations(run.data.annotations, run.data.images, FORMAT))
+    return training_pairs(read_annotations(run.data.annotations, run.data.images, kind.form))
 
 
-def checks(run: RetrievalRun) -> list[Callable[[], object]]:
+def _checks(kind: type[Retrieval], run: RetrievalRun) -> list[Callable[[], object]]:
     """The starting weights and the validation set."""
     alone = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
     return [
         lambda: check_start(run, lambda: AlbefForRetrieval(run.model.shape, run.objective)),
-        lambda: validator_of(run, alone, AlbefTokenizer()),
+        lambda: kind.validator_of(run, alone, AlbefTokenizer()),
     ]
 
 
-RETRIEVAL = TaskMaker(
-    corpus=corpus,
-    make=Retrieval.of_run,
-    batch_module=RetrievalBatcher.__module__,
-    sketch=sketch,
-    noise=noise,
-    bytes_beside=bytes_beside,
-    batch_lines=batch_lines,
-    checks=checks,
-)
+RETRIEVAL = maker_for(Retrieval)

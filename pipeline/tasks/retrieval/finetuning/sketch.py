@@ -12,14 +12,14 @@ from pipeline.config.run_config import RetrievalRun
 from pipeline.tasks.retrieval.finetuning.task import Retrieval, batcher_of
 
 
-def sketch(run: RetrievalRun, dtype: torch.dtype) -> Retrieval:
-    """The task on the meta device, as the engine has it in arithmetic of `dtype`; alpha is at its full height."""
+def sketch(kind: type[Retrieval], run: RetrievalRun, dtype: torch.dtype) -> Retrieval:
+    """A task on the meta device, as the engine has it in arithmetic of `dtype`; alpha is at its full height."""
     with torch.device("meta"):
         student = AlbefForRetrieval(run.model.shape, run.objective)
     if run.model.activation_checkpointing:
         student.checkpoint_activations()
     teacher = RetrievalTeacher(student, device="meta", compute_dtype=dtype)
-    return Retrieval(
+    return kind(
         model=student.to(dtype).train(),
         teacher=teacher,
         queue=FeatureQueue(run.objective.queue_size, run.model.embed_dim, seed=0, device="meta", with_ids=True),

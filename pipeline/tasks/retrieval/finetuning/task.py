@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from albef.weights.to_task import start_queue, start_task, start_weights
 from pipeline.config.run_config import RetrievalRun
 from pipeline.data import seeds
 from pipeline.data.annotations.corpus import read_annotations
+from pipeline.data.annotations.entries import Format
 from pipeline.engine.distributed import World
 from pipeline.engine.new_student import new_student
 from pipeline.engine.schedule import alpha_at
@@ -37,7 +38,15 @@ LOSS_NAMES = ("loss", "loss_itc", "loss_itm", "itm_accuracy")
 
 @dataclass(kw_only=True)
 class Retrieval:
-    """The parts of fine-tuning for retrieval. A `pipeline.task.Task`."""
+    """The parts of fine-tuning for retrieval. A `pipeline.task.Task`.
+
+    Another task on pairs of images and texts is a subclass with its own name, lists and validation.
+    """
+
+    name: ClassVar[str] = RetrievalRun.task
+    """The task's name in a recipe."""
+    form: ClassVar[Format] = FORMAT
+    """Of its lists; rows have `captions`, and `identity`, which pairs of one image share."""
 
     model: AlbefForRetrieval
     teacher: RetrievalTeacher
@@ -50,7 +59,7 @@ class Retrieval:
     loss_names: tuple[str, ...] = LOSS_NAMES
 
     @classmethod
-    def of_run(cls, run: RetrievalRun, world: World, compute_dtype: torch.dtype) -> Retrieval:
+    def of_run(cls, run: RetrievalRun, world: World, compute_dtype: torch.dtype) -> Self:
         """Student, teacher and queue of a run, equal on all ranks; the validation set is opened.
 
         Args:
@@ -85,14 +94,32 @@ class Retrieval:
             queue=queue,
             batcher=batcher_of(run, tokenizer),
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
-            validator=validator_of(run, world, tokenizer),
+            validator=cls.validator_of(run, world, tokenizer),
+        )
+
+    @classmethod
+    def validator_of(cls, run: RetrievalRun, world: World, tokenizer: AlbefTokenizer) -> Validator:
+        """The validation of a run; without annotations it has no pairs. Raises: DataError."""
+        config = run.validation
+        data = None
+        if config.annotations:
+            section = "validation" if config.images else "data"
+            corpus = read_annotations(config.annotations, config.images or run.data.images, cls.form, section=section)
+            data = retrieval_set(
+                validation_pairs(corpus, max_words=run.data.max_words),
+                run.model.shape,
+                tokenizer,
+                max_text_tokens=run.objective.max_text_tokens,
+            )
+        return Validator(
+            data, world, k_test=config.k_test, batch_size=config.batch_size, num_workers=config.num_workers
         )
 
     @property
     def shape(self) -> dict[str, Any]:
         """Task, model and objective."""
         return {
-            "task": "retrieval",
+            "task": self.name,
             "model": self.model.config.to_dict(),
             "objective": dataclasses.asdict(self.model.objective),
         }
@@ -184,19 +211,3 @@ def batcher_of(run: RetrievalRun, tokenizer: AlbefTokenizer) -> RetrievalBatcher
         max_text_tokens=run.objective.max_text_tokens,
         tokenizer=tokenizer,
     )
-
-
-def validator_of(run: RetrievalRun, world: World, tokenizer: AlbefTokenizer) -> Validator:
-    """The validation of a run; without annotations it has no pairs. Raises: DataError."""
-    config = run.validation
-    data = None
-    if config.annotations:
-        section = "validation" if config.images else "data"
-        corpus = read_annotations(config.annotations, config.images or run.data.images, FORMAT, section=section)
-        data = retrieval_set(
-            validation_pairs(corpus, max_words=run.data.max_words),
-            run.model.shape,
-            tokenizer,
-            max_text_tokens=run.objective.max_text_tokens,
-        )
-    return Validator(data, world, k_test=config.k_test, batch_size=config.batch_size, num_workers=config.num_workers)

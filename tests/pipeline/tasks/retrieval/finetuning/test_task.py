@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,53 +22,11 @@ from pipeline import cli
 from pipeline.config.resolve import load_config
 from pipeline.engine.distributed import World
 from pipeline.task import LaneStep
-from pipeline.tasks.retrieval.finetuning.maker import RETRIEVAL, corpus
-from pipeline.train import train
+from pipeline.tasks.retrieval.finetuning.maker import RETRIEVAL
 from tests.support.entailment_run import shape
-from tests.support.ranks import run_ranks
-from tests.support.retrieval_run import retrieval_recipe
-from tests.support.wrapped_task import WrappedTask, wrapped
+from tests.support.retrieval_run import digest, retrieval_recipe, run, scalars
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-
-
-def finetune(_rank: int, _size: int, recipe: str, run_dir: str, overrides: list[str], kill_in: int = 0) -> int:
-    """One rank of `pipeline finetune retrieval`; at the end of step `kill_in` it kills itself."""
-
-    def kill(_task: Any, _engine: Any, step: int) -> None:
-        if step + 1 == kill_in:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    maker = wrapped(RETRIEVAL, lambda task: WrappedTask(task, after=kill))
-    return train(load_config(Path(recipe), overrides), Path(run_dir), maker)
-
-
-def run(folder: Path, name: str, *overrides: str, ranks: int = 1, kill_in: int = 0) -> Path:
-    """A whole run; returns its folder."""
-    arguments = (str(folder / "tuned.yaml"), str(folder / name), list(overrides), kill_in)
-    assert run_ranks(finetune, ranks, *arguments, process_group=False, timeout_s=200) == [0] * ranks
-    return folder / name
-
-
-def digest(run_dir: Path) -> dict[str, str]:
-    """SHA-256 of every byte of student, teacher and queue after four steps."""
-    checkpoint = run_dir / "checkpoints" / "step_00000004"
-    parts = {"student": torch.load(checkpoint / "mp_rank_00_model_states.pt", weights_only=False)["module"]}
-    parts |= {name: load_file(checkpoint / f"{name}.safetensors") for name in ("teacher", "queue")}
-    return {
-        f"{part}/{name}": hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for part, tensors in parts.items()
-        for name, tensor in tensors.items()
-    }
-
-
-def scalars(run_dir: Path, prefix: str) -> dict[int, dict[str, float]]:
-    """step -> the scalars of metrics.jsonl whose names begin so."""
-    found: dict[int, dict[str, float]] = {}
-    for line in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()):
-        if values := {name: value for name, value in line.items() if name.startswith(prefix)}:
-            found[line["step"]] = values
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +72,7 @@ def made(folder: Path, *overrides: str) -> Any:
 
 def batch_of(folder: Path, task: Any, indices: list[int]) -> Any:
     """The training pairs at `indices` as a lane's batch."""
-    pairs = corpus(load_config(folder / "tuned.yaml"))
+    pairs: Any = RETRIEVAL.corpus(load_config(folder / "tuned.yaml"))
     reader = pairs.reader()
     refs = pairs.locate(np.array(indices))
     examples = [task.batcher.example(reader.read(ref), seed=0, epoch=0) for ref in refs]
@@ -167,7 +122,7 @@ def test_each_caption_is_a_pair_and_each_image_has_a_number(folder: Path, tmp_pa
     for name, rows in lists.items():
         (tmp_path / name).write_text(json.dumps(rows))
     flag = f"--data.annotations={tmp_path / 'a.json'},{tmp_path / 'b.json'}"
-    pairs = corpus(load_config(folder / "tuned.yaml", [flag]))
+    pairs: Any = RETRIEVAL.corpus(load_config(folder / "tuned.yaml", [flag]))
     refs = pairs.locate(np.arange(pairs.num_samples))
     assert [(ref.name, *ref.fields()[1].values()) for ref in refs] == [
         ("a/0.0", "one", 0),
@@ -202,7 +157,7 @@ def test_faults_of_a_list_are_named(folder: Path, tmp_path: Path, capsys: pytest
     twice = [{"image": f"{n}.jpg", "caption": "a", "image_id": 5} for n in range(2)]
     (tmp_path / "twice.json").write_text(json.dumps(twice))
     with pytest.raises(DataError, match=r"entries 0 and 1 have the image_id 5 with the images 0\.jpg and 1\.jpg"):
-        corpus(load_config(folder / "tuned.yaml", [f"--data.annotations={tmp_path / 'twice.json'}"]))
+        RETRIEVAL.corpus(load_config(folder / "tuned.yaml", [f"--data.annotations={tmp_path / 'twice.json'}"]))
 
 
 def test_check_shows_a_recipe_and_what_would_stop_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
