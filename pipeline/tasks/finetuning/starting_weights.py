@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
 from albef.json_file import read_object
+from albef.momentum import MomentumWeights
 from albef.weights.files import read_weights
 from albef.weights.official import OfficialWeights, read_official
-from albef.weights.to_task import StartReport, start_task
+from albef.weights.to_task import StartReport, start_task, start_weights
 from pipeline.config.run_config import RunConfig
 from samples.quote import quote
 
@@ -44,12 +45,34 @@ class Source:
     """What else an official checkpoint holds, on the CPU; None where the source is a folder."""
 
 
-def start_student(student: nn.Module, run: RunConfig) -> None:
-    """Load the starting weights of a run, if it has some, and log what became of them. Raises: CheckpointError."""
+def start_student(student: nn.Module, run: RunConfig) -> Source | None:
+    """Load the starting weights of a run, and log what became of them.
+
+    Returns: where they come from; None for random ones.
+    Raises: CheckpointError.
+    """
     if run.init.model is None:
         log.warning("init.model is null: training starts from random weights")
-    else:
-        log.info("%s", start_from_model(student, run.model.shape, run.init.model))
+        return None
+    source = read_source(run.init.model, run.model.shape)
+    log.info("%s", start_task(student, source.weights, source=source.name))
+    return source
+
+
+def start_teacher(teacher: MomentumWeights[Any] | None, source: Source | None) -> None:
+    """Start a teacher from the momentum weights of an official checkpoint, as the original does.
+
+    Without them, and what they do not have, it keeps what it was made of, the student's.
+
+    Raises: CheckpointError for weights that do not fit.
+    """
+    official = None if source is None else source.official
+    if teacher is None or source is None or official is None or official.teacher is None:
+        return
+    name = f"the momentum weights of {source.name}"
+    weights, report = start_weights(teacher.state_dict(), official.teacher, source=name)
+    teacher.load_state_dict(weights)
+    log.info("teacher: %s", report)
 
 
 def check_start(run: RunConfig, build: Callable[[], nn.Module]) -> None:

@@ -16,7 +16,7 @@ from pipeline.engine.distributed import World
 from pipeline.engine.new_student import new_student
 from pipeline.tasks.finetuning.classification import ClassifierValidation, read_validation
 from pipeline.tasks.finetuning.distillation import DistilledClassifier
-from pipeline.tasks.finetuning.starting_weights import start_student
+from pipeline.tasks.finetuning.starting_weights import start_student, start_teacher
 from pipeline.tasks.nlvr2.annotations import FORMAT, sentence_of
 from pipeline.tasks.nlvr2.batcher import Nlvr2Batcher
 
@@ -42,10 +42,11 @@ class Nlvr2(DistilledClassifier):
         new_teacher = partial(Nlvr2Teacher, student, device=world.device, compute_dtype=compute_dtype)
         distills, too_early = run.objective.distill, run.objective.teacher_before_load
         teacher = new_teacher() if distills and too_early else None
-        start_student(student, run)
+        source = start_student(student, run)
         student.to(world.device).train()
         if distills and not too_early:
             teacher = new_teacher()  # before the engine casts the weights to bf16: the teacher's stay fp32
+        start_teacher(teacher, source)
         return cls(
             model=student,
             teacher=teacher,

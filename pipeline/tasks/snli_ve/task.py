@@ -16,7 +16,7 @@ from pipeline.engine.distributed import World
 from pipeline.engine.new_student import new_student
 from pipeline.tasks.finetuning.classification import ClassifierValidation, read_validation
 from pipeline.tasks.finetuning.distillation import DistilledClassifier
-from pipeline.tasks.finetuning.starting_weights import start_student
+from pipeline.tasks.finetuning.starting_weights import start_student, start_teacher
 from pipeline.tasks.snli_ve.annotations import FORMAT, sentence_of
 from pipeline.tasks.snli_ve.batcher import EntailmentBatcher
 
@@ -39,14 +39,16 @@ class Entailment(DistilledClassifier):
         """
         tokenizer = AlbefTokenizer()
         student = new_student(lambda: AlbefForEntailment(run.model.shape, run.objective), run, world)
-        start_student(student, run)
+        source = start_student(student, run)
         student.to(world.device).train()
+        teacher = None
+        if run.objective.distill:
+            # After the weights are loaded, and before the engine casts them to bf16: the teacher's stay fp32.
+            teacher = EntailmentTeacher(student, device=world.device, compute_dtype=compute_dtype)
+            start_teacher(teacher, source)
         return cls(
             model=student,
-            # After the weights are loaded, and before the engine casts them to bf16: the teacher's stay fp32.
-            teacher=EntailmentTeacher(student, device=world.device, compute_dtype=compute_dtype)
-            if run.objective.distill
-            else None,
+            teacher=teacher,
             batcher=batcher_of(run, tokenizer),
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
             validation=validation_of(run, world, tokenizer),

@@ -19,7 +19,7 @@ from pipeline.engine.distributed import World
 from pipeline.engine.new_student import new_student
 from pipeline.task import Progress
 from pipeline.tasks.finetuning.distillation import Distilled
-from pipeline.tasks.finetuning.starting_weights import start_student
+from pipeline.tasks.finetuning.starting_weights import start_student, start_teacher
 from pipeline.tasks.vqa.annotations import SCORED, Candidates, read_candidates
 from pipeline.tasks.vqa.batcher import VqaBatcher
 from pipeline.tasks.vqa.ranking import QuestionSet, VqaValidation, answer_list
@@ -50,15 +50,17 @@ class Vqa(Distilled):
         """
         tokenizer = AlbefTokenizer()
         student = new_student(lambda: AlbefForVqa(run.model.shape, run.objective), run, world)
-        start_student(student, run)
+        source = start_student(student, run)
         student.to(world.device).train()
+        teacher = None
+        if run.objective.distill:
+            # After the weights are loaded, and before the engine casts them to bf16: the teacher's stay fp32.
+            teacher = VqaTeacher(student, device=world.device, compute_dtype=compute_dtype)
+            start_teacher(teacher, source)
         candidates = None if run.data.answers is None else read_candidates(run.data.answers)
         return cls(
             model=student,
-            # After the weights are loaded, and before the engine casts them to bf16: the teacher's stay fp32.
-            teacher=VqaTeacher(student, device=world.device, compute_dtype=compute_dtype)
-            if run.objective.distill
-            else None,
+            teacher=teacher,
             batcher=batcher_of(run, tokenizer),
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
             candidates=candidates,

@@ -16,7 +16,7 @@ from albef.errors import CheckpointError
 from albef.inputs.retrieval_batch import RetrievalBatch
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.objective.queue import FeatureQueue
-from albef.weights.to_task import start_queue, start_task, start_weights
+from albef.weights.to_task import start_queue
 from pipeline.config.run_config import RetrievalRun
 from pipeline.data import seeds
 from pipeline.data.annotations.corpus import read_annotations
@@ -25,7 +25,7 @@ from pipeline.engine.distributed import World
 from pipeline.engine.new_student import new_student
 from pipeline.engine.schedule import alpha_at
 from pipeline.task import LaneLosses, LaneStep, Progress
-from pipeline.tasks.finetuning.starting_weights import Source, read_source
+from pipeline.tasks.finetuning.starting_weights import Source, start_student, start_teacher
 from pipeline.tasks.retrieval.annotations import retrieval_set
 from pipeline.tasks.retrieval.finetuning.annotations import FORMAT, validation_pairs
 from pipeline.tasks.retrieval.finetuning.batcher import RetrievalBatcher
@@ -70,12 +70,7 @@ class Retrieval:
         """
         tokenizer = AlbefTokenizer()
         student = new_student(lambda: AlbefForRetrieval(run.model.shape, run.objective), run, world)
-        source = None
-        if run.init.model is None:
-            log.warning("init.model is null: training starts from random weights")
-        else:
-            source = read_source(run.init.model, run.model.shape)
-            log.info("%s", start_task(student, source.weights, source=source.name))
+        source = start_student(student, run)
         student.to(world.device).train()
         # After the weights are loaded, and before the engine casts them to bf16: the teacher's stay fp32.
         teacher = RetrievalTeacher(student, device=world.device, compute_dtype=compute_dtype)
@@ -86,8 +81,9 @@ class Retrieval:
             device=world.device,
             with_ids=True,
         )
+        start_teacher(teacher, source)
         if source is not None:
-            start_beside(teacher, queue, source)
+            start_rows(queue, source)
         return cls(
             model=student,
             teacher=teacher,
@@ -178,21 +174,13 @@ class Retrieval:
         return self.validator.run(self.model, progress) if self.validator is not None else {}
 
 
-def start_beside(teacher: RetrievalTeacher, queue: FeatureQueue, source: Source) -> None:
-    """Start teacher and queue from those of an official checkpoint, as the original does; without them they stay.
+def start_rows(queue: FeatureQueue, source: Source) -> None:
+    """Start the queue from that of an official checkpoint, as the original does; without one it stays.
 
     No image of this run has the numbers of the queue's rows, not even where the checkpoint is of retrieval: it counted
     the images of its own lists. A queue of another size keeps its random rows.
-
-    Raises: CheckpointError for a teacher that does not fit.
     """
     official = source.official
-    if official is not None and official.teacher is not None:
-        weights, report = start_weights(
-            teacher.state_dict(), official.teacher, source=f"the momentum weights of {source.name}"
-        )
-        teacher.load_state_dict(weights)
-        log.info("teacher: %s", report)
     if official is not None and official.queue is not None:
         rows = {name: official.queue[name] for name in ("image", "text", "pointer")}
         if len(rows["image"]) == queue.size:
