@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from albef.config import AlbefConfig
 from albef.errors import CheckpointError, ConfigError
@@ -27,6 +26,16 @@ from samples.quote import quote
 log = logging.getLogger(__name__)
 
 
+def distilled(objective: Any) -> dict[str, str]:
+    """The card's row about momentum distillation."""
+    return {"momentum distillation": f"alpha {objective.alpha:g}" if objective.distill else "none"}
+
+
+def no_details(objective: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a kind of model without `detail_types`."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportedTask:
     """How a task's checkpoint becomes a trained model, and what its card states."""
@@ -34,14 +43,18 @@ class ExportedTask:
     name: str
     objective: type[Any]
     """Class of the `objective` in `model_config.json`."""
-    model: Callable[[AlbefConfig, Any], nn.Module]
-    """Makes the model of a shape and an objective."""
-    saved: Callable[[Any, Any, Mapping[str, Any]], SavedModel[Any]]
-    """Makes what is saved of a model, its objective, and all of `model_config.json`."""
+    kind: type[SavedModel[Any]]
+    """What is saved."""
     use: str
     """Section of the card that shows how the model is used."""
-    validation: str
-    """What the validation scalars are."""
+    validation: str = ""
+    """What the validation scalars are; empty for a task without."""
+    rows: Callable[[Any], Mapping[str, str]] = distilled
+    """Of an objective: rows of the card about what was trained."""
+    details: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = no_details
+    """Of an objective and all of `model_config.json`: the kind's `detail_types`."""
+    not_averaged: tuple[str, ...] = ()
+    """Names, or beginnings of names, of weights that the teacher does not have: they are always the student's."""
 
 
 def export_checkpoint(
@@ -65,32 +78,35 @@ def export_checkpoint(
     except (ValueError, LookupError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{folder / MODEL_CONFIG} cannot be read: {quote(error)}", USE_ANOTHER) from None
     with torch.device("meta"):  # names and shapes only
-        shapes = {name: weight.shape for name, weight in task.model(config, objective).state_dict().items()}
+        shapes = {name: weight.shape for name, weight in task.kind.build(config).state_dict().items()}
     student = read_model(folder, meta, shapes)
-    teacher = None
-    if state_file("teacher") in meta.files or kind == "teacher":
-        teacher = read_state(folder, meta, ("teacher",))["teacher"]
-        check_weights(teacher, shapes, source=f"the teacher in {folder}")
+    wanted = {name for name in ("teacher", "queue") if state_file(name) in meta.files}
+    state = read_state(folder, meta, sorted(wanted | ({kind} - {"student"})))
+    teacher = state.get("teacher")
+    if teacher is not None:
+        averaged = {name: shape for name, shape in shapes.items() if not name.startswith(task.not_averaged)}
+        check_weights(teacher, averaged, source=f"the teacher in {folder}")
+    weights = student | (teacher if kind == "teacher" and teacher else {})
     with atomic_folder(out, overwrite=overwrite) as written:
         if layout == "official":
-            write_pickle(written / OFFICIAL_NAME, {"model": to_official(student, teacher, None)})
+            write_pickle(written / OFFICIAL_NAME, {"model": to_official(weights, teacher, state.get("queue"))})
             (written / MADE_BY).write_text(f"`pipeline export` wrote {OFFICIAL_NAME}; --overwrite replaces it.\n")
         else:
-            model = task.model(config, objective)
-            load_strictly(model, teacher if kind == "teacher" and teacher else student, source=str(folder))
-            distilled = f"alpha {objective.alpha:g}" if objective.distill else "none"
-            origin = rows_of_run(
-                meta,
-                weights="momentum teacher" if kind == "teacher" else kind,
-                trained={"task": task.name, "momentum distillation": distilled},
-                checkpoint=folder.name,
-            )
+            model = task.kind.build(config)
+            load_strictly(model, weights, source=str(folder))
+            saved = task.kind(model, max_text_tokens=objective.max_text_tokens, **task.details(objective, values))
+            also_student = " (what it does not average is the student's)" if task.not_averaged else ""
             card = model_card(
                 meta.run_name,
                 config,
-                origin=origin,
+                origin=rows_of_run(
+                    meta,
+                    weights=f"momentum teacher{also_student}" if kind == "teacher" else kind,
+                    trained={"task": task.name, **task.rows(objective)},
+                    checkpoint=folder.name,
+                ),
                 use=task.use,
                 validation=validation_of(folder, meta.step, task.validation),
             )
-            task.saved(model, objective, values).save_pretrained(written, model_card=card)
+            saved.save_pretrained(written, model_card=card)
     log.info("exported the %s of %s (step %d) to %s", kind, folder, meta.step, out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from albef.downstream.nlvr2 import AlbefForNlvr2
 from albef.trained.nlvr2 import AlbefNlvr2
 from pipeline.config.annotation_sections import Nlvr2Objective
 from pipeline.tasks.finetuning.export import ExportedTask
@@ -23,8 +22,7 @@ first, second = Image.open("left.jpg"), Image.open("right.jpg")
 NLVR2 = ExportedTask(
     name="statements about two images (NLVR2)",
     objective=Nlvr2Objective,
-    model=AlbefForNlvr2,
-    saved=lambda model, objective, values: AlbefNlvr2(model, max_text_tokens=objective.max_text_tokens),
+    kind=AlbefNlvr2,
     use=USE,
     validation="Accuracy of the student on the run's validation statements at this step, percent; `majority` is what "
     "always giving the most frequent answer would score.",

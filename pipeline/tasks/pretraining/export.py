@@ -51,10 +51,7 @@ def run(args: argparse.Namespace) -> int:
     check_free(args.out, overwrite=args.overwrite)
     folder, _ = resolve_checkpoint(args.checkpoint)
     export = export_checkpoint
-    task = read_shape(folder).get("task")
-    if task in ("retrieval", "grounding"):
-        from pipeline.tasks.retrieval.finetuning.export import export_checkpoint as export
-    elif exported := exported_task(task):
+    if exported := exported_task(read_shape(folder).get("task")):
         from pipeline.tasks.finetuning import export as fine_tuned
 
         export = functools.partial(fine_tuned.export_checkpoint, task=exported)
@@ -64,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def exported_task(task: str | None) -> ExportedTask | None:
-    """What a task's checkpoints are exported as; None for one with a file layout of its own."""
+    """What a fine-tuning's checkpoints are exported as; None for pretraining."""
     if task == "snli-ve":
         from pipeline.tasks.snli_ve.export import ENTAILMENT
 
@@ -73,6 +70,14 @@ def exported_task(task: str | None) -> ExportedTask | None:
         from pipeline.tasks.vqa.export import VQA
 
         return VQA
+    if task == "retrieval":
+        from pipeline.tasks.retrieval.finetuning.export import RETRIEVAL
+
+        return RETRIEVAL
+    if task == "grounding":
+        from pipeline.tasks.retrieval.finetuning.export import GROUNDING
+
+        return GROUNDING
     if task == "nlvr2":
         from pipeline.tasks.nlvr2.export import NLVR2
 

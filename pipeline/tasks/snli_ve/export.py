@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from albef.downstream.snli_ve import AlbefForEntailment
 from albef.trained.entailment import AlbefEntailment
 from pipeline.config.annotation_sections import ClassifierObjective
 from pipeline.tasks.finetuning.export import ExportedTask
@@ -22,8 +21,7 @@ contradicts, neither, entails = model.predict(Image.open("photo.jpg"), "two dogs
 ENTAILMENT = ExportedTask(
     name="visual entailment (SNLI-VE)",
     objective=ClassifierObjective,
-    model=AlbefForEntailment,
-    saved=lambda model, objective, values: AlbefEntailment(model, max_text_tokens=objective.max_text_tokens),
+    kind=AlbefEntailment,
     use=USE,
     validation="Accuracy of the student on the run's validation entries at this step, percent; `majority` is what "
     "always giving the most frequent answer would score.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from albef.downstream.vqa import AlbefForVqa
 from albef.trained.vqa import AlbefVqa
 from pipeline.config.annotation_sections import VqaObjective
 from pipeline.tasks.finetuning.export import ExportedTask
@@ -24,13 +23,11 @@ photo = Image.open("photo.jpg")
 VQA = ExportedTask(
     name="visual question answering (VQA)",
     objective=VqaObjective,
-    model=AlbefForVqa,
-    saved=lambda model, objective, values: AlbefVqa(
-        model,
-        max_text_tokens=objective.max_text_tokens,
-        first_token_twice=objective.first_token_twice,
-        answers_fingerprint=values.get("answers_fingerprint"),
-    ),
+    kind=AlbefVqa,
+    details=lambda objective, values: {
+        "first_token_twice": objective.first_token_twice,
+        "answers_fingerprint": values.get("answers_fingerprint"),
+    },
     use=USE,
     validation="Official accuracy of the student on the run's validation questions at this step, percent; `majority` "
     "is what always giving the most frequent answer would score.",
