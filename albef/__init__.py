@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from albef.pretrained import Albef
+    from albef.trained.alignment import AlbefAlignment
     from albef.trained.entailment import AlbefEntailment
     from albef.trained.nlvr2 import AlbefNlvr2
     from albef.trained.vqa import AlbefVqa
 
-__all__ = ["Albef", "AlbefEntailment", "AlbefNlvr2", "AlbefVqa"]
+__all__ = ["Albef", "AlbefAlignment", "AlbefEntailment", "AlbefNlvr2", "AlbefVqa"]
 
 _MODULES = {
     "Albef": "albef.pretrained",
+    "AlbefAlignment": "albef.trained.alignment",
     "AlbefEntailment": "albef.trained.entailment",
     "AlbefNlvr2": "albef.trained.nlvr2",
     "AlbefVqa": "albef.trained.vqa",

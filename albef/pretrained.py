@@ -68,7 +68,7 @@ class Albef(SavedModel[AlbefForPretraining | AlbefForRetrieval]):
 
         Raises: ValueError when the numbers of texts and images differ; TypeError as `encode_image`, `encode_text`.
         """
-        images, texts = self._checked(images), as_texts(texts)
+        images, texts = self.checked_images(images), as_texts(texts)
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} images and {len(texts)} texts make no pairs")
         if not texts:

@@ -130,12 +130,12 @@ class SavedModel(nn.Module, Generic[M]):
         return next(self.model.parameters()).device
 
     def pixels(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> Tensor:
-        """Images as the model takes them, (B, 3, H, W) on its device. Raises: as `_checked`."""
-        images = self._checked(images)
+        """Images as the model takes them, (B, 3, H, W) on its device. Raises: as `checked_images`."""
+        images = self.checked_images(images)
         pixels = images if isinstance(images, Tensor) else preprocess_images(images, self.config.image_size)
         return pixels.to(self.device)
 
-    def _checked(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> list[Image.Image] | Tensor:
+    def checked_images(self, images: Image.Image | Sequence[Image.Image] | Tensor) -> list[Image.Image] | Tensor:
         """Checked images: a list of images, or a tensor of the type and shape it needs."""
         side = self.config.image_size
         if not isinstance(images, Tensor):

@@ -70,6 +70,7 @@ LEVELS = {
             "pipeline.tasks.pretraining",
             "pipeline.tasks.retrieval.finetuning",
             "pipeline.tasks.snli_ve",
+            "pipeline.tasks.text_assignment",
             "pipeline.tasks.vqa",
         ],
         ["pipeline.tasks.makers"],

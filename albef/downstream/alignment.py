@@ -18,6 +18,7 @@ from albef.config import AlbefConfig
 from albef.downstream.paired_fusion import TwoImageEncoders
 from albef.errors import ConfigError
 from albef.inputs.alignment_batch import AlignmentBatch
+from albef.kernels.dispatch import Impl
 from albef.network.layers import initialise_bert
 from albef.objective.losses import class_accuracy, class_loss, contrastive_logits
 from albef.objective.negatives import draw_negatives
@@ -72,6 +73,17 @@ class AlbefForAlignment(TwoImageEncoders):
         self.temperature = nn.Parameter(torch.full((1,), config.temperature))
         self.ta_head = nn.Linear(config.text_width, 3)
         initialise_bert(self.ta_head)
+        self.kernels: Impl = "auto"
+        """As every task's model has it; none of its losses has a kernel."""
+
+    def predict(self, image: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits (B, 3), >= fp32, of the classes FIRST, SECOND and NEITHER.
+
+        Args:
+            image: (2B, 3, H, W) normalised pixels: the B first images, then the B second ones.
+            input_ids, attention_mask: (B, L) of the texts.
+        """
+        return at_least_fp32(self.ta_head(self.fuse_cls(input_ids, attention_mask, self.image_encoder(image))))
 
     def forward(self, batch: AlignmentBatch, *, pairs: ImagePairs | None = None) -> AlignmentOutput:
         """The loss of one micro-batch.

@@ -39,7 +39,7 @@ class AlbefEntailment(SavedModel[AlbefForEntailment]):
 
         Raises: ValueError when the numbers of texts and images differ; TypeError for anything else.
         """
-        checked, texts = self._checked(images), as_texts(sentences)
+        checked, texts = self.checked_images(images), as_texts(sentences)
         if len(checked) != len(texts):
             raise ValueError(f"{len(checked)} images and {len(texts)} sentences make no pairs")
         if not texts:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from albef.config import AlbefConfig
 from albef.downstream.nlvr2 import AlbefForNlvr2
-from albef.inputs.arguments import as_texts
 from albef.saved_model import SavedModel
-from samples.captions import clean_caption
+from albef.trained.image_pairs import pairs_with_texts
 
 
 class AlbefNlvr2(SavedModel[AlbefForNlvr2]):
@@ -42,13 +41,7 @@ class AlbefNlvr2(SavedModel[AlbefForNlvr2]):
 
         Raises: ValueError when the numbers of images and texts differ; TypeError for anything else.
         """
-        images, texts = [self._checked(first), self._checked(second)], as_texts(statements)
-        if not len(images[0]) == len(images[1]) == len(texts):
-            numbers = f"{len(images[0])} first images, {len(images[1])} second images and {len(texts)} statements"
-            raise ValueError(f"{numbers} do not go together")
-        if not texts:
+        inputs = pairs_with_texts(self, first, second, statements)
+        if inputs is None:
             return torch.empty(0, device=self.device)
-        tokens = self.tokenizer([clean_caption(text) for text in texts], self.max_text_tokens)
-        input_ids, attention_mask = (tensor.to(self.device) for tensor in tokens)
-        pixels = torch.cat([self.pixels(one) for one in images])  # (2B, 3, H, W)
-        return self.model.predict(pixels, input_ids, attention_mask).softmax(dim=1)[:, 1]
+        return self.model.predict(*inputs).softmax(dim=1)[:, 1]

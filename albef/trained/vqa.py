@@ -106,7 +106,7 @@ class AlbefVqa(SavedModel[AlbefForVqa]):
         self, images: Image.Image | Sequence[Image.Image] | Tensor, questions: str | Sequence[str]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels, ids and mask on the model's device."""
-        checked, texts = self._checked(images), as_texts(questions)
+        checked, texts = self.checked_images(images), as_texts(questions)
         if len(checked) != len(texts) or not texts:
             raise ValueError(f"{len(checked)} images and {len(texts)} questions make no pairs")
         cleaned = [clean_question(text, QUESTION_WORDS) for text in texts]

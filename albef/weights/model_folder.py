@@ -20,6 +20,7 @@ MODEL_FILES = (
 """The files that `SavedModel.save_pretrained` writes."""
 MODEL_TYPES = {
     "albef": "albef.Albef",
+    "albef_alignment": "albef.AlbefAlignment",
     "albef_entailment": "albef.AlbefEntailment",
     "albef_nlvr2": "albef.AlbefNlvr2",
     "albef_retrieval": "albef.Albef",

@@ -1,9 +1,9 @@
-"""The sections of the tasks that are trained on annotation files: data, starting weights, objective, validation."""
+"""The sections of the tasks after pretraining: data, starting weights, objective, validation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -110,3 +110,18 @@ class RetrievalValidation(ValidationSchedule):
     """As data.images; without an entry these are taken."""
     k_test: PositiveInt = 128
     """Candidates per query that the matching head re-ranks; its cost grows in proportion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentObjective:
+    """The objective of text assignment: cross-entropy on which of two images has the text, or neither."""
+
+    max_text_tokens: PositiveInt = 25
+    """Cut texts to this many tokens, [CLS] included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoValidation:
+    """Of a task whose only scores are those of its lanes."""
+
+    every_steps: ClassVar[int] = 0

@@ -46,6 +46,8 @@ def page() -> str:
     blocks.append(_section("The run", "Keys outside any section.", outside))
     for name, cls, tasks in _forms():
         own = [key for key in recipe_keys(tasks[0]) if key.name.rpartition(".")[0] == name]
+        if not own:
+            continue
         title = f"`{name}`" if len(tasks) == len(RUNS) else f"`{name}` of {', '.join(tasks)}"
         blocks.append(_section(title, " ".join((inspect.getdoc(cls) or "").split()), own))
         if cls is ModelConfig:

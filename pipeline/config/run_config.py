@@ -16,10 +16,12 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from albef.config import InitConfig, ObjectiveConfig
 from pipeline.config.annotation_sections import (
+    AlignmentObjective,
     AnnotationData,
     AnnotationValidation,
     ClassifierObjective,
     Nlvr2Objective,
+    NoValidation,
     RetrievalObjective,
     RetrievalValidation,
     StartConfig,
@@ -39,7 +41,6 @@ from pipeline.config.sections import (
     OptimConfig,
     ScheduleConfig,
     ValidationConfig,
-    ValidationSchedule,
     WatchConfig,
 )
 from samples.quote import quote
@@ -85,7 +86,8 @@ class RunConfig:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LogConfig = field(default_factory=LogConfig)
-    validation: ValidationSchedule
+    validation: Any
+    """When and on what the model is scored during training. Every task's has `every_steps`."""
     watch: WatchConfig = field(default_factory=WatchConfig)
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -173,6 +175,31 @@ class Nlvr2Run(ClassifierRun):
     objective: Nlvr2Objective = field(default_factory=Nlvr2Objective)
 
 
+LEAST_TEXTS = 3
+"""Texts of a micro-batch of text assignment, where two other images are drawn for some of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentRun(RunConfig):
+    """Text assignment on shards, the pretraining of NLVR2: which of two images has a text, or neither?"""
+
+    command: ClassVar[str] = "finetune nlvr2-pretrain"
+
+    task: str = "nlvr2-pretrain"
+    init: StartConfig = field(default_factory=StartConfig)
+    objective: AlignmentObjective = field(default_factory=AlignmentObjective)
+    data: DataConfig = field(default_factory=DataConfig)
+    validation: NoValidation = field(default_factory=NoValidation)
+
+    def mistakes(self) -> list[Problem]:
+        """Also a micro-batch without two other images, and what only pretraining can do so far."""
+        problems = [*super().mistakes(), *_compiled(self)]
+        if self.batch.micro_batch_size < LEAST_TEXTS:
+            what = f"batch.micro_batch_size is {self.batch.micro_batch_size}, and two other images are drawn for a text"
+            problems.append(Problem(what=what, hint=f"use micro_batch_size {LEAST_TEXTS} or more"))
+        return problems
+
+
 @dataclass(frozen=True, kw_only=True)
 class VqaRun(RunConfig):
     """VQA: a question about an image, answered by a decoder."""
@@ -233,7 +260,7 @@ def _compiled(run: RunConfig) -> list[Problem]:
 
 
 RUNS: dict[str, type[RunConfig]] = {
-    run.task: run for run in (PretrainingRun, EntailmentRun, Nlvr2Run, VqaRun, RetrievalRun, GroundingRun)
+    run.task: run for run in (PretrainingRun, EntailmentRun, AlignmentRun, Nlvr2Run, VqaRun, RetrievalRun, GroundingRun)
 }
 """The configuration of each task, by the name that a recipe gives as `task`."""
 DEFAULT_TASK = PretrainingRun.task
@@ -241,8 +268,9 @@ DEFAULT_TASK = PretrainingRun.task
 
 
 def to_dict(run: RunConfig) -> dict[str, Any]:
-    """Plain nested values, ready for YAML or JSON: every key, none resolved further."""
-    return json.loads(json.dumps(dataclasses.asdict(run)))
+    """Plain nested values, ready for YAML or JSON: every key, none resolved further; no section without keys."""
+    values = json.loads(json.dumps(dataclasses.asdict(run)))
+    return {name: value for name, value in values.items() if value != {}}
 
 
 def to_yaml(run: RunConfig) -> str:

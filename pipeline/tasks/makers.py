@@ -28,6 +28,10 @@ def maker_of(task: str) -> TaskMaker:
         from pipeline.tasks.grounding.maker import GROUNDING
 
         return GROUNDING
+    if task == "nlvr2-pretrain":
+        from pipeline.tasks.text_assignment.maker import ALIGNMENT
+
+        return ALIGNMENT
     if task == "nlvr2":
         from pipeline.tasks.nlvr2.maker import NLVR2
 

@@ -78,6 +78,10 @@ def exported_task(task: str | None) -> ExportedTask | None:
         from pipeline.tasks.retrieval.finetuning.export import GROUNDING
 
         return GROUNDING
+    if task == "nlvr2-pretrain":
+        from pipeline.tasks.text_assignment.export import ALIGNMENT
+
+        return ALIGNMENT
     if task == "nlvr2":
         from pipeline.tasks.nlvr2.export import NLVR2
 

@@ -25,10 +25,13 @@ def test_every_key_has_a_row_with_its_meaning() -> None:
 
 
 def test_a_section_that_differs_is_listed_with_its_tasks() -> None:
-    """Shared sections once, `data` once for shards and once for annotation files."""
+    """Shared sections once, `data` once for shards and once for annotation files; one without keys not at all."""
     heads = re.findall(r"^## (.*)$", PAGE.read_text(), re.MULTILINE)
     assert heads.count("`optim`") == heads.count("`data.augment`") == 1
-    assert "`data` of pretraining" in heads and any(head.startswith("`data` of snli-ve") for head in heads)
+    assert "`data` of pretraining, nlvr2-pretrain" in heads and any(
+        head.startswith("`data` of snli-ve") for head in heads
+    )
+    assert not [head for head in heads if head.startswith("`validation`") and "nlvr2-pretrain" in head]
 
 
 def test_limits_are_listed() -> None:
