@@ -101,27 +101,26 @@ def unwrap(content: object, *, source: str) -> dict[str, Tensor]:
     )
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str, but: Iterable[str] = ()) -> None:
-    """Load `state` into `module`, with every name and shape; only names that start with one of `but` may be missing.
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load `state` into `module`, with every name and shape.
 
     Raises:
         CheckpointError: as `check_fit`; the module is then unchanged.
     """
-    check_fit(module, state, source=source, but=but)
-    module.load_state_dict(state, strict=False)
+    check_fit(module, state, source=source)
+    module.load_state_dict(state)
 
 
-def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, source: str, but: Iterable[str] = ()) -> None:
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Raise a CheckpointError that lists the names which are missing or left over, or the shapes and types that differ.
 
     Args:
         module: may be on the meta device.
-        but: names that start with one of these may be missing.
     """
     wanted = module.state_dict()
-    missing = [name for name in wanted if name not in state and not name.startswith(tuple(but))]
+    missing = [name for name in wanted if name not in state]
     check_names(missing=missing, unknown=[name for name in state if name not in wanted], source=source)
-    check_shapes(state, {name: tensor.shape for name, tensor in wanted.items() if name in state}, source=source)
+    check_shapes(state, {name: tensor.shape for name, tensor in wanted.items()}, source=source)
     whole = [f"{name} is {tensor.dtype}" for name, tensor in state.items() if not tensor.is_floating_point()]
     if whole:
         raise CheckpointError(

@@ -48,11 +48,16 @@ def card_of_checkpoint(weights: PretrainingWeights, kind: str) -> str:
     return model_card(meta.run_name, weights.config, origin=origin, use=USE, validation=validation)
 
 
-def card_of_official(name: str, config: AlbefConfig, sha256: str, notes: list[str]) -> str:
-    """The card of a model translated from an official checkpoint; `notes` name what was changed or left out."""
+def card_of_official(name: str, config: AlbefConfig, sha256: str, notes: list[str], *, use: str) -> str:
+    """The card of a model translated from an official checkpoint.
+
+    Args:
+        notes: what was changed or left out.
+        use: the section that shows how the model is used.
+    """
     origin = {
         "translated from": f"{as_code(name)}, a checkpoint in the layout of salesforce/ALBEF",
         "its SHA-256": as_code(sha256),
         "changes": "; ".join(as_text(note, 500) for note in notes) or "none",
     }
-    return model_card(name, config, origin=origin, use=USE)
+    return model_card(name, config, origin=origin, use=use)
