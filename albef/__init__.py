@@ -6,7 +6,7 @@ Has no code for DeepSpeed, tar files, Slurm or command lines: `pipeline` trains 
 config           what a user chooses: widths and depths, the objective, the starting weights
 errors           errors that a user can fix: message and hint
 evaluation_mode  puts a model into eval mode for a while
-gradcam          which parts of the image a word attends to
+gradcam          which parts of the image each token attends to
 gradcam_itc      which parts of the image make it similar to a text
 json_file        reads a JSON object from an untrusted folder
 model            the pretraining model and its forward: reads like the paper's section 3.2

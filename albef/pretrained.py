@@ -13,6 +13,9 @@ from torch import Tensor
 
 from albef.config import AlbefConfig
 from albef.downstream.retrieval import AlbefForRetrieval
+from albef.grounding.boxes import Box
+from albef.grounding.explanation import Explanation, explain
+from albef.grounding.phrases import By, Grounded, ground
 from albef.inputs.arguments import as_texts
 from albef.model import AlbefForPretraining
 from albef.saved_model import SavedModel
@@ -76,6 +79,49 @@ class Albef(SavedModel[AlbefForPretraining | AlbefForRetrieval]):
         image_embeds, _ = self.encode_image(images)
         text_embeds, _, attention_mask = self.encode_text(texts)
         return self.model.match(text_embeds, attention_mask, image_embeds).softmax(dim=1)[:, 1]
+
+    def explain(self, image: Image.Image, text: str, *, layer: int | None = None) -> Explanation:
+        """Where the model looks for each word of a text: `.maps`, `.phrase("red star")`, `.figure()`.
+
+        Args:
+            image: one image of any size and mode.
+            text: raw, cleaned like the captions of training.
+            layer: 0-based multimodal layer; None takes the third of six, or the like, as the original's grounding does.
+
+        Raises: TypeError when it is not one PIL.Image and one string.
+        """
+        return explain(self.model, self.tokenizer, image, text, layer=layer, max_text_tokens=self.max_text_tokens)
+
+    def ground(
+        self,
+        image: Image.Image,
+        phrase: str,
+        *,
+        boxes: Sequence[Box] = (),
+        by: By = "itm",
+        layer: int | None = None,
+    ) -> Grounded:
+        """The box that a phrase refers to in an image: `.box`, `.heat`, `.figure()`.
+
+        Args:
+            image, phrase: as in `explain`.
+            boxes: proposals of a detector (x, y, width, height in pixels of the upright image), of which one is chosen;
+                without any, the box of the map itself.
+            by: "itm", the maps of `explain`; "itc", of the image encoder by similarity.
+            layer: 0-based, of the multimodal encoder or, by itc, of the image encoder; None takes the paper's.
+
+        Raises: TypeError when it is not one PIL.Image and one string.
+        """
+        return ground(
+            self.model,
+            self.tokenizer,
+            image,
+            phrase,
+            boxes=boxes,
+            by=by,
+            layer=layer,
+            max_text_tokens=self.max_text_tokens,
+        )
 
 
 class AlbefRetrieval(Albef):

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from albef import gradcam
+from albef.grounding.explanation import overlay
 from albef.inputs.preprocess import preprocess_images
 from albef.pretrained import Albef
 from demo.page_pictures import ImageQuery, TextQuery, WordMaps
@@ -136,7 +137,7 @@ def _maps_of(
     source: str,
     boxes: Sequence[tuple[str, tuple[int, int, int, int]]] = (),
 ) -> WordMaps:
-    found = gradcam.word_maps(albef.model, albef.tokenizer, picture, text, max_text_tokens=albef.max_text_tokens)
+    found = albef.explain(picture, text)
     picture = picture.convert("RGB")
     scale = 232 / max(picture.size)
     shown = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
@@ -144,7 +145,7 @@ def _maps_of(
     for word, heat in zip(found.words, found.maps, strict=True):
         if word in STOP_WORDS:
             continue
-        image = gradcam.overlay(shown, heat)
+        image = overlay(shown, heat)
         for label, box in boxes:
             if word in clean_caption(label).split():
                 ImageDraw.Draw(image).rectangle([edge * scale for edge in box], outline="white", width=3)

@@ -26,7 +26,7 @@ LEVELS = {
         ["albef.downstream"],
         ["albef.weights"],
         ["albef.saved_model"],
-        ["albef.gradcam", "albef.gradcam_itc", "albef.pretrained", "albef.trained"],
+        ["albef.gradcam", "albef.gradcam_itc", "albef.grounding", "albef.pretrained", "albef.trained"],
     ],
     "data_prep": [
         ["data_prep.errors"],

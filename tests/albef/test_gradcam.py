@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from albef.config import AlbefConfig
-from albef.gradcam import cross_attention, overlay, token_maps, word_maps
+from albef.gradcam import cross_attention, token_maps
+from albef.grounding.explanation import explain, overlay
 from albef.inputs.preprocess import preprocess_image
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.model import AlbefForPretraining
@@ -32,7 +33,7 @@ def image() -> Image.Image:
 def test_a_word_of_several_pieces_has_their_mean(model: AlbefForPretraining, image: Image.Image) -> None:
     """skate, ##board, ##er become one word, whose map is the mean of theirs; the caption's is that of all tokens."""
     tokenizer = AlbefTokenizer()
-    found = word_maps(model, tokenizer, image, TEXT)
+    found = explain(model, tokenizer, image, TEXT)
     assert found.words == ["a", "skateboarder", "jumping"]
     assert found.maps.shape == (3, 4, 4) and (found.maps >= 0).all()
     input_ids, mask = tokenizer(["a skateboarder jumping"])
@@ -40,14 +41,14 @@ def test_a_word_of_several_pieces_has_their_mean(model: AlbefForPretraining, ima
     recorded = cross_attention(model, pixels, input_ids, mask)
     maps = token_maps(recorded, mask)[0]
     assert torch.allclose(found.maps[1], maps[2:5].mean(dim=0), rtol=0, atol=1e-7)
-    assert torch.allclose(found.caption_map, maps.mean(dim=0), rtol=0, atol=1e-7)
+    assert torch.allclose(found.text_map, maps.mean(dim=0), rtol=0, atol=1e-7)
     assert found.match == pytest.approx(float(recorded.logits.softmax(dim=1)[0, 1]))
 
 
 def test_an_empty_text_has_no_words(model: AlbefForPretraining, image: Image.Image) -> None:
     """Nothing but punctuation leaves [CLS] alone."""
-    found = word_maps(model, AlbefTokenizer(), image, "...")
-    assert found.words == [] and found.maps.shape == (0, 4, 4) and found.caption_map.shape == (4, 4)
+    found = explain(model, AlbefTokenizer(), image, "...")
+    assert found.words == [] and found.maps.shape == (0, 4, 4) and found.text_map.shape == (4, 4)
 
 
 def test_it_takes_one_picture_and_one_text(model: AlbefForPretraining, image: Image.Image) -> None:
@@ -60,7 +61,7 @@ def test_it_takes_one_picture_and_one_text(model: AlbefForPretraining, image: Im
     ]
     for picture, text, named in wrong:
         with pytest.raises(TypeError, match=named):
-            word_maps(model, AlbefTokenizer(), picture, text)
+            explain(model, AlbefTokenizer(), picture, text)
 
 
 def test_the_gradient_is_that_of_the_match_logit(model: AlbefForPretraining, image: Image.Image) -> None:
@@ -94,13 +95,13 @@ def test_the_model_is_left_as_it_was(model: AlbefForPretraining, image: Image.Im
     model.train()
     model.image_encoder.eval()  # as a user who trains only the rest
     modes = [module.training for module in model.modules()]
-    maps = word_maps(model, AlbefTokenizer(), image, TEXT).maps
+    maps = explain(model, AlbefTokenizer(), image, TEXT).maps
     assert model.training and [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
     attention: Any = model.multimodal_encoder.layers[0].cross_attention
     assert attention.keep_weights is False and attention.weights is None
     with torch.no_grad():
-        assert torch.equal(word_maps(model.requires_grad_(False), AlbefTokenizer(), image, TEXT).maps, maps)
+        assert torch.equal(explain(model.requires_grad_(False), AlbefTokenizer(), image, TEXT).maps, maps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -113,14 +114,14 @@ def test_inference_mode_gives_the_same_maps(frozen: bool, dtype: torch.dtype, im
         return AlbefForPretraining(AlbefConfig.tiny(image_size=32, text_width=48)).to(dtype).requires_grad_(not frozen)
 
     outside, tokenizer = make(), AlbefTokenizer()
-    expected = word_maps(outside, tokenizer, image, TEXT)
+    expected = explain(outside, tokenizer, image, TEXT)
     assert expected.maps.max() > 0
     with torch.inference_mode():
         inside = make()
-        found = [word_maps(model, tokenizer, image, TEXT) for model in (outside, inside)]
+        found = [explain(model, tokenizer, image, TEXT) for model in (outside, inside)]
     assert all(weight.is_inference() for weight in inside.parameters())
-    for maps in (*found, word_maps(inside, tokenizer, image, TEXT)):
-        assert torch.equal(maps.maps, expected.maps) and torch.equal(maps.caption_map, expected.caption_map)
+    for maps in (*found, explain(inside, tokenizer, image, TEXT)):
+        assert torch.equal(maps.maps, expected.maps) and torch.equal(maps.text_map, expected.text_map)
         assert maps.match == expected.match
     input_ids, mask = tokenizer(TEXT)
     with torch.inference_mode():
