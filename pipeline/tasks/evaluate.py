@@ -29,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `evaluate`."""
     parser.add_argument(
         "task",
-        choices=["retrieval", "snli-ve", "vqa", "nlvr2"],
-        help="retrieval: both ways, re-ranked by matching; snli-ve, vqa, nlvr2: accuracy of a fine-tuned model",
+        choices=["retrieval", "snli-ve", "vqa", "nlvr2", "grounding"],
+        help="retrieval: both ways, re-ranked by matching; snli-ve, vqa, nlvr2: accuracy of a fine-tuned model; "
+        "grounding: boxes by Grad-CAM",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder that export or import wrote")
     parser.add_argument(
@@ -55,6 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of vqa, answers per question that are read whole",
     )
     parser.add_argument("--answers", type=Path, metavar="FILE", help="of vqa: JSON list of the candidate answers")
+    parser.add_argument("--dets", type=Path, metavar="FILE", help="of grounding: a detector's boxes (dets.json)")
+    parser.add_argument(
+        "--by",
+        choices=["itm", "itc"],
+        default="itm",
+        help="of grounding: maps of cross-attention by matching (default), or of the image encoder by similarity",
+    )
+    parser.add_argument(
+        "--block",
+        type=int,
+        metavar="N",
+        help="of grounding: layer of the multimodal (itm) or image encoder (itc), from 0 (default: the third of six, "
+        "the last)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:N, or auto: CUDA where there is one (default)"
@@ -75,11 +90,11 @@ def run(args: argparse.Namespace) -> int:
 
     world = distributed.join_ranks(args.device)
     try:
-        evaluate = {"retrieval": evaluate_retrieval, "vqa": evaluate_vqa}.get(args.task, evaluate_classes)
-        metrics = evaluate(args, world)
+        own = {"retrieval": evaluate_retrieval, "vqa": evaluate_vqa, "grounding": evaluate_grounding}
+        metrics = own.get(args.task, evaluate_classes)(args, world)
         if world.is_main:
             write_json(args.out, metrics)
-            print_answer(table(metrics) if args.task == "retrieval" else accuracies(metrics))
+            print_answer({"retrieval": table, "grounding": grounded}.get(args.task, accuracies)(metrics))
             print_answer(str(args.out))
             if args.task == "vqa":
                 print_answer(f"{server_file(args.out)} is what the VQA server takes: every question once")
@@ -169,6 +184,29 @@ def evaluate_vqa(args: argparse.Namespace, world: World) -> dict[str, Any]:
     return facts | {"answer_list": str(args.answers)} | found
 
 
+def evaluate_grounding(args: argparse.Namespace, world: World) -> dict[str, Any]:
+    """What --out gets, on every rank."""
+    import torch
+
+    from pipeline.tasks.grounding.command import evaluate_grounding
+
+    found = evaluate_grounding(
+        args.model,
+        args.annotations,
+        [args.images],
+        args.dets,
+        by=args.by,
+        layer=args.block,
+        world=world,
+        dtype=getattr(torch, args.dtype),
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        progress=ProgressOfParts(log=log.info) if world.is_main else None,
+    )
+    facts = {"task": "grounding", "model": str(args.model), "data": str(args.annotations), "dtype": args.dtype}
+    return facts | {"dets": None if args.dets is None else str(args.dets)} | found
+
+
 def server_file(out: Path) -> Path:
     """Where the answers for VQA's server go: beside --out."""
     return out.with_name(f"{out.stem}_server.json")
@@ -183,6 +221,13 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ConfigError(f"evaluate {args.task} {'needs' if args.task == 'vqa' else 'takes no'} --answers", way)
     if args.task == "vqa" and os.path.lexists(server_file(args.out)) and not os.path.lexists(args.out):
         raise ConfigError(f"{server_file(args.out)} exists, and {args.out} does not", "name another --out, or move it")
+    for flag, is_set in (
+        ("--dets", args.dets is not None),
+        ("--by itc", args.by == "itc"),
+        ("--block", args.block is not None),
+    ):
+        if is_set and args.task != "grounding":
+            raise ConfigError(f"evaluate {args.task} takes no {flag}", "leave it out")
     if (args.data is None) == (args.annotations is None):
         raise ConfigError(
             "there must be either --annotations or --data", "--annotations FILE.json --images ROOT, or --data SHARDS"
@@ -265,3 +310,19 @@ def accuracies(metrics: dict[str, Any]) -> str:
         return f"{lines[0]}; not every one has the people's answers: no accuracy"
     lines += [f"{name.replace('_', ' of '):30}{metrics[name]:7.2f} %" for name in names]
     return "\n".join([*lines, f"{'most frequent answer':30}{metrics['majority']:7.2f} %"])
+
+
+def grounded(metrics: dict[str, Any]) -> str:
+    """The accuracies of boxes and hottest pixels as lines, with how they were made."""
+    proposals = "boxes of --dets" if metrics["dets"] else "boxes of the maps themselves"
+    lines = [
+        f"{metrics['num_entries']} entries, by {metrics['by']}, layer {metrics['layer']} from 0, {proposals}, "
+        f"{metrics['image_size']} px"
+    ]
+    endings = ["", *(f"_{split}" for split in metrics["splits"])]
+    lines += [f"{f'{name}{ending}':30}{metrics[f'{name}{ending}']:7.2f} %" for ending in endings for name in SCORES]
+    return "\n".join([*lines, *(f"{name:30}{metrics[name]:7.2f} %" for name in CHANCE if name in metrics)])
+
+
+SCORES = ("accuracy", "pointing")
+CHANCE = ("chance_accuracy", "chance_pointing", "reachable")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from albef.errors import DataError
@@ -25,13 +26,17 @@ def entry_images(corpus: AnnotationCorpus, index: int, image_size: int) -> Tenso
     Args:
         image_size: H and W, pixels.
     """
+    return torch.stack([preprocess_image(picture, image_size) for picture in entry_pictures(corpus, index)])
+
+
+def entry_pictures(corpus: AnnotationCorpus, index: int) -> list[Image.Image]:
+    """The K images of entry `index`, upright, in RGB. Raises: DataError when one cannot be used."""
     (ref,) = corpus.locate(np.array([index]))
     try:
         sample = corpus.reader().read(ref)
-        pictures = [load_pixels(open_image(image, ref.name), ref.name) for image in sample.images]
+        return [load_pixels(open_image(image, ref.name), ref.name) for image in sample.images]
     except BadSample as bad:
         raise DataError(
             f"entry {quote(ref.name)} of {quote(ref.path)} cannot be used: {quote(bad, 200)}",
             "an evaluation needs all of its images: fix that one, or remove the entry",
         ) from bad
-    return torch.stack([preprocess_image(picture, image_size) for picture in pictures])
