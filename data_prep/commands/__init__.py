@@ -8,6 +8,7 @@ filter       `filter`
 import_tars  `import`
 list_source  `list`
 pack         `pack`
+refer        `refer`
 report       `report`
 retry        `retry`
 run_job      what `download`, `pack`, `import` and `retry` share: list, shards, manifest, report
