@@ -7,7 +7,7 @@ examples       the exported model on held-out pictures
 page           the report: one HTML page that opens offline
 page_pictures  the pictures and heat maps on the page
 pictures       the pictures that ship with the demo
-processes      children that do not outlive the demo
+processes      the demo's children, and what a killed start left running
 report         collects a run's results for the page
 results        reads what the stages left
 server         a small web on loopback, with broken URLs

@@ -1,35 +1,24 @@
-"""Runs the project's commands as children that do not outlive the demo, however it ends."""
+"""The project's commands as children of the demo, and what a killed start left running of them."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from base import child_process
+
 MARK = "ALBEF_DEMO_RUN"
 """Environment variable that names the run folder in every process started for it."""
-PR_SET_PDEATHSIG = 1
 
 
 def run_child(command: Sequence[str], *, run_dir: Path, environment: Mapping[str, str] | None = None) -> int:
-    """Run a command on our terminal; returns its exit code.
-
-    If the demo dies, by kill -9 too, the kernel sends the child SIGTERM: a trainer saves and ends. On Ctrl-C, which
-    the terminal sends to both, the child is waited for.
-    """
-    started = [sys.executable, "-m", "demo.processes", *command]
-    child = subprocess.Popen(started, env={**os.environ, **(environment or {}), MARK: str(run_dir.resolve())})
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            print("\nwaiting for the command to stop ...", file=sys.stderr, flush=True)
+    """`base.child_process.run_child`, with the run folder's mark on the command and all that it starts."""
+    marked = {**(environment or {}), MARK: str(run_dir.resolve())}
+    return child_process.run_child(command, environment=marked)
 
 
 def end_leftovers(run_dir: Path, *, patience_s: float = 20.0) -> int:
@@ -67,16 +56,3 @@ def leftovers(run_dir: Path) -> list[int]:
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):  # it ended by itself in between
         os.kill(pid, number)
-
-
-def _become(command: Sequence[str]) -> None:
-    """In the child: ask the kernel for SIGTERM when the parent dies, then turn into the command."""
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it died before we asked
-        sys.exit(1)
-    os.execvp(command[0], list(command))
-
-
-if __name__ == "__main__":
-    _become(sys.argv[1:])
