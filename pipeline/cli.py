@@ -28,6 +28,7 @@ COMMANDS = {
     "order": ("pipeline.planning.order", "print which samples each step sees, for any ranks and workers; needs no GPU"),
     "pretrain": ("pipeline.tasks.commands", "train a recipe; the same command again resumes where it stopped"),
     "finetune": ("pipeline.tasks.finetune", "train a trained model further, for one of the paper's tasks"),
+    "ablate": ("pipeline.ablation.command", "the paper's ablation table: six rows under equal budgets, over seeds"),
     "status": (
         "pipeline.watch.status",
         "print how far a run is: step, rate, time left, checkpoint; from its folder alone",

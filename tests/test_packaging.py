@@ -84,7 +84,7 @@ def test_the_wheel_holds_the_packages_with_their_data_and_no_tests(tmp_path: Pat
     }
     data = {
         str(path.relative_to(ROOT))
-        for pattern in ("albef/assets/**/*", "base/*.css", "pipeline/config/recipes/*.yaml", "ds_configs/*.json")
+        for pattern in ("albef/assets/**/*", "base/*.css", "pipeline/*/*/*.yaml", "ds_configs/*.json")
         for path in ROOT.glob(pattern)
         if path.is_file()
     }

@@ -76,6 +76,7 @@ LEVELS = {
         ["pipeline.tasks.makers"],
         ["pipeline.planning"],
         ["pipeline.tasks"],
+        ["pipeline.ablation"],
         ["pipeline.cli"],
         ["pipeline.__main__"],
     ],
