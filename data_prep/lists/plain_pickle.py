@@ -37,6 +37,7 @@ def load_plain(data: bytes) -> Any:
 def _interpret(data: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    value: Any
     for number, (instruction, value, place) in enumerate(pickletools.genops(data)):
         name = instruction.name
         if number >= MAX_INSTRUCTIONS:
