@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -125,3 +125,17 @@ class NoValidation:
     """Of a task whose only scores are those of its lanes."""
 
     every_steps: ClassVar[int] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingValidation(ValidationSchedule):
+    """Boxes by Grad-CAM of the student during training: before the first step, every N steps and after the last."""
+
+    annotations: tuple[str, ...] = ()
+    """JSON lists with boxes, as `evaluate grounding` takes them (docs/grounding.md). Without one there is none."""
+    images: tuple[str, ...] = ()
+    """As data.images; without an entry these are taken."""
+    dets: str | None = None
+    """A detector's boxes, such as dets.json. null takes the boxes of the maps themselves."""
+    by: Literal["itm", "itc"] = "itm"
+    """Maps of cross-attention by matching, or of the image encoder by similarity, each of the paper's layer."""

@@ -20,6 +20,7 @@ from pipeline.config.annotation_sections import (
     AnnotationData,
     AnnotationValidation,
     ClassifierObjective,
+    GroundingValidation,
     Nlvr2Objective,
     NoValidation,
     RetrievalObjective,
@@ -227,16 +228,12 @@ class VqaRun(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalRun(RunConfig):
-    """Retrieval: texts for an image and images for a text, where an image may have several texts."""
+class PairsRun(RunConfig):
+    """Retrieval's losses on pairs of images and texts, where an image may have several texts."""
 
-    command: ClassVar[str] = "finetune retrieval"
-
-    task: str = "retrieval"
     init: StartConfig = field(default_factory=StartConfig)
     objective: RetrievalObjective = field(default_factory=RetrievalObjective)
     data: AnnotationData = field(default_factory=AnnotationData)
-    validation: RetrievalValidation = field(default_factory=RetrievalValidation)
 
     def mistakes(self) -> list[Problem]:
         """Also what only pretraining can do so far."""
@@ -244,12 +241,23 @@ class RetrievalRun(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroundingRun(RetrievalRun):
+class RetrievalRun(PairsRun):
+    """Retrieval: texts for an image and images for a text."""
+
+    command: ClassVar[str] = "finetune retrieval"
+
+    task: str = "retrieval"
+    validation: RetrievalValidation = field(default_factory=RetrievalValidation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingRun(PairsRun):
     """Weakly supervised grounding: retrieval's losses on phrases and images; where a phrase points is read off maps."""
 
     command: ClassVar[str] = "finetune grounding"
 
     task: str = "grounding"
+    validation: GroundingValidation = field(default_factory=GroundingValidation)
 
 
 def _compiled(run: RunConfig) -> list[Problem]:

@@ -6,4 +6,5 @@ evaluation   where maps point, against the true boxes
 maker        how commands get the task
 proposals    a detector's boxes
 task         retrieval's, on these lists
+validation   boxes by Grad-CAM during training
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
@@ -16,6 +17,13 @@ from pipeline.engine.distributed import World
 from pipeline.task import Progress
 from pipeline.tasks.retrieval.annotations import EvaluationPairs, retrieval_set
 from pipeline.tasks.retrieval.evaluation import RetrievalModel, RetrievalSet, retrieve
+
+
+class Scorer(Protocol):
+    """Scores a model that is being trained."""
+
+    def run(self, model: RetrievalModel, progress: Progress | None = None) -> dict[str, float]:
+        """Values under `val/`, the same on every rank; a collective that leaves the model as it is."""
 
 
 class Validator:

@@ -9,7 +9,7 @@ import torch
 
 from albef.downstream.retrieval import AlbefForRetrieval
 from albef.inputs.tokenizer import AlbefTokenizer
-from pipeline.config.run_config import RetrievalRun
+from pipeline.config.run_config import PairsRun
 from pipeline.data.annotations.corpus import AnnotationCorpus, read_annotations
 from pipeline.engine.distributed import World
 from pipeline.task_maker import TaskMaker
@@ -34,12 +34,12 @@ def maker_for(kind: type[Retrieval]) -> TaskMaker:
     )
 
 
-def _corpus(kind: type[Retrieval], run: RetrievalRun) -> AnnotationCorpus:
+def _corpus(kind: type[Retrieval], run: PairsRun) -> AnnotationCorpus:
     """The training pairs. Raises: DataError."""
     return training_pairs(read_annotations(run.data.annotations, run.data.images, kind.form))
 
 
-def _checks(kind: type[Retrieval], run: RetrievalRun) -> list[Callable[[], object]]:
+def _checks(kind: type[Retrieval], run: PairsRun) -> list[Callable[[], object]]:
     """The starting weights and the validation set."""
     alone = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
     return [

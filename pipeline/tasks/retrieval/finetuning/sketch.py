@@ -8,11 +8,11 @@ from albef.downstream.retrieval import AlbefForRetrieval, RetrievalTeacher
 from albef.inputs.retrieval_batch import RetrievalBatch
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.objective.queue import FeatureQueue
-from pipeline.config.run_config import RetrievalRun
+from pipeline.config.run_config import PairsRun
 from pipeline.tasks.retrieval.finetuning.task import Retrieval, batcher_of
 
 
-def sketch(kind: type[Retrieval], run: RetrievalRun, dtype: torch.dtype) -> Retrieval:
+def sketch(kind: type[Retrieval], run: PairsRun, dtype: torch.dtype) -> Retrieval:
     """A task on the meta device, as the engine has it in arithmetic of `dtype`; alpha is at its full height."""
     with torch.device("meta"):
         student = AlbefForRetrieval(run.model.shape, run.objective)
@@ -28,7 +28,7 @@ def sketch(kind: type[Retrieval], run: RetrievalRun, dtype: torch.dtype) -> Retr
     )
 
 
-def noise(run: RetrievalRun, batch_size: int) -> RetrievalBatch:
+def noise(run: PairsRun, batch_size: int) -> RetrievalBatch:
     """A micro-batch of noise on the host, whose texts are all `max_text_tokens` long, the costliest case."""
     config, length = run.model, run.objective.max_text_tokens
     return RetrievalBatch(
@@ -53,7 +53,7 @@ def bytes_beside(sketch: Retrieval) -> dict[str, int]:
     }
 
 
-def batch_lines(run: RetrievalRun) -> list[str]:
+def batch_lines(run: PairsRun) -> list[str]:
     """How many keys each contrastive query has, which is not the global batch."""
     lane, queue = run.batch.micro_batch_size, run.objective.queue_size
     return [f"contrastive candidates {lane + queue:,} (lane {lane} + queue {queue:,})"]

@@ -17,7 +17,7 @@ from albef.inputs.retrieval_batch import RetrievalBatch
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.objective.queue import FeatureQueue
 from albef.weights.to_task import start_queue
-from pipeline.config.run_config import RetrievalRun
+from pipeline.config.run_config import PairsRun, RetrievalRun
 from pipeline.data import seeds
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.data.annotations.entries import Format
@@ -29,7 +29,7 @@ from pipeline.tasks.finetuning.starting_weights import Source, start_student, st
 from pipeline.tasks.retrieval.annotations import retrieval_set
 from pipeline.tasks.retrieval.finetuning.annotations import FORMAT, validation_pairs
 from pipeline.tasks.retrieval.finetuning.batcher import RetrievalBatcher
-from pipeline.tasks.retrieval.validation import Validator
+from pipeline.tasks.retrieval.validation import Scorer, Validator
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,11 @@ class Retrieval:
     batcher: RetrievalBatcher
     alpha_ramp_epochs: float
     """Epochs over which the distillation weight rises from 0 to `objective.alpha`."""
-    validator: Validator | None = None
+    validator: Scorer | None = None
     loss_names: tuple[str, ...] = LOSS_NAMES
 
     @classmethod
-    def of_run(cls, run: RetrievalRun, world: World, compute_dtype: torch.dtype) -> Self:
+    def of_run(cls, run: PairsRun, world: World, compute_dtype: torch.dtype) -> Self:
         """Student, teacher and queue of a run, equal on all ranks; the validation set is opened.
 
         Args:
@@ -94,8 +94,9 @@ class Retrieval:
         )
 
     @classmethod
-    def validator_of(cls, run: RetrievalRun, world: World, tokenizer: AlbefTokenizer) -> Validator:
+    def validator_of(cls, run: PairsRun, world: World, tokenizer: AlbefTokenizer) -> Scorer:
         """The validation of a run; without annotations it has no pairs. Raises: DataError."""
+        assert isinstance(run, RetrievalRun)
         config = run.validation
         data = None
         if config.annotations:
@@ -190,7 +191,7 @@ def start_rows(queue: FeatureQueue, source: Source) -> None:
             log.info("queue: random rows, because %s has %d, not %d", source.name, len(rows["image"]), queue.size)
 
 
-def batcher_of(run: RetrievalRun, tokenizer: AlbefTokenizer) -> RetrievalBatcher:
+def batcher_of(run: PairsRun, tokenizer: AlbefTokenizer) -> RetrievalBatcher:
     """The batcher of a run."""
     return RetrievalBatcher(
         model=run.model.shape,

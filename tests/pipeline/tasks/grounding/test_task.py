@@ -10,7 +10,7 @@ import pytest
 
 from albef import Albef
 from pipeline import cli
-from tests.support.retrieval_run import digest, retrieval_recipe, run
+from tests.support.retrieval_run import digest, retrieval_recipe, run, scalars
 
 FLAGS = ("--deepspeed.config=zero2_fp32", "--checkpoint.save_every=2", "--checkpoint.asynchronous=false")
 
@@ -18,11 +18,23 @@ FLAGS = ("--deepspeed.config=zero2_fp32", "--checkpoint.save_every=2", "--checkp
 @pytest.mark.timeout(600)
 def test_phrases_are_trained_as_retrieval_trains_captions_killed_or_not(tmp_path: Path) -> None:
     """The same pairs as a list of captions: every byte of student, teacher and queue, of a run on two ranks that was
-    killed in step 4 and resumed on one. Its export is a model of retrieval."""
+    killed in step 4 and resumed on one. Its export is a model of retrieval, which `evaluate` gives the last scores."""
     retrieval_recipe(tmp_path, validation={})
     retrieval = run(tmp_path, "retrieval")
     phrases = {"annotations": [str(tmp_path / "phrases.json")], "images": [str(tmp_path / "images")], "num_workers": 0}
-    retrieval_recipe(tmp_path, task="grounding", data=phrases, validation={})
+    boxes = [
+        {
+            "image": f"{n}.jpg",
+            "text": f"thing {n}",
+            "ref_id": n,
+            "box": [5 * n, 4, 20, 16],
+            "split": f"test{'AB'[n % 2]}",
+        }
+        for n in range(5)
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    validation = {"annotations": [str(tmp_path / "boxes.json")], "every_steps": 2, "batch_size": 2}
+    retrieval_recipe(tmp_path, task="grounding", data=phrases, validation=validation)
     with pytest.raises(RuntimeError, match="exit code -9"):
         run(tmp_path, "killed", *FLAGS, ranks=2, kill_in=4)
     assert not (tmp_path / "killed" / "checkpoints" / "step_00000004").exists()
@@ -30,6 +42,12 @@ def test_phrases_are_trained_as_retrieval_trains_captions_killed_or_not(tmp_path
     assert digest(grounding) == digest(retrieval)
     assert cli.main(["export", str(grounding), "--out", str(tmp_path / "model")]) == 0
     assert type(Albef.from_pretrained(tmp_path / "model", "cpu")).__name__ == "AlbefRetrieval"
+    data = ["--annotations", str(tmp_path / "boxes.json"), "--images", str(tmp_path / "images"), "--batch-size", "2"]
+    command = ["evaluate", "grounding", "--model", str(tmp_path / "model"), *data, "--device", "cpu"]
+    assert cli.main([*command, "--out", str(tmp_path / "found.json")]) == 0
+    found, scores = json.loads((tmp_path / "found.json").read_text()), scalars(grounding, "val/")
+    assert sorted(scores) == [0, 2, 4] and {"val/pointing", "val/accuracy_testA"} <= scores[4].keys()
+    assert scores[4] == {name: found[name.removeprefix("val/")] for name in scores[4]}
     assert "weakly supervised grounding" in (tmp_path / "model" / "README.md").read_text()
 
 
