@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -24,7 +25,7 @@ from albef.json_file import read_object
 from albef.network.encoders import ImageTextEncoders
 from albef.regular_file import check_folder
 from albef.weights.files import check_fit, load_strictly, read_weights
-from albef.weights.model_folder import MODEL_TYPES, check_replaceable
+from albef.weights.model_folder import MODEL_TYPES, TRAINING_DATA, check_replaceable
 from albef.weights.tensor_file import write_tensors
 from samples.quote import quote
 
@@ -48,6 +49,9 @@ class SavedModel(nn.Module, Generic[M]):
     """What config.json calls this kind; one of `albef.weights.model_folder.MODEL_TYPES`."""
     detail_types: ClassVar[dict[str, type | UnionType]] = {}
     """What config.json has of this kind besides: keywords of the class, and their types."""
+
+    training_data: dict[str, Any] | None = None
+    """What the weights were trained on, as its folder has it and another one gets it; None where it is not known."""
 
     @classmethod
     def build(cls, config: AlbefConfig) -> M:
@@ -90,10 +94,13 @@ class SavedModel(nn.Module, Generic[M]):
         tokenizer = AlbefTokenizer(folder)
         model: M = _read_model(folder / "model.safetensors", kind.build, config)
         saved = kind(model, tokenizer, max_text_tokens=max_text_tokens, **details)
+        if os.path.lexists(folder / TRAINING_DATA):
+            saved.training_data = read_object(folder / TRAINING_DATA, hint=HINT)
         return saved.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def save_pretrained(self, folder: str | Path, *, model_card: str | None = None) -> None:
-        """Write model.safetensors, the tokenizer, preprocessor_config.json and, last, config.json.
+        """Write model.safetensors, the tokenizer, preprocessor_config.json, training_data.json where there is one, and,
+        last, config.json.
 
         Args:
             folder: created if it is missing. If it holds an ALBEF, its files are replaced; other files stay.
@@ -109,6 +116,9 @@ class SavedModel(nn.Module, Generic[M]):
         write_tensors(folder / "model.safetensors", state, metadata={"format": "pt"})
         self.tokenizer.save(folder)
         _write_json(folder / "preprocessor_config.json", _preprocessing(self.config))
+        (folder / TRAINING_DATA).unlink(missing_ok=True)  # another model's, if the folder had one
+        if self.training_data is not None:
+            _write_json(folder / TRAINING_DATA, self.training_data)
         if model_card is not None:
             (folder / "README.md").write_text(model_card, encoding="utf-8")
         config = {

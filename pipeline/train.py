@@ -44,6 +44,7 @@ from pipeline.run.folder import RunFolder
 from pipeline.run.lock import exclusive_run
 from pipeline.run.metrics import Metrics
 from pipeline.run.step_trace import StepTrace
+from pipeline.run.training_data import record_training_data
 from pipeline.task import LaneStep, Pictures, Task, must_be_finite
 from pipeline.task_maker import TaskMaker
 from pipeline.watch.heartbeat import Heartbeat
@@ -131,6 +132,7 @@ def build(run: RunConfig, run_dir: Path, world: World, heartbeat: Heartbeat, mak
     folder = RunFolder.open(run_dir, run, ds.config, world)
     corpus = maker.corpus(run)
     check_same_data(folder, corpus, world)
+    record_training_data(folder, run, corpus, world)
     if run.data.num_workers:
         start_fork_server([maker.batch_module])  # takes seconds, as building the model does
     heartbeat.phase("building the model")

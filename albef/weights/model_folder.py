@@ -8,6 +8,8 @@ from pathlib import Path
 from albef.errors import CheckpointError
 from albef.json_file import read_object
 
+TRAINING_DATA = "training_data.json"
+"""What a model was trained on, where that is known. `pipeline.run.training_data` writes and reads it."""
 MODEL_FILES = (
     "config.json",
     "model.safetensors",
@@ -15,6 +17,7 @@ MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.txt",
+    TRAINING_DATA,
     "README.md",
 )
 """The files that `SavedModel.save_pretrained` writes."""

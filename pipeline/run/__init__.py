@@ -10,4 +10,5 @@ metrics           scalars: metrics.jsonl, TensorBoard, the console line
 metrics_file      the lines of metrics.jsonl: which are valid, which are damaged
 retrying_file     a file of records that survives a full disk
 step_trace        a trace of a few steps, for TensorBoard and Perfetto
+training_data     training_data.json: what a model was trained on, and whether it is evaluated on that
 """

@@ -16,6 +16,7 @@ from samples.json_text import parse_json
 from samples.plain_file import read_plain
 
 if TYPE_CHECKING:  # torch is imported where it is used, so that `evaluate --help` does not wait for it
+    from pipeline.data.corpus.splits import Split
     from pipeline.engine.distributed import World
     from pipeline.tasks.retrieval.annotations import EvaluationPairs
 
@@ -108,6 +109,7 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
     import torch
 
     from albef.pretrained import Albef
+    from pipeline.run.training_data import compare_with_training
     from pipeline.tasks.retrieval.annotations import retrieval_set
     from pipeline.tasks.retrieval.evaluation import retrieve
 
@@ -135,6 +137,7 @@ def evaluate_retrieval(args: argparse.Namespace, world: World) -> dict[str, Any]
         "data": str(args.data or args.annotations),
         "captions": args.captions,
         "dtype": args.dtype,
+        "trained_on": compare_with_training(albef.training_data, *recognised_by(args, pairs), world),
     }
 
 
@@ -279,6 +282,16 @@ def load_pairs(args: argparse.Namespace) -> EvaluationPairs:
     if args.data is not None:
         return EvaluationPairs.from_manifest(read_manifest(args.data), args.captions)
     return EvaluationPairs.from_annotations(args.annotations, args.images, args.captions)
+
+
+def recognised_by(args: argparse.Namespace, pairs: EvaluationPairs) -> tuple[list[Split], list[list[str]]]:
+    """The data that the flags name, and the names of its images, which shards do not have."""
+    from pipeline.data.corpus.manifest import read_manifest
+    from pipeline.data.corpus.splits import split_of_file
+
+    if args.data is not None:
+        return read_manifest(args.data).splits(), []
+    return [split_of_file(args.annotations, [])], [[name] for name in pairs.names]
 
 
 def write_json(path: Path, values: dict[str, Any] | list[dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from albef.errors import DataError
 from pipeline.data.annotations.entries import Entry, Format, open_roots, read_entries
 from pipeline.data.annotations.reader import AnnotationReader, EntryRef
+from pipeline.data.corpus.splits import Split, split_of_file
 from samples.image_roots import ImageRoots
 
 
@@ -67,6 +68,18 @@ class AnnotationCorpus:
         for name, record in zip(self.names, self.records, strict=True):
             digest.update(f"\n{name} {record}".encode())
         return digest.hexdigest()[:16]
+
+    def image_names(self, first: int = 0, end: int | None = None) -> list[list[str]]:
+        """The names of each entry's images, of the entries first .. end-1."""
+        return [json.loads(record)[0] for record in self.records[first:end].to_pylist()]
+
+    def splits(self) -> list[Split]:
+        """The files, each with the names of its entries' images. Raises: DataError when a file is gone."""
+        bounds = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        return [
+            split_of_file(path, self.image_names(first, end))
+            for path, (first, end) in zip(self.paths, bounds, strict=True)
+        ]
 
     def locate(self, indices: np.ndarray) -> list[EntryRef]:
         """The entries at `indices` ((n,) int64), whole: they are small."""

@@ -8,5 +8,6 @@ reader            one sample out of a tar, by byte range
 sample_rows       where each sample lies, read from the manifest when needed
 shard_cache       streams whole shards, also through pipes, into a bounded folder
 shard_copies      that folder: which copies are ours, which is removed next
+splits            what samples are recognised by elsewhere: a file's content, images' names
 stores            reads manifests and shards by URL, in byte ranges, through fsspec
 """

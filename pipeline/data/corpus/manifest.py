@@ -24,6 +24,7 @@ from pipeline.data.corpus.manifest_columns import check_counts, read_short
 from pipeline.data.corpus.reader import ShardReader
 from pipeline.data.corpus.sample_rows import SampleRows, ShardRows
 from pipeline.data.corpus.shard_cache import ShardCache, shard_cache
+from pipeline.data.corpus.splits import Split
 from samples.quote import quote
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,23 @@ class Manifest:
             if shard.keys_sha256 is not None:  # a whole tar is identified by its own SHA-256
                 digest.update(f" {shard.keys_sha256}".encode())
         return digest.hexdigest()[:16]
+
+    def splits(self) -> list[Split]:
+        """The sources. Images are not named: the keys of shards are numbers, and URLs are in the tars."""
+        found = []
+        bounds = zip(self.source_shards[:-1].tolist(), self.source_shards[1:].tolist(), strict=True)
+        for source, (first, end) in zip(self.sources, bounds, strict=True):
+            shards = self.shards[first:end]
+            facts = "\n".join(f"{one.num_samples} {one.sha256} {one.keys_sha256}" for one in shards)
+            found.append(
+                Split(
+                    name=source.rstrip("/").removesuffix(f"/{FILE_NAME}").rpartition("/")[2],
+                    sha256=hashlib.sha256(facts.encode()).hexdigest(),
+                    num_entries=sum(one.num_samples for one in shards),
+                    images=None,
+                )
+            )
+        return found
 
     def rows(self, shard: int) -> ShardRows:
         """The samples of a shard. Raises: DataError when the manifest contradicts itself about it."""

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.data.corpus.splits import Split
+
 
 class SampleLocation(Protocol):
     """Where one sample lies. Small and picklable: workers get these instead of the corpus."""
@@ -59,6 +61,9 @@ class Corpus(Protocol):
 
     def fingerprint(self) -> str:
         """Sixteen hex digits that stay the same while samples, their order and their names do."""
+
+    def splits(self) -> Sequence[Split]:
+        """(K,) what each source is recognised by when a model is evaluated. Raises: DataError."""
 
     def locate(self, indices: np.ndarray) -> Sequence[SampleLocation]:
         """Where the samples at `indices` ((n,) int64) lie. Raises: DataError when the corpus contradicts itself."""

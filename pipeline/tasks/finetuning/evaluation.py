@@ -13,6 +13,7 @@ from albef.trained.nlvr2 import AlbefNlvr2
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.data.annotations.entries import Format
 from pipeline.engine.distributed import World
+from pipeline.run.training_data import compare_with_training
 from pipeline.task import Progress
 from pipeline.tasks.finetuning.classification import ClassificationSet, classify
 
@@ -63,6 +64,7 @@ def evaluate_classifier(
         "num_entries": len(data),
         "labels": dict(zip(classes, counts, strict=True)),
         "entries_fingerprint": corpus.fingerprint(),
+        "trained_on": compare_with_training(albef.training_data, corpus.splits(), corpus.image_names(), world),
         "answers": {
             name: classes[predicted]
             for name, predicted in zip(corpus.names.to_pylist(), answers.predicted.tolist(), strict=True)

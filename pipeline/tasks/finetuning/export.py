@@ -21,6 +21,7 @@ from pipeline.checkpoints.meta import USE_ANOTHER
 from pipeline.checkpoints.weights import check_weights, read_model, read_shape, read_state
 from pipeline.export.model_card import model_card, rows_of_run, validation_of
 from pipeline.export.output_folder import MADE_BY, OFFICIAL_NAME, atomic_folder
+from pipeline.run.training_data import record_beside
 from samples.quote import quote
 
 log = logging.getLogger(__name__)
@@ -108,5 +109,6 @@ def export_checkpoint(
                 use=task.use,
                 validation=validation_of(folder, meta.step, task.validation),
             )
+            saved.training_data = record_beside(folder)
             saved.save_pretrained(written, model_card=card)
     log.info("exported the %s of %s (step %d) to %s", kind, folder, meta.step, out)

@@ -114,6 +114,7 @@ def export_checkpoint(
     from albef.weights.files import load_strictly
     from albef.weights.official import to_official
     from albef.weights.tensor_file import write_pickle
+    from pipeline.run.training_data import record_beside
     from pipeline.tasks.pretraining.model_card import card_of_checkpoint
     from pipeline.tasks.pretraining.weights import load_weights
 
@@ -127,5 +128,6 @@ def export_checkpoint(
             model = AlbefForPretraining(found.config, found.objective)
             load_strictly(model, weights, source=str(found.path))
             albef = Albef(model, max_text_tokens=found.objective.max_text_tokens)
+            albef.training_data = record_beside(found.path)
             albef.save_pretrained(folder, model_card=card_of_checkpoint(found, kind))
     log.info("exported the %s of %s (step %d) to %s", kind, found.path, found.meta.step, out)

@@ -13,6 +13,7 @@ from albef.errors import CheckpointError
 from albef.trained.vqa import AlbefVqa
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
+from pipeline.run.training_data import compare_with_training
 from pipeline.task import Progress
 from pipeline.tasks.vqa.annotations import QUESTIONS, read_candidates
 from pipeline.tasks.vqa.ranking import QuestionSet, answer_list, answer_questions
@@ -77,6 +78,7 @@ def evaluate_vqa(
         "k_test": min(k, len(candidates.answers)),
         "first_token_twice": albef.model.objective.first_token_twice,
         "image_size": albef.config.image_size,
+        "trained_on": compare_with_training(albef.training_data, corpus.splits(), corpus.image_names(), world),
     }
     server = [{"question_id": number, "answer": one} for number, one in zip(data.numbers, given, strict=True)]
     return (data.metrics(given) if all(data.people) else {}) | facts, server
