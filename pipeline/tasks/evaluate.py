@@ -319,10 +319,21 @@ def accuracies(metrics: dict[str, Any]) -> str:
     """The accuracies as lines."""
     names = [name for name in metrics if name.startswith("accuracy")]
     lines = [f"{metrics['num_entries']} entries"]
+    if "first_token_twice" in metrics:
+        lines.append(ranking(metrics))
     if not names:
-        return f"{lines[0]}; not every one has the people's answers: no accuracy"
+        return "\n".join([*lines, "not every entry has the people's answers: no accuracy"])
     lines += [f"{name.replace('_', ' of '):30}{metrics[name]:7.2f} %" for name in names]
     return "\n".join([*lines, f"{'most frequent answer':30}{metrics['majority']:7.2f} %"])
+
+
+def ranking(metrics: dict[str, Any]) -> str:
+    """How answers of VQA were ranked: each of these moves the score."""
+    times = "twice" if metrics["first_token_twice"] else "once"
+    return (
+        f"best of {metrics['k_test']} of {metrics['num_answers']} candidates, first token counted {times}, "
+        f"{metrics['image_size']} px"
+    )
 
 
 def grounded(metrics: dict[str, Any]) -> str:

@@ -113,8 +113,8 @@ def test_the_exported_model_answers_as_in_training_and_with_its_own_list_only(
     folder: Path, alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`export`, then `evaluate vqa` on one rank and on three: the accuracy of the run's last validation, the server's
-    file with every question once, and the answers that `AlbefVqa.rank` gives. Without the people's answers there is no
-    accuracy; another list is refused."""
+    file with every question once, and the answers that `AlbefVqa.rank` gives. What is printed names how answers were
+    ranked, and the server's file. Without the people's answers there is no accuracy; another list is refused."""
     model = tmp_path / "model"
     assert cli.main(["export", str(alone), "--out", str(model)]) == 0
     data = ["--model", str(model), "--images", str(folder / "images"), "--device", "cpu", "--batch-size", "2"]
@@ -122,6 +122,9 @@ def test_the_exported_model_answers_as_in_training_and_with_its_own_list_only(
     labelled = [*data, *own, "--annotations", str(folder / "val.json")]
     one, three, test = (tmp_path / f"{name}.json" for name in ("one", "three", "test"))
     assert cli.main(["evaluate", "vqa", *labelled, "--out", str(one)]) == 0
+    shown = capsys.readouterr().out
+    assert "best of 4 of 6 candidates, first token counted once, 32 px" in shown and "accuracy of number" in shown
+    assert f"{tmp_path / 'one_server.json'} is what the VQA server takes" in shown
     command = ["evaluate", "vqa", *labelled, "--out", str(three)]
     assert run_ranks(evaluate, 3, command, process_group=False) == [0] * 3
     found, server = (json.loads((tmp_path / f"one{end}.json").read_text()) for end in ("", "_server"))
