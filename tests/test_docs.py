@@ -45,6 +45,15 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).exists() and name != "slurm/site.sh"] == []
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    """`FILE::NAME` in code spans: docs/traps.md has a test for each of its rows."""
+    named = [found for page in PAGES for found in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())]
+    gone = [name for file, name in named if not re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE)]
+    assert gone == [] and len(named) > 20
+    rows = re.findall(r"^\| (\d+) \|.*::.*\|$", (ROOT / "docs" / "traps.md").read_text(), re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 16)]
+
+
 @pytest.mark.parametrize(("page", "prefix"), [(ROOT / "README.md", "docs/"), (ROOT / "docs" / "index.md", "")])
 def test_readme_and_index_lead_to_every_page(page: Path, prefix: str) -> None:
     """No page that only those who know its name can find."""
