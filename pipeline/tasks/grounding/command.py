@@ -15,6 +15,7 @@ from albef.grounding.phrases import By, layer_number
 from albef.pretrained import Albef
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
+from pipeline.run.training_data import compare_with_training
 from pipeline.task import Progress
 from pipeline.tasks.grounding.annotations import REFERENCES
 from pipeline.tasks.grounding.evaluation import GroundingSet, ground_all, metrics
@@ -82,6 +83,7 @@ def evaluate_grounding(
         "image_size": albef.config.image_size,
         "max_text_tokens": albef.max_text_tokens,
         "entries_fingerprint": corpus.fingerprint(),
+        "trained_on": compare_with_training(albef.training_data, corpus.splits(), corpus.image_names(), world),
         "answers": {
             name: {"ref_id": row["ref_id"], "box": one.box and list(one.box), "iou": one.overlap, "hits": one.hits}
             for name, row, one in zip(corpus.names.to_pylist(), data.rows, found, strict=True)

@@ -69,6 +69,7 @@ def test_the_world_is_read_as_it_is_and_every_entry_scored_once(
         assert answer["iou"] == pytest.approx(overlap(answer["box"], row["box"]))
     assert found["accuracy"] == pytest.approx(100 * right / len(rows)) and found["reachable"] == 100.0
     assert (found["by"], found["layer"], found["dets"]) == ("itm", 0, str(dets))
+    assert found["trained_on"] is None, "the model's folder has no record"
     shown = capsys.readouterr().out
     assert "by itm, layer 0 from 0, boxes of --dets" in shown and "accuracy" in shown and "pointing" in shown
     two = command(folder, tmp_path / "two.json", "--dets", str(dets))
