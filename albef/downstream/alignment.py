@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from albef.config import AlbefConfig
 from albef.downstream.paired_fusion import TwoImageEncoders
 from albef.errors import ConfigError
-from albef.inputs.alignment_batch import AlignmentBatch
+from albef.inputs.alignment_batch import LEAST_TEXTS, AlignmentBatch
 from albef.kernels.dispatch import Impl
 from albef.network.layers import initialise_bert
 from albef.objective.losses import class_accuracy, class_loss, contrastive_logits
@@ -30,8 +30,6 @@ FIRST, SECOND, NEITHER = 0, 1, 2
 """Classes: the image that the text belongs to."""
 SHARE_WITH_OWN = 2 / 3
 """Share of the texts whose own image is one of the two."""
-LEAST_TEXTS = 3
-"""Texts of a micro-batch, because two other images are drawn for some of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

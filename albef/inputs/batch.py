@@ -42,6 +42,17 @@ class ImageBatch:
         """The same batch in page-locked memory, so that `to(..., non_blocking=True)` overlaps with compute."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def only(self, index: int) -> Self:
+        """The micro-batch that holds only sample `index`, drawn as in the whole."""
+        size = len(self.keys) or len(self.image)
+
+        def own(tensor: Tensor) -> Tensor:
+            """Its rows: of a sample with two images index and B + index."""
+            return tensor.index_select(0, torch.arange(len(tensor), device=tensor.device)[index::size])
+
+        rows = slice(index, index + 1)
+        return dataclasses.replace(self._map(own), keys=self.keys[rows], captions=self.captions[rows])
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
         values = vars(self).items()
         changed: dict[str, Any] = {name: change(value) for name, value in values if isinstance(value, Tensor)}
@@ -65,6 +76,17 @@ class PretrainBatch(ImageBatch):
     negative_draws: Tensor
     """(2, B) uniforms in [0, 1), float64: row 0 draws a negative image for each text, row 1 a negative text for each
     image. Kept as draws rather than indices because the weights are known only in the forward."""
+
+    def only(self, index: int) -> Self:
+        """Also its masked tokens and draws."""
+        length = self.input_ids.shape[1]
+        own = (self.mlm_positions // length == index) & (self.mlm_labels >= 0)
+        return dataclasses.replace(
+            super().only(index),
+            mlm_positions=self.mlm_positions[own] - index * length,
+            mlm_labels=self.mlm_labels[own],
+            negative_draws=self.negative_draws[:, index : index + 1],
+        )
 
 
 @dataclass(kw_only=True)

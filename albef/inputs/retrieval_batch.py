@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
@@ -24,3 +26,7 @@ class RetrievalBatch(ImageBatch):
     negative_draws: Tensor
     """(2, B) uniforms in [0, 1), float64: row 0 draws a negative image for each text, row 1 a negative text for each
     image."""
+
+    def only(self, index: int) -> Self:
+        """Also its draws."""
+        return dataclasses.replace(super().only(index), negative_draws=self.negative_draws[:, index : index + 1])

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,21 @@ class VqaBatch(ImageBatch):
     up."""
     answer_labels: Tensor
     """(N,) the word after each position, int64, up to the final [SEP]; negative in rows that only fill up."""
+
+    def only(self, index: int) -> Self:
+        """The question with all of its answers."""
+        mine = self.answer_question == index  # (R,)
+        length = self.answer_ids.shape[1]
+        row, token = self.answer_positions // length, self.answer_positions % length  # (N,) each
+        own = mine[row] & (self.answer_labels >= 0)
+        return dataclasses.replace(
+            super().only(index),
+            answer_ids=self.answer_ids[mine],
+            answer_question=torch.zeros_like(self.answer_question[mine]),
+            answer_weights=self.answer_weights[mine],
+            answer_positions=((mine.cumsum(0) - 1)[row] * length + token)[own],
+            answer_labels=self.answer_labels[own],
+        )
 
 
 class DecoderInputs(NamedTuple):

@@ -28,7 +28,8 @@ class LaneReport:
     """`the image`, or the first module whose output is not finite, by its model's name in `modules` and its own; empty
     when all outputs are."""
     rows: list[int] = field(default_factory=list)
-    """Samples that are not finite in that output, if its rows are samples."""
+    """Rows that are not finite in that output, if its rows are samples, or their images: the first of each, then the
+    second ones."""
     bad_gradients: list[str] = field(default_factory=list)
     """Parameters whose gradient is not finite, in the order of the backward."""
     num_gradients: int = 0
@@ -79,7 +80,7 @@ def _watched(model: nn.Module, whose: str, batch: Any, found: LaneReport) -> Ite
 
     The hook of the model itself, whose name is empty, runs after those of the modules in it.
     """
-    size = batch.image.shape[0]
+    sizes = {batch.image.shape[0], len(batch.keys)}
 
     def watch_output(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -87,7 +88,7 @@ def _watched(model: nn.Module, whose: str, batch: Any, found: LaneReport) -> Ite
                 if found.first or not tensor.is_floating_point() or bool(tensor.isfinite().all()):
                     continue
                 found.first = f"{whose} {name}".strip()
-                found.rows = bad_rows(tensor) if tensor.ndim > 1 and tensor.shape[0] == size else []
+                found.rows = bad_rows(tensor) if tensor.ndim > 1 and tensor.shape[0] in sizes else []
 
         return hook
 

@@ -36,9 +36,7 @@ class Replayable:
     modules: Mapping[str, nn.Module]
     """What computes in a lane, by the names under which it is reported."""
     batch_of: Callable[[Mapping[str, Any]], Any]
-    """Makes a lane's batch of its fields (`Dump.batches`)."""
-    sample_of: Callable[[Any, int], Any]
-    """Makes a batch of one sample of a batch."""
+    """Makes a lane's batch of its fields (`Dump.batches`); `only(index)` of it is a batch of one of its samples."""
 
 
 MakeReplayable = Callable[[Path, Dump, torch.device, torch.dtype], Replayable]
@@ -93,7 +91,7 @@ def replay(dump: Dump, checkpoint: Path, make: MakeReplayable, *, device: str, p
         samples = []
         if not whole.finite or was_bad:
             for index, key in enumerate(batch.keys):
-                alone = run_lane(again.task, again.modules, again.sample_of(batch, index), at, seed=seed)
+                alone = run_lane(again.task, again.modules, batch.only(index), at, seed=seed)
                 samples.append({"key": key, "caption": batch.captions[index]} | _summary(alone, [key]))
             samples.sort(key=lambda sample: (sample["finite"], -sample["gradient_norm"]))
         lanes.append(
@@ -119,7 +117,8 @@ def _summary(found: LaneReport, keys: list[str]) -> dict[str, Any]:
         "losses": found.losses,
         "gradient_norm": found.gradient_norm,
         "first_not_finite": found.first,
-        "in_samples": [keys[row] for row in found.rows],
+        # a sample of two images has two rows
+        "in_samples": list(dict.fromkeys(keys[row % len(keys)] for row in found.rows)),
         "gradients_not_finite": found.bad_gradients,
         "num_gradients": found.num_gradients,
     }

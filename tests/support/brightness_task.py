@@ -38,6 +38,10 @@ class Pixels:
     def pin_memory(self) -> Pixels:
         return replace(self, image=self.image.pin_memory())
 
+    def only(self, index: int) -> Pixels:
+        rows = slice(index, index + 1)
+        return Pixels(image=self.image[rows], keys=self.keys[rows], captions=self.captions[rows])
+
 
 @dataclass(frozen=True)
 class Pixel:

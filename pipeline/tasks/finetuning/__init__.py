@@ -5,5 +5,6 @@ distillation      a classifier with momentum distillation as a task
 entry_image       the images of an entry to evaluate
 evaluation        a trained classifier on an annotation file
 export            a checkpoint to a model folder or the official .pth
+replay            how `replay` takes a lane
 starting_weights  starts a task's model from a trained one, and reports which weights it took
 """

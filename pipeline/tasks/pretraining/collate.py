@@ -150,23 +150,6 @@ def padded_count(num_masked: int, size: int) -> int:
     return max(1, -(-num_masked // step)) * step
 
 
-def one_sample(batch: PretrainBatch, index: int) -> PretrainBatch:
-    """The micro-batch that holds only sample `index`, masked and drawn as in the whole."""
-    own = (batch.mlm_positions // batch.input_ids.shape[1] == index) & (batch.mlm_labels >= 0)
-    rows = slice(index, index + 1)
-    return PretrainBatch(
-        image=batch.image[rows],
-        input_ids=batch.input_ids[rows],
-        attention_mask=batch.attention_mask[rows],
-        mlm_input_ids=batch.mlm_input_ids[rows],
-        mlm_positions=batch.mlm_positions[own] - index * batch.input_ids.shape[1],
-        mlm_labels=batch.mlm_labels[own],
-        negative_draws=batch.negative_draws[:, rows],
-        keys=batch.keys[rows],
-        captions=batch.captions[rows],
-    )
-
-
 def mask_draws(names: Sequence[str], length: int, *, seed: int, epoch: int) -> Tensor:
     """(B, L, 3) float64: what `mask_tokens` draws for each token of the samples `names`, padded to `length` tokens.
 

@@ -10,7 +10,6 @@ import torch
 
 from albef.errors import DataError
 from albef.inputs.batch import PretrainBatch
-from pipeline.tasks.pretraining.collate import one_sample
 from pipeline.tasks.pretraining.task import Pretraining
 from pipeline.tasks.pretraining.weights import load_weights
 from pipeline.watch.replay import Replayable
@@ -35,7 +34,6 @@ def replayable(checkpoint: Path, dump: Dump, device: torch.device, compute_dtype
         meta=weights.meta,
         modules={"student": task.model, "teacher": task.teacher.model},
         batch_of=batch_of,
-        sample_of=one_sample,
     )
 
 

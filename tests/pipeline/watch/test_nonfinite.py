@@ -11,7 +11,6 @@ import torch
 from albef.model import AlbefForPretraining
 from albef.momentum import MomentumTeacher
 from pipeline.task import LaneStep
-from pipeline.tasks.pretraining.collate import one_sample
 from pipeline.tasks.pretraining.task import Pretraining
 from pipeline.watch.nonfinite import LaneReport, run_lane
 from tests.albef.small import make_batch, make_queue, make_student
@@ -78,7 +77,7 @@ def test_a_gradient_alone_is_found() -> None:
 def test_a_sample_alone_is_the_one_in_the_batch() -> None:
     """Its picture, texts and masked tokens, whose positions are those of its own row; together they are the batch."""
     batch = make_batch()
-    alone = [one_sample(batch, index) for index in range(5)]
+    alone = [batch.only(index) for index in range(5)]
     assert torch.equal(torch.cat([sample.mlm_labels for sample in alone]), batch.mlm_labels)
     for index, sample in enumerate(alone):
         assert torch.equal(sample.image[0], batch.image[index])

@@ -121,9 +121,6 @@ def test_another_task_is_replayed_by_its_own_losses(tmp_path: Path) -> None:
             ),
             modules={"line": task.model},
             batch_of=lambda fields: Pixels(**fields),
-            sample_of=lambda batch, index: Pixels(
-                image=batch.image[index : index + 1], keys=[batch.keys[index]], captions=[batch.captions[index]]
-            ),
         )
 
     batch = Pixels(image=torch.rand(3, 3, 8, 8), keys=["a", "b", "c"], captions=["", "", ""])

@@ -106,6 +106,18 @@ def test_nlvr2_starts_from_what_it_leaves(folder: Path, alone: Path, tmp_path: P
     assert "finetune nlvr2" in (tmp_path / "hf" / "README.md").read_text()
 
 
+def test_the_recipe_s_bf16_on_two_ranks_leaves_the_weights_that_no_loss_reads(folder: Path, tmp_path: Path) -> None:
+    """ZeRO 1 in bf16: the temperature stays, the projections lose at most their decay of two steps, the rest moves."""
+    bf16 = run(folder, "bf16", "--deepspeed.config=zero1_bf16", "--max_steps=2", ranks=2)
+    assert cli.main(["export", str(bf16), "--out", str(tmp_path / "hf")]) == 0
+    after, before = (load_file(path / "model.safetensors") for path in (tmp_path / "hf", folder / "pretrained"))
+    assert torch.equal(after["temperature"], before["temperature"])
+    for name in ("text_proj.weight", "image_proj.weight"):
+        assert torch.allclose(after[name], before[name], rtol=2 * 1e-3 * 0.02, atol=0.0)  # steps x lr x weight decay
+    name = "multimodal_encoder.layers.{}.self_attention.query.weight"
+    assert not torch.allclose(after[name.format(1)], before[name.format(0)], rtol=1e-3)
+
+
 def test_pairs_are_drawn_by_lane_and_what_is_pretrained_starts_each_pair_of_layers(folder: Path) -> None:
     """The draws' name is (seed, epoch, step, lane); captions and pixels do not depend on it."""
     run = load_config(folder / "recipe.yaml")
