@@ -14,8 +14,10 @@ from tests.slurm.test_pretrain_bash import environment, latest, wait_for_a_step
 
 def start(project: Path, where: Path, *words: str, **settings: str) -> subprocess.Popen[str]:
     command = ["bash", str(project / "slurm" / "finetune.sh"), *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=where, env=environment(**settings), text=True, **pipes)
+    out = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=where, env=environment(**settings), stdout=out, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def test_a_signal_stops_all_ranks_and_the_same_command_resumes(project: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.support.entailment_run import pretrained_folder
+from tests.support.finetuning import pretrained_folder
 from tests.support.tiny_run import tiny_recipe
 
 

@@ -14,7 +14,8 @@ from albef.weights.official import to_official
 from pipeline.config.resolve import load_config
 from pipeline.engine.distributed import World
 from pipeline.tasks.makers import maker_of
-from tests.support.entailment_run import entailment_recipe, shape
+from tests.support.entailment_run import entailment_recipe
+from tests.support.finetuning import shape
 from tests.support.nlvr2_run import nlvr2_recipe
 from tests.support.vqa_run import vqa_recipe
 

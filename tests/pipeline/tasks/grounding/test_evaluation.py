@@ -15,7 +15,7 @@ from demo.world.__main__ import main as make_world
 from pipeline import cli
 from pipeline.tasks.grounding.evaluation import Pointed, metrics, point
 from pipeline.tasks.grounding.proposals import read_proposals
-from tests.support.entailment_run import pretrained_folder
+from tests.support.finetuning import pretrained_folder
 from tests.support.ranks import run_ranks
 from tests.support.refusal import refusal
 from tests.support.shards import jpeg, picture

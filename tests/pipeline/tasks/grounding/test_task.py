@@ -10,7 +10,8 @@ import pytest
 
 from albef import Albef
 from pipeline import cli
-from tests.support.retrieval_run import digest, retrieval_recipe, run, scalars
+from tests.support.finetuning import digest, run, scalars
+from tests.support.retrieval_run import grounding_recipe, retrieval_recipe
 
 FLAGS = ("--deepspeed.config=zero2_fp32", "--checkpoint.save_every=2", "--checkpoint.asynchronous=false")
 
@@ -19,9 +20,7 @@ FLAGS = ("--deepspeed.config=zero2_fp32", "--checkpoint.save_every=2", "--checkp
 def test_phrases_are_trained_as_retrieval_trains_captions_killed_or_not(tmp_path: Path) -> None:
     """The same pairs as a list of captions: every byte of student, teacher and queue, of a run on two ranks that was
     killed in step 4 and resumed on one. Its export is a model of retrieval, which `evaluate` gives the last scores."""
-    retrieval_recipe(tmp_path, validation={})
-    retrieval = run(tmp_path, "retrieval")
-    phrases = {"annotations": [str(tmp_path / "phrases.json")], "images": [str(tmp_path / "images")], "num_workers": 0}
+    retrieval = run(retrieval_recipe(tmp_path, validation={}), "retrieval")
     boxes = [
         {
             "image": f"{n}.jpg",
@@ -34,11 +33,11 @@ def test_phrases_are_trained_as_retrieval_trains_captions_killed_or_not(tmp_path
     ]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     validation = {"annotations": [str(tmp_path / "boxes.json")], "every_steps": 2, "batch_size": 2}
-    retrieval_recipe(tmp_path, task="grounding", data=phrases, validation=validation)
+    recipe = grounding_recipe(tmp_path, validation=validation)
     with pytest.raises(RuntimeError, match="exit code -9"):
-        run(tmp_path, "killed", *FLAGS, ranks=2, kill_in=4)
+        run(recipe, "killed", *FLAGS, ranks=2, kill_in=4)
     assert not (tmp_path / "killed" / "checkpoints" / "step_00000004").exists()
-    grounding = run(tmp_path, "killed", *FLAGS)
+    grounding = run(recipe, "killed", *FLAGS)
     assert digest(grounding) == digest(retrieval)
     assert cli.main(["export", str(grounding), "--out", str(tmp_path / "model")]) == 0
     assert type(Albef.from_pretrained(tmp_path / "model", "cpu")).__name__ == "AlbefRetrieval"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
-import signal
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -35,11 +32,10 @@ from pipeline.task import LaneStep
 from pipeline.tasks.nlvr2.annotations import FORMAT
 from pipeline.tasks.nlvr2.maker import NLVR2
 from pipeline.tasks.snli_ve.maker import ENTAILMENT
-from tests.support.entailment_run import entailment_recipe, shape
+from tests.support.entailment_run import entailment_recipe
+from tests.support.finetuning import digest, make_task, run, scalars, shape
 from tests.support.nlvr2_run import entry, nlvr2_recipe, write_entries
-from tests.support.ranks import run_ranks
 from tests.support.shards import jpeg, picture
-from tests.support.wrapped_task import WrappedTask, wrapped
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 AT = LaneStep(step=0, epoch=0, lane=0, num_lanes=1, steps_per_epoch=1)
@@ -53,57 +49,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def finetune(_rank: int, _size: int, recipe: str, run_dir: str, overrides: list[str], kill_in: int) -> int:
-    """One rank of `pipeline finetune nlvr2`; at the end of step `kill_in` it kills itself."""
-    from pipeline.train import train
-
-    def kill(_task: Any, _engine: Any, step: int) -> None:
-        if step + 1 == kill_in:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    maker = wrapped(NLVR2, lambda task: WrappedTask(task, after=kill))
-    return train(load_config(Path(recipe), overrides, task="nlvr2"), Path(run_dir), maker)
-
-
-def run(folder: Path, name: str, *overrides: str, ranks: int = 1, kill_in: int = 0) -> Path:
-    """A run; returns its folder."""
-    arguments = (str(folder / "recipe.yaml"), str(folder / name), list(overrides), kill_in)
-    assert run_ranks(finetune, ranks, *arguments, process_group=False, timeout_s=200) == [0] * ranks
-    return folder / name
-
-
-def digest(run_dir: Path) -> dict[str, str]:
-    """SHA-256 of every byte of student and teacher after the last step."""
-    checkpoint = run_dir / "checkpoints" / "step_00000004"
-    student = torch.load(checkpoint / "mp_rank_00_model_states.pt", weights_only=False)["module"]
-    teacher = load_file(checkpoint / "teacher.safetensors")
-    assert student.keys() == teacher.keys() and any(name.startswith("cls_head") for name in student)
-    return {
-        f"{part}/{name}": hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for part, tensors in (("student", student), ("teacher", teacher))
-        for name, tensor in tensors.items()
-    }
-
-
-def scalars(run_dir: Path, prefix: str) -> dict[int, dict[str, float]]:
-    """step -> the scalars of metrics.jsonl whose names begin so."""
-    found: dict[int, dict[str, float]] = {}
-    for line in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()):
-        if values := {name: value for name, value in line.items() if name.startswith(prefix)}:
-            found[line["step"]] = values
-    return found
-
-
 @pytest.mark.timeout(300)
 def test_two_ranks_killed_and_resumed_take_the_steps_of_one(folder: Path) -> None:
     """ZeRO 2, kill -9 in step 3 and a save after step 2: every byte of student and teacher, and the accuracy of seven
     entries, which two ranks do not divide."""
-    alone = run(folder, "alone")
-    two_ranks = ["--deepspeed.config=zero2_fp32"]
+    alone = run(folder / "nlvr2.yaml", "alone")
+    two_ranks = ["--deepspeed.config=zero2_fp32", "--checkpoint.save_every=2", "--checkpoint.asynchronous=false"]
     with pytest.raises(RuntimeError, match="exit code -9"):
-        run(folder, "killed", *two_ranks, ranks=2, kill_in=3)
-    killed = run(folder, "killed", *two_ranks, ranks=2)
-    assert digest(killed) == digest(alone)
+        run(folder / "nlvr2.yaml", "killed", *two_ranks, ranks=2, kill_in=3)
+    killed = run(folder / "nlvr2.yaml", "killed", *two_ranks, ranks=2)
+    assert digest(killed) == digest(alone) and any("teacher/cls_head" in name for name in digest(alone))
     values = scalars(alone, "val/")
     assert scalars(killed, "val/") == values and sorted(values) == [0, 4]
     for of_step in values.values():
@@ -143,13 +98,13 @@ def test_every_fault_of_an_entry_is_named(tmp_path: Path) -> None:
 
 def made(folder: Path, *overrides: str) -> Any:
     """The task of a run, without an engine."""
-    return NLVR2.make(load_config(folder / "recipe.yaml", overrides), ALONE, torch.float32)
+    return make_task(folder / "nlvr2.yaml", *overrides)
 
 
 def test_a_batch_has_first_images_then_second_ones_each_with_its_own_draws(folder: Path) -> None:
     """So an image that is named twice is augmented in two ways; labels and statements are the entries'."""
     task = made(folder)
-    corpus = NLVR2.corpus(load_config(folder / "recipe.yaml"))
+    corpus = NLVR2.corpus(load_config(folder / "nlvr2.yaml"))
     samples = [corpus.reader().read(ref) for ref in corpus.locate(np.arange(3))]
     batch = task.batcher.batch(
         [task.batcher.example(raw, seed=5, epoch=1) for raw in samples], seed=5, epoch=1, step=0, lane=0
@@ -218,7 +173,7 @@ def test_it_starts_from_an_official_checkpoint_of_text_assignment(folder: Path, 
 
 def test_two_images_count_in_memory_and_operations(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image encoder takes twice the operations of SNLI-VE's for a sample, and a worker's batch twice the bytes."""
-    two = load_config(folder / "recipe.yaml", ["--data.num_workers=1"])
+    two = load_config(folder / "nlvr2.yaml", ["--data.num_workers=1"])
     one = load_config(entailment_recipe(folder / "entailment"), ["--data.num_workers=1"])
     assert (RUNS["nlvr2"].images_per_sample, RUNS["snli-ve"].images_per_sample) == (2, 1)
     flops = [

@@ -16,7 +16,8 @@ from albef.errors import CheckpointError
 from albef.inputs.snli_ve_batch import CLASSES
 from albef.weights.official import read_official
 from pipeline import cli
-from tests.support.entailment_run import entailment_recipe, pretrained_folder
+from tests.support.entailment_run import entailment_recipe
+from tests.support.finetuning import pretrained_folder
 from tests.support.ranks import run_ranks
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,60 +18,15 @@ from albef.errors import CheckpointError
 from albef.model import AlbefForPretraining
 from albef.weights.official import to_official
 from pipeline import cli
-from pipeline.config.resolve import load_config
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.engine.distributed import World
 from pipeline.task import LaneStep
 from pipeline.tasks.snli_ve.annotations import FORMAT
-from pipeline.tasks.snli_ve.maker import ENTAILMENT
-from tests.support.entailment_run import entailment_recipe, pretrained_folder, shape, write_entries
-from tests.support.ranks import run_ranks
+from tests.support.entailment_run import entailment_recipe, write_entries
+from tests.support.finetuning import digest, make_task, pretrained_folder, run, scalars, shape
 from tests.support.tiny_run import tiny_recipe
-from tests.support.wrapped_task import WrappedTask, wrapped
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-
-
-def finetune(_rank: int, _size: int, recipe: str, run_dir: str, overrides: list[str], kill_in: int = 0) -> int:
-    """One rank of `pipeline finetune snli-ve`; at the end of step `kill_in` it kills itself."""
-    from pipeline.train import train
-
-    def kill(_task: Any, _engine: Any, step: int) -> None:
-        if step + 1 == kill_in:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    maker = wrapped(ENTAILMENT, lambda task: WrappedTask(task, after=kill))
-    return train(load_config(Path(recipe), overrides), Path(run_dir), maker)
-
-
-def run(folder: Path, name: str, *overrides: str, ranks: int = 1, kill_in: int = 0) -> Path:
-    """A whole run; returns its folder."""
-    recipe = str(entailment_recipe(folder))
-    arguments = (recipe, str(folder / name), list(overrides), kill_in)
-    codes = run_ranks(finetune, ranks, *arguments, process_group=False, timeout_s=200)
-    assert codes == [0] * ranks
-    return folder / name
-
-
-def digest(run_dir: Path, step: int = 6) -> dict[str, str]:
-    """SHA-256 of every byte of student and teacher."""
-    checkpoint = run_dir / "checkpoints" / f"step_{step:08d}"
-    student = torch.load(checkpoint / "mp_rank_00_model_states.pt", weights_only=False)["module"]
-    parts = {"student": student, "teacher": load_file(checkpoint / "teacher.safetensors")}
-    return {
-        f"{part}/{name}": hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for part, tensors in parts.items()
-        for name, tensor in tensors.items()
-    }
-
-
-def scalars(run_dir: Path, prefix: str) -> dict[int, dict[str, float]]:
-    """step -> the scalars of metrics.jsonl whose names begin so, but for times."""
-    found: dict[int, dict[str, float]] = {}
-    for line in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()):
-        if values := {name: value for name, value in line.items() if name.startswith(prefix)}:
-            found[line["step"]] = values
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Path:
     """Six steps on one rank, without sharding."""
-    return run(folder, "alone")
+    return run(folder / "entailment.yaml", "alone")
 
 
 def test_accuracy_is_of_every_entry_and_alpha_from_the_first_step_on(alone: Path) -> None:
@@ -107,7 +59,7 @@ def test_two_ranks_and_each_stage_take_the_steps_of_one(folder: Path, alone: Pat
     """With a data worker or none: every byte of student and teacher, and the accuracy, though two ranks do not divide
     seven entries."""
     overrides = [f"--deepspeed.config=zero{stage}_fp32", f"--data.num_workers={stage % 2}"]
-    other = run(folder, f"zero{stage}", *overrides, ranks=2)
+    other = run(folder / "entailment.yaml", f"zero{stage}", *overrides, ranks=2)
     assert digest(other) == digest(alone)
     assert scalars(other, "val/") == scalars(alone, "val/")
 
@@ -115,8 +67,9 @@ def test_two_ranks_and_each_stage_take_the_steps_of_one(folder: Path, alone: Pat
 @pytest.mark.timeout(600)
 def test_killed_and_finished_by_the_command_of_a_user(folder: Path, alone: Path) -> None:
     """kill -9 in step 4, saves every second step; `pipeline finetune snli-ve` resumes: to the bit."""
+    saving = ["--checkpoint.save_every=2", "--checkpoint.asynchronous=false"]
     with pytest.raises(RuntimeError, match="exit code -9"):
-        run(folder, "killed", "--checkpoint.save_every=2", "--checkpoint.asynchronous=false", kill_in=4)
+        run(folder / "entailment.yaml", "killed", *saving, kill_in=4)
     assert not (folder / "killed" / "checkpoints" / "step_00000004").exists()
     command = ["finetune", "snli-ve", str(folder / "entailment.yaml"), "--run-dir", str(folder / "killed")]
     done = subprocess.run(
@@ -160,7 +113,7 @@ def test_check_shows_a_recipe_and_what_would_stop_it(folder: Path, capsys: pytes
 
 def made(folder: Path, *overrides: str) -> Any:
     """The task of a run, without an engine."""
-    return ENTAILMENT.make(load_config(folder / "entailment.yaml", overrides), ALONE, torch.float32)
+    return make_task(folder / "entailment.yaml", *overrides)
 
 
 def test_the_start_is_reported_and_the_teacher_starts_equal(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

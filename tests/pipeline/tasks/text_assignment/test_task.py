@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,9 @@ from pipeline.engine.distributed import World
 from pipeline.tasks.nlvr2.maker import NLVR2
 from pipeline.tasks.text_assignment.maker import ALIGNMENT
 from tests.support.alignment_run import alignment_recipe
+from tests.support.finetuning import digest, run
 from tests.support.nlvr2_run import nlvr2_recipe
-from tests.support.ranks import run_ranks
 from tests.support.refusal import refusal
-from tests.support.wrapped_task import WrappedTask, wrapped
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
@@ -39,38 +35,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def finetune(_rank: int, _size: int, recipe: str, run_dir: str, overrides: list[str], kill_in: int) -> int:
-    """One rank of `pipeline finetune nlvr2-pretrain`; at the end of step `kill_in` it kills itself."""
-    from pipeline.train import train
-
-    def kill(_task: Any, _engine: Any, step: int) -> None:
-        if step + 1 == kill_in:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    maker = wrapped(ALIGNMENT, lambda task: WrappedTask(task, after=kill))
-    return train(load_config(Path(recipe), overrides, task="nlvr2-pretrain"), Path(run_dir), maker)
-
-
-def run(folder: Path, name: str, *overrides: str, ranks: int = 1, kill_in: int = 0) -> Path:
-    """A run; returns its folder."""
-    arguments = (str(folder / "recipe.yaml"), str(folder / name), list(overrides), kill_in)
-    assert run_ranks(finetune, ranks, *arguments, process_group=False, timeout_s=200) == [0] * ranks
-    return folder / name
-
-
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Path:
     """The run on one rank, never stopped."""
-    return run(folder, "alone")
-
-
-def weights_of(run_dir: Path) -> dict[str, str]:
-    """SHA-256 of every byte of the model after the last step."""
-    file = run_dir / "checkpoints" / "step_00000004" / "mp_rank_00_model_states.pt"
-    return {
-        name: hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, tensor in torch.load(file, weights_only=False)["module"].items()
-    }
+    return run(folder / "recipe.yaml", "alone")
 
 
 @pytest.mark.timeout(300)
@@ -78,8 +46,8 @@ def test_two_ranks_killed_and_resumed_take_the_steps_of_one(folder: Path, alone:
     """ZeRO 2, kill -9 in step 3 and a save after step 2: every byte of the model. The log has loss and accuracy."""
     two_ranks = ["--deepspeed.config=zero2_fp32"]
     with pytest.raises(RuntimeError, match="exit code -9"):
-        run(folder, "killed", *two_ranks, ranks=2, kill_in=3)
-    assert weights_of(run(folder, "killed", *two_ranks, ranks=2)) == weights_of(alone)
+        run(folder / "recipe.yaml", "killed", *two_ranks, ranks=2, kill_in=3)
+    assert digest(run(folder / "recipe.yaml", "killed", *two_ranks, ranks=2)) == digest(alone)
     lines = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
     accuracies = [line["train/accuracy"] for line in lines if "train/accuracy" in line]
     assert len(accuracies) == 4 and all(value * 8 == round(value * 8) for value in accuracies), "of eight texts a step"

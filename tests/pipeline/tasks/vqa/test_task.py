@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +11,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from albef import AlbefVqa
 from albef.errors import CheckpointError, DataError
 from albef.inputs.vqa_batch import whole_answers
 from pipeline import cli
-from pipeline.config.resolve import load_config
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.data.annotations.entries import Format
 from pipeline.engine.distributed import World
 from pipeline.task import LaneStep
 from pipeline.tasks.vqa.annotations import QUESTIONS, SCORED, TRAINING, read_candidates
-from pipeline.tasks.vqa.maker import VQA
 from pipeline.tasks.vqa.ranking import answer_list
+from tests.support.finetuning import digest, make_task, run, scalars
 from tests.support.ranks import run_ranks
-from tests.support.training_runs import newest, student
+from tests.support.training_runs import newest
 from tests.support.vqa_run import ANSWERS, vqa_recipe, write_questions
-from tests.support.wrapped_task import WrappedTask, wrapped
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-
-
-def finetune(_rank: int, _size: int, recipe: str, run_dir: str, overrides: list[str], kill_in: int = 0) -> int:
-    """One rank of `pipeline finetune vqa`; at the end of step `kill_in` it kills itself."""
-    from pipeline.train import train
-
-    def kill(_task: Any, _engine: Any, step: int) -> None:
-        if step + 1 == kill_in:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    maker = wrapped(VQA, lambda task: WrappedTask(task, after=kill))
-    return train(load_config(Path(recipe), overrides), Path(run_dir), maker)
-
-
-def run(folder: Path, name: str, *overrides: str, ranks: int = 1, kill_in: int = 0) -> Path:
-    """A whole run; returns its folder."""
-    arguments = (str(vqa_recipe(folder)), str(folder / name), list(overrides), kill_in)
-    codes = run_ranks(finetune, ranks, *arguments, process_group=False, timeout_s=200)
-    assert codes == [0] * ranks
-    return folder / name
-
-
-def scores(run_dir: Path) -> dict[int, dict[str, float]]:
-    """step -> its accuracies."""
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    found = {line["step"]: {name: value for name, value in line.items() if name.startswith("val/")} for line in lines}
-    return {step: values for step, values in found.items() if values}
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +41,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Path:
     """Six steps on one rank, without sharding."""
-    return run(folder, "alone")
+    return run(folder / "vqa.yaml", "alone")
 
 
 def test_accuracy_is_of_every_question_by_type(alone: Path) -> None:
     """Seven questions, before the first step, every third and after the last; the checkpoint names the candidates."""
-    accuracy = scores(alone)
+    accuracy = scalars(alone, "val/")
     assert sorted(accuracy) == [0, 3, 6]
     names = {"accuracy", "accuracy_yes_no", "accuracy_number", "accuracy_other", "majority"}
     assert all({name.removeprefix("val/") for name in values} == names for values in accuracy.values())
     shape = json.loads((newest(alone) / "model_config.json").read_text())
     assert shape["task"] == "vqa" and re.fullmatch("[0-9a-f]{16}", shape["answers_fingerprint"])
-    metrics = [json.loads(line) for line in (alone / "metrics.jsonl").read_text().splitlines()]
-    ramp = [line["train/alpha"] for line in metrics if "train/alpha" in line]
+    ramp = [values["train/alpha"] for values in scalars(alone, "train/alpha").values()]
     assert ramp == pytest.approx([0, 0.4 / 3, 0.8 / 3, 0.4, 0.4, 0.4])
 
 
@@ -95,13 +62,10 @@ def test_killed_on_one_rank_and_finished_on_two(folder: Path, alone: Path) -> No
     accuracy, though two ranks do not divide seven questions."""
     saving = ["--checkpoint.save_every=2", "--checkpoint.asynchronous=false"]
     with pytest.raises(RuntimeError, match="exit code -9"):
-        run(folder, "killed", *saving, kill_in=4)
-    other = run(folder, "killed", *saving, "--deepspeed.config=zero2_fp32", ranks=2)
-    parts = (student, lambda checkpoint: load_file(checkpoint / "teacher.safetensors"))
-    for ours, theirs in ((part(newest(other)), part(newest(alone))) for part in parts):
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert scores(other)[6] == scores(alone)[6]
+        run(folder / "vqa.yaml", "killed", *saving, kill_in=4)
+    other = run(folder / "vqa.yaml", "killed", *saving, "--deepspeed.config=zero2_fp32", ranks=2)
+    assert digest(other) == digest(alone)
+    assert scalars(other, "val/")[6] == scalars(alone, "val/")[6]
 
 
 def evaluate(_rank: int, _size: int, command: list[str]) -> int:
@@ -130,7 +94,7 @@ def test_the_exported_model_answers_as_in_training_and_with_its_own_list_only(
     found, server = (json.loads((tmp_path / f"one{end}.json").read_text()) for end in ("", "_server"))
     assert json.loads(three.read_text()) == found
     assert json.loads((tmp_path / "three_server.json").read_text()) == server
-    trained = scores(alone)[6]
+    trained = scalars(alone, "val/")[6]
     assert {name: found[name.removeprefix("val/")] for name in trained} == trained
     assert (found["k_test"], found["num_answers"], found["num_entries"]) == (4, 6, len(server))
 
@@ -156,7 +120,7 @@ def test_the_exported_model_answers_as_in_training_and_with_its_own_list_only(
 
 def made(folder: Path, *overrides: str) -> Any:
     """The task of a run, without an engine."""
-    return VQA.make(load_config(folder / "vqa.yaml", overrides), ALONE, torch.float32)
+    return make_task(folder / "vqa.yaml", *overrides)
 
 
 def test_another_answer_list_is_refused(folder: Path, tmp_path: Path) -> None:

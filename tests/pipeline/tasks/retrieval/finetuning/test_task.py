@@ -23,8 +23,8 @@ from pipeline.config.resolve import load_config
 from pipeline.engine.distributed import World
 from pipeline.task import LaneStep
 from pipeline.tasks.retrieval.finetuning.maker import RETRIEVAL
-from tests.support.entailment_run import shape
-from tests.support.retrieval_run import digest, retrieval_recipe, run, scalars
+from tests.support.finetuning import digest, make_task, run, scalars, shape
+from tests.support.retrieval_run import retrieval_recipe
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Path:
     """Four steps on one rank, without sharding."""
-    return run(folder, "alone")
+    return run(folder / "tuned.yaml", "alone")
 
 
 def test_recalls_are_logged_and_alpha_rises_over_the_first_epoch(alone: Path) -> None:
@@ -58,16 +58,16 @@ def test_killed_on_two_ranks_and_resumed_on_one_is_as_never_stopped(folder: Path
     """ZeRO 2, saved at 2, kill -9 in step 4: every byte of student, teacher and queue, and the recalls."""
     flags = ("--deepspeed.config=zero2_fp32", "--checkpoint.save_every=2", "--checkpoint.asynchronous=false")
     with pytest.raises(RuntimeError, match="exit code -9"):
-        run(folder, "killed", *flags, ranks=2, kill_in=4)
+        run(folder / "tuned.yaml", "killed", *flags, ranks=2, kill_in=4)
     assert not (folder / "killed" / "checkpoints" / "step_00000004").exists()
-    other = run(folder, "killed", *flags)
+    other = run(folder / "tuned.yaml", "killed", *flags)
     assert digest(other) == digest(alone) and "queue/ids" in digest(other)
     assert scalars(other, "val/")[4] == scalars(alone, "val/")[4]
 
 
 def made(folder: Path, *overrides: str) -> Any:
     """The task of a run, without an engine."""
-    return RETRIEVAL.make(load_config(folder / "tuned.yaml", overrides), ALONE, torch.float32)
+    return make_task(folder / "tuned.yaml", *overrides)
 
 
 def batch_of(folder: Path, task: Any, indices: list[int]) -> Any:
