@@ -19,7 +19,7 @@ class AnnotationData(LoadingConfig):
     """The task's JSON lists, in the official format (docs/finetuning.md). Their order fixes the samples' order."""
     images: tuple[str, ...] = ()
     """Folders, and zips that need not be unpacked, that the images' names in the lists start from; searched in order.
-    """
+    Before them, manifests of shards, or folders that hold one, in which a name is a sample's key or its URL."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random augmentation of the images."""
     max_words: PositiveInt = 30

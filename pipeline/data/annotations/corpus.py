@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from albef.errors import DataError
-from pipeline.data.annotations.entries import Entry, Format, open_roots, read_entries
+from pipeline.data.annotations.entries import Entry, Format, read_entries
+from pipeline.data.annotations.images import AnnotationImages, open_images
 from pipeline.data.annotations.reader import AnnotationReader, EntryRef
+from pipeline.data.corpus.locations import SampleRef
 from pipeline.data.corpus.splits import Split, split_of_file
-from samples.image_roots import ImageRoots
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +31,7 @@ class AnnotationCorpus:
 
     paths: tuple[str, ...]
     """(K,) the files."""
-    images: ImageRoots
+    images: AnnotationImages
     """Where the images are."""
     starts: np.ndarray
     """(K+1,) int64: file k holds the entries starts[k] .. starts[k+1]-1."""
@@ -82,18 +83,24 @@ class AnnotationCorpus:
         ]
 
     def locate(self, indices: np.ndarray) -> list[EntryRef]:
-        """The entries at `indices` ((n,) int64), whole: they are small."""
+        """The entries at `indices` ((n,) int64), whole: they are small; with where their images lie in shards."""
         files = np.searchsorted(self.starts, indices, side="right") - 1
         wanted = pa.array(indices)
         names, records = self.names.take(wanted).to_pylist(), self.records.take(wanted).to_pylist()
         return [
-            EntryRef(path=self.paths[file], name=name, record=record)
+            EntryRef(path=self.paths[file], name=name, record=record, samples=self._in_shards(record))
             for file, name, record in zip(files.tolist(), names, records, strict=True)
         ]
 
     def reader(self) -> AnnotationReader:
         """Reads the images of entries that `locate` gives."""
-        return AnnotationReader(self.images)
+        return AnnotationReader(self.images.files)
+
+    def _in_shards(self, record: str) -> tuple[SampleRef | None, ...]:
+        if self.images.shards is None:
+            return ()
+        names, _ = json.loads(record)
+        return tuple(self.images.in_shards(name) for name in names)
 
     def check(self) -> None:
         """Nothing: the files were checked as they were read."""
@@ -110,7 +117,7 @@ def read_annotations(
 
     Args:
         files: JSON lists in `form`; their order fixes the samples' indices.
-        roots: folders and zips of images, searched in order.
+        roots: folders and zips of images, searched in order, and manifests of shards, searched before them.
         section: of the recipe that names them, for messages.
 
     Raises: DataError for files that cannot be used, each entry that is wrong with what is wrong with it.
@@ -120,7 +127,7 @@ def read_annotations(
     if len(set(files)) < len(files):
         twice = next(file for file in files if files.count(file) > 1)
         raise DataError(f"{twice} is named twice", f"name each file once in {section}.annotations")
-    images = open_roots(roots, key=f"{section}.images")
+    images = open_images(roots, key=f"{section}.images")
     entries = [read_entries(file, form, images) for file in files]
     prefixes = _prefixes(files)
     return AnnotationCorpus(

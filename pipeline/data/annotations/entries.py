@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from albef.errors import DataError
-from samples.image_roots import ImageRoots, RootError, open_image_roots
+from pipeline.data.annotations.images import AnnotationImages
 from samples.json_text import parse_json
 from samples.plain_file import read_plain
 from samples.quote import quote
@@ -25,7 +25,7 @@ class Entry:
     """One annotation, checked."""
 
     images: tuple[str, ...]
-    """Names of its images, below a root."""
+    """Names of its images: paths below a root, or the keys or URLs of samples in shards."""
     row: dict[str, Any]
     """What the task's batcher needs of it, as JSON values."""
     key: str = ""
@@ -42,19 +42,7 @@ class Format:
     """Makes an Entry of one entry of the list, an object. Raises: ValueError with what is wrong with it."""
 
 
-def open_roots(roots: Sequence[str | Path], *, key: str) -> ImageRoots:
-    """The folders and zips that `key` of a recipe, or a flag, names. Raises: DataError."""
-    if not roots:
-        raise DataError(
-            f"{key} is empty", "name the folder, or zip, that the images' names in the annotations start from"
-        )
-    try:
-        return open_image_roots([Path(root) for root in roots])
-    except RootError as error:
-        raise DataError(str(error), f"{key} names folders and zips that the names of images start from") from error
-
-
-def read_entries(file: str | Path, form: Format, images: ImageRoots) -> list[Entry]:
+def read_entries(file: str | Path, form: Format, images: AnnotationImages) -> list[Entry]:
     """The entries of a file, in its order.
 
     Args:
@@ -76,7 +64,7 @@ def read_entries(file: str | Path, form: Format, images: ImageRoots) -> list[Ent
                 if name not in there:
                     there[name] = images.has(name)
                 if not there[name]:
-                    raise ValueError(f"names the image {quote(name)}, which is not below {_shown(images)}")
+                    raise ValueError(f"names the image {quote(name)}, which is not {images.place()}")
             if entry.key and keys.setdefault(entry.key, number) != number:
                 raise ValueError(f"has the number {quote(entry.key)} of entry {keys[entry.key]}")
         except ValueError as error:
@@ -100,10 +88,6 @@ def text_of(value: dict[str, Any], name: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"has {quote(repr(text), 40)} as {name}, which is no text")
     return text
-
-
-def _shown(images: ImageRoots) -> str:
-    return " or ".join(quote(root) for root in images.roots)
 
 
 def _read_list(file: str | Path, form: Format) -> list[Any]:

@@ -8,7 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.data.corpus.reader import BadSample
+from pipeline.data.corpus.locations import SampleRef
+from pipeline.data.corpus.reader import BadSample, ShardReader
 from samples.image_roots import ImageRoots, NotRead, RootError
 
 MAX_IMAGE_BYTES = 1 << 30
@@ -25,6 +26,8 @@ class EntryRef:
     """Its name, for logs and as the seed of its random draws."""
     record: str
     """Its images' names and its row, as JSON."""
+    samples: tuple[SampleRef | None, ...] = ()
+    """For each image where it lies in shards, None where it is below a root; empty where no image lies in shards."""
 
     def fields(self) -> tuple[list[str], dict[str, Any]]:
         """Names of its images, and its row."""
@@ -43,20 +46,27 @@ class AnnotatedSample:
 
 
 class AnnotationReader:
-    """Reads images below roots, which are opened by the process that reads. Picklable."""
+    """Reads images in shards and below roots, which are opened by the process that reads. Picklable.
 
-    def __init__(self, images: ImageRoots) -> None:
-        self._images = images
+    Not shared between threads where images lie in shards.
+    """
+
+    def __init__(self, files: ImageRoots) -> None:
+        self._files = files
+        self._shards = ShardReader()
 
     def read(self, ref: EntryRef) -> AnnotatedSample:
         """The entry at `ref` with its images.
 
         Raises: BadSample with one of the reasons `missing_file`, `outside_images`, `file_too_large`, `unreadable_file`,
-            or `images_replaced` for a zip that is another one than at the start.
+            `images_replaced` for a zip that is another one than at the start, or one of `ShardReader.read`.
         """
         names, row = ref.fields()
         try:
-            images = [self._images.read(name, MAX_IMAGE_BYTES) for name in names]
+            images = [
+                self._files.read(name, MAX_IMAGE_BYTES) if sample is None else self._shards.read(sample).jpg
+                for name, sample in zip(names, ref.samples or (None,) * len(names), strict=True)
+            ]
         except NotRead as error:
             reason, _, detail = str(error).partition(": ")
             raise BadSample(reason, f"{ref.name}: {detail}") from error

@@ -18,6 +18,7 @@ from albef.config import AlbefConfig
 from albef.errors import DataError
 from albef.inputs.preprocess import preprocess_image
 from albef.inputs.tokenizer import AlbefTokenizer
+from pipeline.data.annotations.images import AnnotationImages
 from pipeline.data.corpus.locations import SampleRef
 from pipeline.data.corpus.manifest import Manifest
 from pipeline.data.corpus.reader import BadSample, ShardReader
@@ -119,7 +120,7 @@ class EvaluationPairs:
     def from_captions(
         cls,
         captions_of: Mapping[str, Sequence[str]],
-        images: ImageRoots,
+        images: ImageRoots | AnnotationImages,
         captions: Captions = "all",
         *,
         max_words: int = 30,
@@ -245,7 +246,7 @@ def _read_annotations(file: Path) -> Iterable[tuple[str, list[str]]]:
         yield image, texts
 
 
-def _open_file(images: ImageRoots, names: list[str], index: int) -> Image.Image:
+def _open_file(images: ImageRoots | AnnotationImages, names: list[str], index: int) -> Image.Image:
     try:
         data = images.read(names[index], MAX_IMAGE_BYTES)
     except (NotRead, RootError) as error:
