@@ -37,7 +37,7 @@ COMMANDS = {
         "pipeline.tasks.replay",
         "repeat a skipped step; show the module and the samples with which it goes wrong",
     ),
-    "evaluate": ("pipeline.tasks.evaluate", "evaluate a model: retrieval, snli-ve, vqa, nlvr2, or grounding"),
+    "evaluate": ("pipeline.tasks.evaluate", "evaluate a model, pretrained or fine-tuned, on one of the tasks"),
     "export": ("pipeline.tasks.pretraining.export", "turn a checkpoint into a model folder, or the official .pth"),
     "import": ("pipeline.tasks.pretraining.import_official", "turn an official .pth into a model folder"),
     "bench": (

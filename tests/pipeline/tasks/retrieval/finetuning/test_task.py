@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def batch_of(folder: Path, task: Any, indices: list[int]) -> Any:
 
 
 def test_all_captions_of_an_image_are_positives_in_batch_and_queue(folder: Path) -> None:
-    """From the list to the loss: against a contrastive loss written out in float64, and no negative of the image."""
+    """From the list to the loss: against a contrastive loss written out in float64."""
     task = made(folder, "--model.hidden_dropout=0", "--model.attention_dropout=0", "--objective.distill=false")
     at = LaneStep(step=0, epoch=0, lane=0, num_lanes=1, steps_per_epoch=3)
     first = batch_of(folder, task, [0, 4, 6, 8])
@@ -108,6 +109,34 @@ def test_all_captions_of_an_image_are_positives_in_batch_and_queue(folder: Path)
         assert targets[0].count_nonzero() == 3 and targets[3].count_nonzero() == 2
         expected += -(F.log_softmax(logits, dim=1) * targets).sum(dim=1).mean().item() / 2
     assert loss_itc == pytest.approx(expected, rel=1e-5)
+
+
+def test_captions_of_an_image_are_never_negatives_of_each_other(folder: Path) -> None:
+    """Twice image 0 and once image 1: each draw gives one of the four matching losses whose negatives are of another
+    image, and each of them is drawn."""
+    task = made(folder, "--model.hidden_dropout=0", "--model.attention_dropout=0")
+    with torch.no_grad():
+        task.model.itm_head.weight.mul_(100)  # with a new head all losses are nearly the same
+    batch = batch_of(folder, task, [0, 1, 2]).normalised()
+    assert batch.image_ids.tolist() == [0, 0, 1]
+    targets, alpha = task.teacher.targets(batch), torch.tensor(0.0, dtype=torch.float64)
+
+    def matching_loss(draws: torch.Tensor, negatives: Any = None) -> float:
+        drawn = dataclasses.replace(batch, negative_draws=draws)
+        with torch.no_grad():
+            return float(task.model(drawn, targets, task.queue, alpha, negative_indices=negatives).itm)
+
+    given = [(torch.tensor([2, 2, image]), torch.tensor([2, 2, text])) for image in (0, 1) for text in (0, 1)]
+    allowed = [matching_loss(batch.negative_draws, negatives) for negatives in given]
+    assert len({round(loss, 5) for loss in allowed}) == 4, "the choices differ"
+    generator = torch.Generator().manual_seed(0)
+    found = set()
+    for _ in range(24):
+        loss = matching_loss(torch.rand(2, 3, generator=generator, dtype=torch.float64))
+        nearest = min(range(4), key=lambda number: abs(allowed[number] - loss))
+        assert loss == pytest.approx(allowed[nearest], rel=1e-6)
+        found.add(nearest)
+    assert found == set(range(4))
 
 
 def test_each_caption_is_a_pair_and_each_image_has_a_number(folder: Path, tmp_path: Path) -> None:
