@@ -5,6 +5,7 @@ distillation      a classifier with momentum distillation as a task
 entry_image       the images of an entry to evaluate
 evaluation        a trained classifier on an annotation file
 export            a checkpoint to a model folder or the official .pth
+maker             a task on annotation files for the commands, by what differs
 replay            how `replay` takes a lane
 starting_weights  starts a task's model from a trained one, and reports which weights it took
 """
