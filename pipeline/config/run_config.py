@@ -151,10 +151,6 @@ class ClassifierRun(RunConfig):
     data: AnnotationData = field(default_factory=AnnotationData)
     validation: AnnotationValidation = field(default_factory=AnnotationValidation)
 
-    def mistakes(self) -> list[Problem]:
-        """Also what only pretraining can do so far."""
-        return [*super().mistakes(), *_compiled(self)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EntailmentRun(ClassifierRun):
@@ -193,8 +189,11 @@ class AlignmentRun(RunConfig):
     validation: NoValidation = field(default_factory=NoValidation)
 
     def mistakes(self) -> list[Problem]:
-        """Also a micro-batch without two other images, and what only pretraining can do so far."""
-        problems = [*super().mistakes(), *_compiled(self)]
+        """Also a micro-batch without two other images, and a step that is not compiled."""
+        problems = super().mistakes()
+        if self.model.compile:
+            what = f"model.compile is true, which {self.task} cannot do yet"
+            problems.append(Problem(what=what, hint="set model.compile to false"))
         if self.batch.micro_batch_size < LEAST_TEXTS:
             what = f"batch.micro_batch_size is {self.batch.micro_batch_size}, and two other images are drawn for a text"
             problems.append(Problem(what=what, hint=f"use micro_batch_size {LEAST_TEXTS} or more"))
@@ -215,7 +214,7 @@ class VqaRun(RunConfig):
 
     def mistakes(self) -> list[Problem]:
         """Also answers longer than the decoder's positions, and a validation without candidates."""
-        problems = [*super().mistakes(), *_compiled(self)]
+        problems = super().mistakes()
         if self.objective.max_answer_tokens > self.model.max_text_positions:
             what = f"objective.max_answer_tokens {self.objective.max_answer_tokens} is more than "
             what += f"model.max_text_positions {self.model.max_text_positions}"
@@ -234,10 +233,6 @@ class PairsRun(RunConfig):
     init: StartConfig = field(default_factory=StartConfig)
     objective: RetrievalObjective = field(default_factory=RetrievalObjective)
     data: AnnotationData = field(default_factory=AnnotationData)
-
-    def mistakes(self) -> list[Problem]:
-        """Also what only pretraining can do so far."""
-        return [*super().mistakes(), *_compiled(self)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,13 +253,6 @@ class GroundingRun(PairsRun):
 
     task: str = "grounding"
     validation: GroundingValidation = field(default_factory=GroundingValidation)
-
-
-def _compiled(run: RunConfig) -> list[Problem]:
-    if not run.model.compile:
-        return []
-    what = f"model.compile is true, which {run.task} cannot do yet"
-    return [Problem(what=what, hint="set model.compile to false")]
 
 
 RUNS: dict[str, type[RunConfig]] = {

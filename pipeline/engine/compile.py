@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,33 @@ def compiled(function: Callable[P, R], *, backend: Backend = INDUCTOR) -> Callab
         (`torch._dynamo.config.recompile_limit`); it never runs such code uncompiled.
     """
     return torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+
+
+def compile_lane(
+    model: nn.Module,
+    targets: Callable[[Any], R],
+    *,
+    varying: Mapping[str, Sequence[int]],
+    backend: Backend = INDUCTOR,
+) -> Callable[[Any], R]:
+    """Compile what a lane costs: the trained model's forward, in place, and the targets that are computed before it.
+
+    Args:
+        targets: computes a batch's targets, without gradient.
+        varying: a batch's tensors by name, with their dimensions that differ between batches (see `let_vary`).
+
+    Returns: what to call in place of `targets`, once a batch, before the forward.
+    """
+    compile_forward(model, backend=backend)
+    compiled_targets = compiled(targets, backend=backend)
+
+    def marked(batch: Any) -> R:
+        for name, dims in varying.items():
+            for dim in dims:
+                let_vary(getattr(batch, name), dim)
+        return compiled_targets(batch)
+
+    return marked
 
 
 def let_vary(tensor: Tensor, dim: int) -> None:

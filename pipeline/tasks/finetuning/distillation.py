@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from albef.downstream.nlvr2 import AlbefForNlvr2, Nlvr2Teacher
 from albef.downstream.snli_ve import AlbefForEntailment, EntailmentTeacher
 from albef.downstream.vqa import AlbefForVqa, VqaTeacher
 from albef.errors import CheckpointError
+from pipeline.config.run_config import RunConfig
+from pipeline.engine.compile import INDUCTOR, Backend, compile_lane
 from pipeline.engine.schedule import alpha_at
 from pipeline.task import Batcher, LaneLosses, LaneStep, Progress
 from pipeline.tasks.finetuning.classification import ClassifierValidation
@@ -25,6 +27,8 @@ class Distilled:
 
     name: ClassVar[str]
     """The task's name in a recipe."""
+    varying: ClassVar[Mapping[str, Sequence[int]]] = {"input_ids": (1,), "attention_mask": (1,)}
+    """Tensors of a batch by name, with their dimensions that differ between batches: the length of the texts."""
 
     model: AlbefForEntailment | AlbefForNlvr2 | AlbefForVqa
     teacher: EntailmentTeacher | Nlvr2Teacher | VqaTeacher | None
@@ -35,6 +39,27 @@ class Distilled:
     """What the model's output begins with."""
     steps_done: int = 0
     """For the validation's warning; 0 until the first step of a start."""
+    compiled_targets: Callable[[Any], Any] | None = field(init=False, default=None)
+    """`targets` compiled."""
+
+    def targets(self, batch: Any) -> Any:
+        """The teacher's targets of a batch; None without a teacher."""
+        return None if self.teacher is None else self.teacher.targets(batch)
+
+    def compile(self, *, backend: Backend = INDUCTOR) -> None:
+        """Compile what a lane costs. What the validation uses of the student stays uncompiled.
+
+        Args:
+            backend: see `pipeline.engine.compile`; tests take a faster one.
+        """
+        targets = self.targets if self.teacher is None else self.teacher.targets
+        self.compiled_targets = compile_lane(self.model, targets, varying=self.varying, backend=backend)
+
+    def compiled_if(self, run: RunConfig) -> Self:
+        """The same task, compiled where `model.compile` is true."""
+        if run.model.compile:
+            self.compile()
+        return self
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -54,7 +79,7 @@ class Distilled:
             steps_per_epoch=at.steps_per_epoch,
             ramp_epochs=self.alpha_ramp_epochs,
         )
-        targets = None if self.teacher is None else self.teacher.targets(batch)
+        targets = (self.compiled_targets or self.targets)(batch)
         weight = torch.full((), alpha, dtype=torch.float64, device=batch.image.device)
         output = engine(batch, targets, weight)
         return LaneLosses(

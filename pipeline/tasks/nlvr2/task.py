@@ -53,7 +53,7 @@ class Nlvr2(DistilledClassifier):
             batcher=batcher_of(run, tokenizer),
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
             validation=validation_of(run, world, tokenizer),
-        )
+        ).compiled_if(run)
 
 
 def batcher_of(run: Nlvr2Run, tokenizer: AlbefTokenizer) -> Nlvr2Batcher:

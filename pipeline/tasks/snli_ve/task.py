@@ -52,7 +52,7 @@ class Entailment(DistilledClassifier):
             batcher=batcher_of(run, tokenizer),
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
             validation=validation_of(run, world, tokenizer),
-        )
+        ).compiled_if(run)
 
 
 def batcher_of(run: EntailmentRun, tokenizer: AlbefTokenizer) -> EntailmentBatcher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +13,11 @@ from torch import Tensor
 from albef.downstream.vqa import AlbefForVqa, VqaTeacher
 from albef.errors import CheckpointError
 from albef.inputs.tokenizer import AlbefTokenizer
+from albef.inputs.vqa_batch import VqaBatch
+from albef.kernels.mlm import WordLogits
 from pipeline.config.run_config import VqaRun
 from pipeline.data.annotations.corpus import read_annotations
+from pipeline.engine.compile import INDUCTOR, Backend, let_vary
 from pipeline.engine.distributed import World
 from pipeline.engine.new_student import new_student
 from pipeline.task import Progress
@@ -32,6 +35,16 @@ class Vqa(Distilled):
     """The parts of fine-tuning on VQA. A `pipeline.task.Task`."""
 
     name: ClassVar[str] = VqaRun.task
+    varying: ClassVar[Mapping[str, Sequence[int]]] = {
+        "question_ids": (1,),
+        "question_mask": (1,),
+        "answer_ids": (0, 1),
+        "answer_question": (0,),
+        "answer_weights": (0,),
+        "answer_positions": (0,),
+        "answer_labels": (0,),
+    }
+    """Also the number of answers, their length, and the number of their words."""
 
     model: AlbefForVqa
     candidates: Candidates | None = None
@@ -65,7 +78,21 @@ class Vqa(Distilled):
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
             candidates=candidates,
             validation=validation_of(run, world, tokenizer, candidates),
-        )
+        ).compiled_if(run)
+
+    def compile(self, *, backend: Backend = INDUCTOR) -> None:
+        """Also let the number of words vary in what the teacher gives of each."""
+        super().compile(backend=backend)
+        targets = self.compiled_targets
+        assert targets is not None
+
+        def of_words(batch: VqaBatch) -> WordLogits | None:
+            found: WordLogits | None = targets(batch)
+            if found is not None:
+                let_vary(found.states, 0)
+            return found
+
+        self.compiled_targets = of_words
 
     @property
     def shape(self) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from albef.downstream.retrieval import AlbefForRetrieval, RetrievalTeacher
 from albef.errors import CheckpointError
+from albef.inputs.batch import TeacherTargets
 from albef.inputs.retrieval_batch import RetrievalBatch
 from albef.inputs.tokenizer import AlbefTokenizer
 from albef.objective.queue import FeatureQueue
@@ -21,6 +22,7 @@ from pipeline.config.run_config import PairsRun, RetrievalRun
 from pipeline.data import seeds
 from pipeline.data.annotations.corpus import read_annotations
 from pipeline.data.annotations.entries import Format
+from pipeline.engine.compile import INDUCTOR, Backend, compile_lane
 from pipeline.engine.distributed import World
 from pipeline.engine.new_student import new_student
 from pipeline.engine.schedule import alpha_at
@@ -57,6 +59,8 @@ class Retrieval:
     """Epochs over which the distillation weight rises from 0 to `objective.alpha`."""
     validator: Scorer | None = None
     loss_names: tuple[str, ...] = LOSS_NAMES
+    compiled_targets: Callable[[RetrievalBatch], TeacherTargets] | None = field(init=False, default=None)
+    """The teacher's `targets` compiled."""
 
     @classmethod
     def of_run(cls, run: PairsRun, world: World, compute_dtype: torch.dtype) -> Self:
@@ -84,7 +88,7 @@ class Retrieval:
         start_teacher(teacher, source)
         if source is not None:
             start_rows(queue, source)
-        return cls(
+        task = cls(
             model=student,
             teacher=teacher,
             queue=queue,
@@ -92,6 +96,18 @@ class Retrieval:
             alpha_ramp_epochs=run.schedule.alpha_ramp_epochs,
             validator=cls.validator_of(run, world, tokenizer),
         )
+        if run.model.compile:
+            task.compile()
+        return task
+
+    def compile(self, *, backend: Backend = INDUCTOR) -> None:
+        """Compile what a lane costs. What the validation uses of the student stays uncompiled.
+
+        Args:
+            backend: see `pipeline.engine.compile`; tests take a faster one.
+        """
+        varying = {"input_ids": (1,), "attention_mask": (1,)}  # the length of the texts
+        self.compiled_targets = compile_lane(self.model, self.teacher.targets, varying=varying, backend=backend)
 
     @classmethod
     def validator_of(cls, run: PairsRun, world: World, tokenizer: AlbefTokenizer) -> Scorer:
@@ -131,7 +147,7 @@ class Retrieval:
             ramp_epochs=self.alpha_ramp_epochs,
         )
         temperature = self.model.temperature.detach().clone().float().squeeze()
-        targets = self.teacher.targets(batch)
+        targets = (self.compiled_targets or self.teacher.targets)(batch)
         self.queue.gather(targets.image_feat, targets.text_feat, batch.image_ids, num_lanes=at.num_lanes)
         weight = torch.full((), alpha, dtype=torch.float64, device=batch.image.device)
         output = engine(batch, targets, self.queue, weight)
