@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 class RowsFailedError(UserError):
     """Some rows of an ablation have no result, or cannot be compared."""
 
-    exit_code = 1
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `ablate`."""
@@ -46,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """`ablate`. Returns 0, or 75 after a request to stop: the same command resumes.
 
-    Raises: RowsFailedError, exit code 1, when a row has failed or the budgets differ.
+    Raises: RowsFailedError when a row has failed or the budgets differ.
     """
     planned = load_plan(args.plan)
     rows, seeds = chosen(planned.plan, args.rows, args.seeds)

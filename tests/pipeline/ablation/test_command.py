@@ -128,10 +128,10 @@ def test_the_table_has_mean_lowest_and_highest(tried: Tried, capsys: pytest.Capt
 
 
 def test_a_failing_row_costs_no_other(tried: Tried, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1 and its name; what needs the same model fails without a second try; fixed, only that is run."""
+    """Exit code 2 and its name; what needs the same model fails without a second try; fixed, only that is run."""
     tried.plan["rows"] = ["itc", "distill_mlm", "distill_downstream"]
     tried.write("fails", "distill_mlm 0 pretrain\n")
-    assert tried.run() == 1
+    assert tried.run() == 2
     assert "error: 2 runs failed: distill_mlm with seed 0, distill_downstream with seed 0" in capsys.readouterr().err
     started = tried.started()
     assert len(started) == 2 * (2 * 2 + 3 * 2) - 1 - 4 and started.count("pretrain distill_mlm/0") == 1
@@ -160,10 +160,10 @@ def test_a_stopped_run_stops_the_ablation(tried: Tried) -> None:
 
 
 def test_unequal_budgets_are_an_error(tried: Tried, capsys: pytest.CaptureFixture[str]) -> None:
-    """One row that saw other samples: the table states it, and the exit code is 1."""
+    """One row that saw other samples: the table states it, and the exit code is 2."""
     tried.plan["rows"] = ["mlm_itm", "itc"]
     tried.write("samples", "itc 1 pretrain:39\n")
-    assert tried.run() == 1
+    assert tried.run() == 2
     assert "error: the budgets of the rows differ: pretraining: 5 steps, 40 samples" in capsys.readouterr().err
     assert "39 samples, data ffffffffffffffff in itc seed 1" in tried.table["unequal_budgets"][0]
     assert "**The budgets differ, so the rows cannot be compared:**" in (tried.out / "table.md").read_text()
