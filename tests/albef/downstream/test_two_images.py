@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef.downstream.alignment import NEITHER, AlbefForAlignment, draw_pairs
+from albef.downstream.alignment import FIRST, NEITHER, SECOND, AlbefForAlignment, draw_pairs
 from albef.downstream.nlvr2 import AlbefForNlvr2
 from albef.errors import ConfigError
 from albef.inputs.alignment_batch import AlignmentBatch
@@ -45,6 +45,24 @@ def test_ten_statements_are_learned_by_heart() -> None:
     for _ in range(60):
         optimizer.zero_grad()
         output = model(batch, None, ALPHA)
+        output.total.backward()
+        optimizer.step()
+    assert output.accuracy == 1 and output.total < 0.1
+
+
+def test_ten_texts_are_assigned_by_heart() -> None:
+    """Ten texts, each with two images that are drawn once: first, second or neither, all are classified right."""
+    torch.manual_seed(0)
+    model = AlbefForAlignment(PLAIN).train()
+    image, draws = images(10, 1), torch.rand(4, 10, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    draws[0], draws[1] = torch.arange(10) / 10, torch.tensor([0.2, 0.8] * 5)  # 7 have their own, on either side
+    batch = AlignmentBatch(image=image, draws=draws, **texts(10, 3))
+    pairs = draw_pairs(model.similarities(model.image_encoder(image)), draws)
+    assert set(pairs.labels.tolist()) == {FIRST, SECOND, NEITHER}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        output = model(batch, pairs=pairs)
         output.total.backward()
         optimizer.step()
     assert output.accuracy == 1 and output.total < 0.1
