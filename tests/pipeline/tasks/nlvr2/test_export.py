@@ -70,7 +70,7 @@ def test_a_saved_model_compares_two_images_in_their_order(folder: Path, tmp_path
     one = model.compare(first[1], second[1], statements[1])
     assert torch.allclose(one, found[1:2], atol=1e-6)  # padded to another length: fp32 rounding
     assert model.compare([], [], []).shape == (0,)
-    with pytest.raises(ValueError, match="3 first images, 1 second images and 3 statements"):
+    with pytest.raises(ValueError, match="3 first images, 1 second images and 3 texts"):
         model.compare(first, second[0], statements)
 
 
