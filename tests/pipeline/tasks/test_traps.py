@@ -105,7 +105,7 @@ def test_a_decoder_that_gives_one_answer_is_reported(tmp_path: Path, caplog: pyt
     answers = [answer for given in people for answer in given]
     most = max(ANSWERS, key=answers.count)
     for steps_done in (4, 5):
-        model = Constant(validation.candidates.answers.index(most))
+        model: Any = Constant(validation.candidates.answers.index(most))
         values = validation.run(model, steps_done=steps_done, progress=lambda *_: None)
         assert values["val/accuracy"] == values["val/majority"] > 0
         assert (f"always answering {most} would be in" in caplog.text) == (steps_done == 5)
