@@ -404,9 +404,9 @@ def due(step: int, every: int) -> bool:
 
 
 def set_lr(engine: Any, lr: float) -> None:
-    """Set the rate of every parameter group for the step to come."""
+    """Set the rate of every parameter group for the step to come; the temperature's may be a share of it."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_share", 1.0)
 
 
 def waited_for(training: Training) -> Iterator[StepBatches]:

@@ -41,13 +41,22 @@ def split_names(
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """The optimizer's two groups, without and with decay (the original's order); trainable parameters only."""
+    """The optimizer's two groups, without and with decay (the original's order); trainable parameters only.
+
+    With `temperature_lr_share` below 1, the temperature is a third group, whose `lr_share` the trainer multiplies its
+    rate by.
+    """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    without, with_decay = split_names(trainable.items(), config.decay_groups)
-    groups = [
-        {"params": [trainable[name] for name in without], "weight_decay": 0.0},
-        {"params": [trainable[name] for name in with_decay], "weight_decay": config.weight_decay},
+    names = dict(zip(("without", "with"), split_names(trainable.items(), config.decay_groups), strict=True))
+    slow = {"temperature"} & set(trainable) if config.temperature_lr_share < 1 else set()
+    decay = {"without": 0.0, "with": config.weight_decay}
+    groups: list[dict[str, Any]] = [
+        {"params": [trainable[name] for name in names[kind] if name not in slow], "weight_decay": decay[kind]}
+        for kind in names
     ]
+    for kind in names:
+        params = [trainable[name] for name in names[kind] if name in slow]
+        groups.append({"params": params, "weight_decay": decay[kind], "lr_share": config.temperature_lr_share})
     return [group for group in groups if group["params"]]
 
 

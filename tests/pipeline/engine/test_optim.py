@@ -18,6 +18,7 @@ from pipeline.engine.optim import build_optimizer, parameter_groups, split_names
 from tests.parity import goldens
 from tests.support.ranks import run_ranks
 from tests.support.tiny_run import tiny_recipe
+from tests.support.training_runs import run, student
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,18 @@ def test_a_step_is_adamw_s() -> None:
     pairs = {"weights": (found, exact), "first": (moments[0], first), "second": (moments[1], second)}
     for name, (ours, expected) in pairs.items():
         assert torch.allclose(ours.double(), expected, rtol=1e-6, atol=1e-7), name  # a few roundings of fp32
+
+
+def test_the_temperature_may_move_slower_than_the_weights(tmp_path: Path) -> None:
+    """A hundredth of the rate, in a group of its own: on one rank and two, at stages 1 and 2, the same bits."""
+    steps, slow = "--max_steps=3", "--optim.temperature_lr_share=0.01"
+    one = student(run(tmp_path, "one", overrides=[steps, slow, "--deepspeed.config=zero1_fp32"]))
+    two = student(run(tmp_path, "two", ranks=2, overrides=[steps, slow, "--deepspeed.config=zero2_fp32"]))
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+    full = student(run(tmp_path, "full", overrides=[steps]))
+    moved = [abs(weights["temperature"].item() - 0.07) for weights in (one, full)]
+    # AdamW's first steps are of the rate's size for any gradient
+    assert 0 < moved[0] < 0.03 * moved[1]
 
 
 @pytest.mark.parametrize("ds_config", ["zero0_bf16", "zero1_bf16", "zero2_bf16"])
