@@ -59,8 +59,9 @@ would propose them. Boxes are x, y, width, height in pixels. `../scenes.jsonl` h
 - **Matching.** In `itm_*`, each caption stands once with its picture and once with a picture it is false of, which in
   about half of the pairs shows a thing that the caption names.
 - **VQA.** One question a scene about a colour, a shape, a number and a place, and one each to answer yes and no.
-- **NLVR2.** Each statement has four pairs of pictures, two of them true. All statements compare the pictures: what one
-  picture shows is as frequent under `True` as under `False`.
+- **NLVR2.** Each statement has four pairs of pictures, two of them true. Two of five statements are about the left or
+  the right picture, and the other one gives nothing away; one of five says that both pictures, or at least one, contain
+  something; two of five compare the pictures: what one picture shows is as frequent under `True` as under `False`.
 - **Entailment.** Each picture has one hypothesis of each label.
 - **Grounding.** Each expression fits one thing of its picture and no other.
 

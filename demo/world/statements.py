@@ -1,7 +1,8 @@
 """Statements about two pictures, each with four pairs of pictures: it is true of two of them and false of two.
 
-All compare the two pictures: of one alone, what it shows is as frequent under `True` as under `False`. "Both images
-contain a star" cannot be balanced in this way, because one picture without a star settles it.
+Some are about one of the two, and what the other shows is as frequent under `True` as under `False`. Some are settled
+by either picture in half of their pairs. Some compare the two: of one alone, what it shows says nothing. Of the last
+kind alone, as of a parity, nothing is learned in minutes: no part of the way to it lowers the loss.
 """
 
 from __future__ import annotations
@@ -18,8 +19,20 @@ from demo.world.scenes import World
 
 MAX_TRIES = 200
 MAX_SEARCHED = 400
-"""Scenes among which the eight for one sentence are looked for."""
+"""Scenes among which those for one sentence are looked for."""
 PAIRS_EACH = 4
+SCENES_EACH = 6
+"""Of one value, in the four pairs of one sentence, at most."""
+PAIRS = {
+    "left": (("a", "b", True), ("a", "a", True), ("b", "b", False), ("b", "a", False)),
+    "right": (("b", "a", True), ("a", "a", True), ("b", "b", False), ("a", "b", False)),
+    "both": (("a", "a", True), ("a", "a", True), ("a", "b", False), ("b", "a", False)),
+    "at least one": (("a", "b", True), ("b", "a", True), ("b", "b", False), ("b", "b", False)),
+    "equal": (("a", "a", True), ("b", "b", True), ("a", "b", False), ("b", "a", False)),
+    "different": (("a", "b", True), ("b", "a", True), ("a", "a", False), ("b", "b", False)),
+}
+"""Kind of statement -> the values of the two pictures in each of its pairs, and whether it is true of that pair. Where
+a value is whether a picture contains something, `a` is that it does."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,8 @@ class _Family:
     text: str
     value: Callable[[Scene], Hashable]
     """None: the sentence is not said of pairs with this picture."""
-    true_of_equal: bool
+    pairs: str
+    """Which of PAIRS."""
 
 
 def statements(world: World, split: str) -> list[Statement]:
@@ -63,35 +77,53 @@ def _four(world: World, split: str, draws: Draws) -> list[Statement]:
             value = family.value(scene)
             if value is not None:
                 by_value[value].append(scene)
-        enough = [group for group in by_value.values() if len(group) >= PAIRS_EACH]
+        enough = {value: group for value, group in by_value.items() if len(group) >= SCENES_EACH}
         if len(enough) < 2:
             continue
-        (a1, a2, a3, a4), (b1, b2, b3, b4) = (draws.sample(group, PAIRS_EACH) for group in draws.sample(enough, 2))
-        pairs = [(a1, a2, True), (b1, b2, True), (a3, b3, False), (b4, a4, False)]
-        return [Statement(family.text, x, y, equal == family.true_of_equal) for x, y, equal in draws.shuffled(pairs)]
+        values = [True, False] if set(enough) == {True, False} else draws.sample(list(enough), 2)
+        left = {name: draws.sample(enough[value], SCENES_EACH) for name, value in zip("ab", values, strict=True)}
+        pairs = [(left[x].pop(), left[y].pop(), is_true) for x, y, is_true in PAIRS[family.pairs]]
+        return [Statement(family.text, x, y, is_true) for x, y, is_true in draws.shuffled(pairs)]
     raise UserError(f"no statement about two of {len(scenes)} scenes of {split}", "ask for more scenes")
 
 
 def _family(world: World, split: str, draws: Draws) -> _Family:
-    """Exactly one contains, both or neither, one this and the other that, the same colour, the same shape."""
+    """Two of five are of one picture, one of five of either, two of five compare."""
     noun, other = _noun(world, split, draws), _noun(world, split, draws)
-    match draws.below(5):
-        case 0:
-            return _Family(f"exactly one image contains {with_article(noun)}", lambda s: bool(that_fit(s, noun)), False)
-        case 1:
-            text = f"{with_article(noun)} is in both images or in neither"
-            return _Family(text, lambda s: bool(that_fit(s, noun)), True)
-        case 2:
-            text = f"one image contains {with_article(noun)} and the other contains {with_article(other)}"
-            return _Family(text, lambda s: _only_one(s, noun, other), False)
-        case 3:
-            of_shape = Noun(shape=draws.choice(SHAPES))
-            text = f"the {of_shape} has the same color in both images"
-            return _Family(text, lambda s: _only(s, of_shape, "colour"), True)
+    contains = f"contains {with_article(noun)}"
+
+    def shown(scene: Scene) -> bool:
+        return bool(that_fit(scene, noun))
+
+    match draws.below(10):
+        case 0 | 1:
+            return _Family(f"the left image {contains}", shown, "left")
+        case 2 | 3:
+            return _Family(f"the right image {contains}", shown, "right")
+        case 4:
+            return _Family(f"both images contain {with_article(noun)}", shown, "both")
+        case 5:
+            return _Family(f"at least one image {contains}", shown, "at least one")
+        case 6:
+            return _Family(f"exactly one image {contains}", shown, "different")
+        case 7:
+            return _Family(f"{with_article(noun)} is in both images or in neither", shown, "equal")
+        case 8:
+            text = f"one image {contains} and the other contains {with_article(other)}"
+            return _Family(text, lambda s: _only_one(s, noun, other), "different")
         case _:
-            of_colour = Noun(colour=draws.choice(tuple(COLOURS)))
-            text = f"the {of_colour} has the same shape in both images"
-            return _Family(text, lambda s: _only(s, of_colour, "shape"), True)
+            return _same(draws)
+
+
+def _same(draws: Draws) -> _Family:
+    """The same colour or the same shape."""
+    if draws.chance(0.5):
+        of_shape = Noun(shape=draws.choice(SHAPES))
+        text = f"the {of_shape} has the same color in both images"
+        return _Family(text, lambda s: _only(s, of_shape, "colour"), "equal")
+    of_colour = Noun(colour=draws.choice(tuple(COLOURS)))
+    text = f"the {of_colour} has the same shape in both images"
+    return _Family(text, lambda s: _only(s, of_colour, "shape"), "equal")
 
 
 def _noun(world: World, split: str, draws: Draws) -> Noun:

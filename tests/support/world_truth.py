@@ -141,8 +141,9 @@ def value_for(facts: Facts, sentence: str) -> Any:
         return first
     if found := re.fullmatch(r"the (.+) has the same (color|shape) in both images", sentence):
         return the(facts, found[1])[found[2]]
-    found = re.fullmatch(r"exactly one image contains an? (.+)", sentence) or re.fullmatch(
-        r"an? (.+) is in both images or in neither", sentence
+    found = re.fullmatch(r"an? (.+) is in both images or in neither", sentence) or re.fullmatch(
+        r"(?:exactly one image|at least one image|the left image|the right image|both images) contains? an? (.+)",
+        sentence,
     )
     assert found, sentence
     return bool(described(facts, found[1]))
@@ -150,8 +151,19 @@ def value_for(facts: Facts, sentence: str) -> Any:
 
 def statement_is_true(first: Facts, second: Facts, sentence: str) -> bool:
     """Two pictures and one sentence."""
-    equal = value_for(first, sentence) == value_for(second, sentence)
-    return equal if "same" in sentence or "neither" in sentence else not equal
+    left, right = value_for(first, sentence), value_for(second, sentence)
+    for words, truth in (
+        ("the left image", left),
+        ("the right image", right),
+        ("both images contain", left and right),
+        ("at least one", left or right),
+        ("exactly one", left != right),
+        ("one image contains", left != right),
+    ):
+        if sentence.startswith(words):
+            return bool(truth)
+    assert "same" in sentence or "neither" in sentence, sentence
+    return bool(left == right)
 
 
 def pairs_named(texts: Sequence[str]) -> set[tuple[str, str]]:
