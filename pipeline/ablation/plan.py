@@ -89,6 +89,18 @@ class VqaPlan(TaskPlan):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroundingPlan(TaskPlan):
+    """Grounding, fine-tuned; the columns are its accuracy and the pointing game."""
+
+    dets: str | None = None
+    """A detector's boxes (dets.json), of which one is chosen; null: the box is made of the map's cells."""
+    by: Literal["itm", "itc"] = "itm"
+    """Grad-CAM of matching in the multimodal encoder's cross-attention, or of similarity in the image encoder."""
+    block: NonNegativeInt | None = None
+    """The layer of the map, from 0; null takes the one that `evaluate grounding` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AblationPlan:
     """Everything that decides an ablation."""
 
@@ -105,8 +117,11 @@ class AblationPlan:
     zero_shot: ZeroShotPlan = field(default_factory=ZeroShotPlan)
     retrieval: RetrievalPlan = field(default_factory=RetrievalPlan)
     vqa: VqaPlan = field(default_factory=VqaPlan)
+    text_assignment: PlannedRun = field(default_factory=PlannedRun)
+    """What NLVR2 starts from, as in the paper (`finetune nlvr2-pretrain`); null: from the pretrained model."""
     nlvr2: TaskPlan = field(default_factory=TaskPlan)
     snli_ve: TaskPlan = field(default_factory=TaskPlan)
+    grounding: GroundingPlan = field(default_factory=GroundingPlan)
 
     def mistakes(self) -> Iterator[Problem]:
         """What is missing, twice or cannot be."""
@@ -121,7 +136,11 @@ class AblationPlan:
         if not self.evaluated:
             yield Problem(
                 what="no task is planned",
-                hint="give zero_shot.annotations, or the recipe of retrieval, vqa, nlvr2 or snli_ve",
+                hint=f"give zero_shot.annotations, or the recipe of one of {', '.join(SCORED)}",
+            )
+        if self.text_assignment.recipe is not None and self.nlvr2.recipe is None:
+            yield Problem(
+                what="text_assignment is planned without nlvr2", hint="give nlvr2.recipe, which starts from it"
             )
         for name in self.evaluated:
             section = getattr(self, name)
@@ -132,17 +151,20 @@ class AblationPlan:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Names of the sections of tasks that are trained."""
+        """Names of the sections of tasks that are trained, each after what it starts from."""
         return tuple(name for name in TASKS if getattr(self, name).recipe is not None)
 
     @property
     def evaluated(self) -> tuple[str, ...]:
         """Names of the sections whose results are columns of the table."""
-        return (*(["zero_shot"] if self.zero_shot.annotations is not None else []), *self.trained)
+        scored = (name for name in self.trained if name in SCORED)
+        return (*(["zero_shot"] if self.zero_shot.annotations is not None else []), *scored)
 
 
-TASKS = {"retrieval": "retrieval", "vqa": "vqa", "nlvr2": "nlvr2", "snli_ve": "snli-ve"}
+SCORED = {"retrieval": "retrieval", "vqa": "vqa", "nlvr2": "nlvr2", "snli_ve": "snli-ve", "grounding": "grounding"}
 """Section of a plan -> TASK of `finetune` and `evaluate`."""
+TASKS = {"text_assignment": "nlvr2-pretrain"} | SCORED
+"""Section of a plan -> TASK of `finetune`."""
 
 
 VALIDATED = ("validation.annotations", "validation.manifest")

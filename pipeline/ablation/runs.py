@@ -13,7 +13,7 @@ from pathlib import Path
 from albef.errors import ConfigError
 from base import atomic_file
 from base.child_process import run_child
-from pipeline.ablation.plan import TASKS, Planned
+from pipeline.ablation.plan import SCORED, TASKS, Planned
 from pipeline.ablation.rows import ROWS, Row
 from pipeline.config.resolve import differences, load_config
 from pipeline.config.run_config import to_yaml
@@ -92,9 +92,14 @@ class Ablation:
         if "zero_shot" in plan.evaluated:
             yield self._evaluation("retrieval", "zero_shot", row, seed, pretrained)
         for name in plan.trained:
-            flags = [f"--init.model={pretrained}", f"--objective.distill={_word(row.distills_downstream)}"]
+            after = name == "nlvr2" and "text_assignment" in plan.trained
+            start = self.model(row, seed, "text_assignment") if after else pretrained
+            flags = [f"--init.model={start}"]
+            if name != "text_assignment":  # it has no teacher
+                flags.append(f"--objective.distill={_word(row.distills_downstream)}")
             yield from self._trained(["finetune", TASKS[name]], name, row, seed, flags)
-            yield self._evaluation(TASKS[name], name, row, seed, self.model(row, seed, name))
+            if name in SCORED:
+                yield self._evaluation(SCORED[name], name, row, seed, self.model(row, seed, name))
 
     def _trained(self, command: list[str], name: str, row: Row, seed: int, flags: list[str]) -> Iterator[Command]:
         """Training and export of its model."""
@@ -126,7 +131,8 @@ class Ablation:
     def evaluation_flags(self, name: str) -> list[str]:
         """What a task's models are evaluated on, as flags of `evaluate`."""
         section = getattr(self.planned.plan, name)
-        flags = {key: getattr(section, key, None) for key in ("annotations", "images", "answers", "captions", "k_test")}
+        keys = ("annotations", "images", "answers", "captions", "k_test", "dets", "by", "block")
+        flags = {key: getattr(section, key, None) for key in keys}
         return [f"--{key.replace('_', '-')}={value}" for key, value in flags.items() if value is not None]
 
 

@@ -22,7 +22,14 @@ from samples.plain_file import read_plain
 MAX_BYTES = 64 << 20
 DATA_RECORD = "data.json"
 """In a run folder: `pipeline.run.data_fingerprint` writes it, and imports torch, which nothing here needs."""
-TITLES = {"zero_shot": "zero-shot", "retrieval": "tuned", "vqa": "VQA", "nlvr2": "NLVR2", "snli_ve": "SNLI-VE"}
+TITLES = {
+    "zero_shot": "zero-shot",
+    "retrieval": "tuned",
+    "vqa": "VQA",
+    "nlvr2": "NLVR2",
+    "snli_ve": "SNLI-VE",
+    "grounding": "grounding",
+}
 WAYS = {"TR": "i2t", "IR": "t2i"}
 """The paper's names: text retrieval finds texts for images, image retrieval images for texts."""
 RECALL_AT = (1, 5, 10)
@@ -31,7 +38,10 @@ Table = dict[str, Any]
 
 
 def scores(name: str, result: Mapping[str, Any]) -> dict[str, float]:
-    """The columns of a task, in percent: of retrieval the mean of R@1, R@5 and R@10, as in the paper, and R@1."""
+    """The columns of a task, in percent: of retrieval the mean of R@1, R@5 and R@10, as in the paper, and R@1; of
+    grounding the accuracy of boxes, and of the pointing game."""
+    if name == "grounding":
+        return {"grounding": result["accuracy"], "pointing": result["pointing"]}
     if name not in ("zero_shot", "retrieval"):
         return {TITLES[name]: result["accuracy"]}
     found = {}

@@ -127,6 +127,38 @@ def test_the_table_has_mean_lowest_and_highest(tried: Tried, capsys: pytest.Capt
     assert tried.table["unequal_budgets"] == tried.table["failed"] == []
 
 
+def test_nlvr2_starts_from_text_assignment(tried: Tried) -> None:
+    """Which starts from pretraining, has no teacher, and no column; without it NLVR2 starts from pretraining."""
+    tried.plan |= {"rows": ["distill_downstream"], "seeds": [3]}
+    for name, recipe in {"nlvr2": "nlvr2", "grounding": "refcoco_plus", "text_assignment": "nlvr2_pretrain"}.items():
+        tried.plan[name] = {"recipe": recipe}
+        if name != "text_assignment":
+            tried.plan[name] |= {"annotations": "test.json", "images": "test.zip"}
+    tried.plan["grounding"] |= {"dets": "dets.json", "block": 0}
+    assert tried.run() == 0
+    log = [line.replace(str(tried.out), "") for line in (tried.folder / "log").read_text().splitlines()]
+    starts = {line.split()[1]: line.partition("--init.model=")[2] for line in log if line.startswith("finetune")}
+    assert starts == {
+        "vqa": "/distill_mlm/3/model --objective.distill=true",
+        "nlvr2-pretrain": "/distill_mlm/3/model",
+        "nlvr2": "/distill_downstream/3/text_assignment_model --objective.distill=true",
+        "grounding": "/distill_mlm/3/model --objective.distill=true",
+    }
+    order = [line.split()[1] for line in log if line.startswith("finetune")]
+    assert order.index("nlvr2-pretrain") < order.index("nlvr2")
+    (asked,) = [line for line in log if line.startswith("evaluate grounding")]
+    assert "--dets=dets.json --by=itm --block=0" in asked
+    scores = tried.table["rows"][0]["scores"]
+    assert {name: scores[name]["mean"] for name in ("VQA", "NLVR2", "grounding", "pointing")} == {
+        "VQA": 53,
+        "NLVR2": 53,
+        "grounding": 53,
+        "pointing": 53.5,
+    }
+    del tried.plan["nlvr2"]
+    assert tried.run() == 2
+
+
 def test_a_failing_row_costs_no_other(tried: Tried, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2 and its name; what needs the same model fails without a second try; fixed, only that is run."""
     tried.plan["rows"] = ["itc", "distill_mlm", "distill_downstream"]
@@ -254,13 +286,17 @@ def test_overrides_come_after_the_recipe_of_pretraining_and_the_task_s_own(tried
     assert demo.validation.manifest is None and recipes["snli_ve"].validation.annotations == ()
 
 
-def test_the_shipped_plan_is_whole() -> None:
-    """Six rows, three seeds, and one shape for every task."""
-    assert [path.stem for path in PLANS.glob("*.yaml")] == ["world"]
+def test_the_shipped_plans_are_whole() -> None:
+    """Six rows of three tasks, or one row of every task; three seeds, and one shape for all."""
+    assert sorted(path.stem for path in PLANS.glob("*.yaml")) == ["world", "world_tasks"]
     planned = load_plan("world")
     assert planned.plan.rows == tuple(ROWS) and planned.plan.seeds == (0, 1, 2)
     assert planned.plan.evaluated == ("zero_shot", "vqa", "nlvr2", "snli_ve")
-    assert len({run.model for run in planned.recipes.values()}) == 1
+    every = load_plan("world_tasks")
+    assert every.plan.rows == ("distill_downstream",) and every.plan.seeds == (0, 1, 2)
+    assert every.plan.trained == ("text_assignment", "vqa", "nlvr2", "snli_ve", "grounding")
+    for recipes in (planned.recipes, every.recipes):
+        assert len({run.model for run in recipes.values()}) == 1
 
 
 def test_an_unknown_plan_is_named_with_the_ones_there_are() -> None:
