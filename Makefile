@@ -14,7 +14,7 @@ endif
 # 13 processor seconds instead of 6, hundreds of times in the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test check fix docs gpu chaos lock
+.PHONY: help venv demo tasks test check fix docs gpu chaos lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ venv: $(ENVIRONMENT)  ## make .venv with the tested versions; the other targets 
 
 demo: $(ENVIRONMENT)  ## the main job, whole, on the sample images: download, shard, pretrain, evaluate, export, report
 	$(PY) -m demo
+
+tasks: $(ENVIRONMENT)  ## learn every task of the paper on the generated world, over three seeds, and write the table
+	$(PY) -m demo.tasks
 
 # Up to four test files at a time: most tests wait for processes they started. A file stays in one process, and files
 # start in the order of tests/conftest.py: xdist by itself starts with those of many tests, and the long ones come last.

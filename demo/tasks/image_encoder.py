@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -106,7 +107,9 @@ def make(world: Path, out: Path, config: AlbefConfig, *, steps: int, seed: int) 
     encoder, head = train(things, config, steps=steps, seed=seed)
     score = named(encoder, head, Things(world, "val", config.image_size, things.kinds))
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(encoder.state_dict(), out)
+    partial = out.with_name(f".{out.name}.partial")
+    torch.save(encoder.state_dict(), partial)
+    os.replace(partial, out)
     return {"pictures": len(things), "kinds": len(things.kinds), "steps": steps, "batch": BATCH, "named": score}
 
 
