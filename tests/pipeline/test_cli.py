@@ -67,8 +67,8 @@ def test_the_module_runs_as_a_program() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: there is no command chekc\n"
-        "hint: did you mean check? there are check, order, pretrain, finetune, status, replay, evaluate, export, "
-        "import, bench\n"
+        "hint: did you mean check? there are check, order, pretrain, finetune, ablate, status, replay, evaluate, "
+        "export, import, bench\n"
     )
 
 

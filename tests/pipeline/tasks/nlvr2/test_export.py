@@ -85,7 +85,7 @@ def test_the_official_file_holds_both_and_starts_another_run(folder: Path) -> No
         assert all(torch.equal(state[name], weight) for name, weight in weights.items())
     for start in (out / "albef.pth", folder / "teacher"):
         flags = ["--run-dir", str(folder / "new"), "--init.model", str(start)]
-        assert cli.main(["check", str(folder / "recipe.yaml"), *flags]) == 0
+        assert cli.main(["check", str(nlvr2_recipe(folder)), *flags]) == 0
 
 
 def test_evaluation_is_of_every_statement_once_on_any_number_of_ranks(folder: Path, tmp_path: Path) -> None:

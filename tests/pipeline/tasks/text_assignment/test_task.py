@@ -76,7 +76,7 @@ def test_nlvr2_starts_from_what_it_leaves(folder: Path, alone: Path, tmp_path: P
 
 def test_the_recipe_s_bf16_on_two_ranks_leaves_the_weights_that_no_loss_reads(folder: Path, tmp_path: Path) -> None:
     """ZeRO 1 in bf16: the temperature stays, the projections lose at most their decay of two steps, the rest moves."""
-    bf16 = run(folder, "bf16", "--deepspeed.config=zero1_bf16", "--max_steps=2", ranks=2)
+    bf16 = run(folder / "recipe.yaml", "bf16", "--deepspeed.config=zero1_bf16", "--max_steps=2", ranks=2)
     assert cli.main(["export", str(bf16), "--out", str(tmp_path / "hf")]) == 0
     after, before = (load_file(path / "model.safetensors") for path in (tmp_path / "hf", folder / "pretrained"))
     assert torch.equal(after["temperature"], before["temperature"])
