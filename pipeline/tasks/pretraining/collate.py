@@ -47,11 +47,10 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainBatcher:
-    """Samples to a lane's `PretrainBatch`; a `pipeline.task.Batcher`."""
+class CaptionedBatcher:
+    """Samples of shards to examples of one image and one caption; each task batches them in its own way."""
 
     model: AlbefConfig
-    objective: ObjectiveConfig
     augment: AugmentConfig
     max_caption_words: int
     tokenizer: AlbefTokenizer
@@ -71,6 +70,13 @@ class PretrainBatcher:
             seed=seed,
             epoch=epoch,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainBatcher(CaptionedBatcher):
+    """Samples to a lane's `PretrainBatch`; a `pipeline.task.Batcher`."""
+
+    objective: ObjectiveConfig
 
     def batch(self, examples: Sequence[Example], *, seed: int, epoch: int, step: int, lane: int) -> PretrainBatch:
         """See `collate`."""

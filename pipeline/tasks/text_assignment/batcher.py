@@ -10,41 +10,17 @@ from dataclasses import dataclass
 
 import torch
 
-from albef.config import AlbefConfig
 from albef.inputs.alignment_batch import AlignmentBatch
-from albef.inputs.tokenizer import AlbefTokenizer
-from pipeline.config.sections import AugmentConfig
 from pipeline.data.collation import padded_texts, stacked_images
-from pipeline.data.corpus.reader import RawSample
 from pipeline.data.seeds import generator
-from pipeline.tasks.pretraining.collate import Example, training_example
+from pipeline.tasks.pretraining.collate import CaptionedBatcher, Example
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentBatcher:
+class AlignmentBatcher(CaptionedBatcher):
     """Samples to a lane's `AlignmentBatch`; a `pipeline.task.Batcher`."""
 
-    model: AlbefConfig
-    augment: AugmentConfig
-    max_caption_words: int
     max_text_tokens: int
-    tokenizer: AlbefTokenizer
-
-    @property
-    def image_size(self) -> int:
-        """Pixels."""
-        return self.model.image_size
-
-    def example(self, raw: RawSample, *, seed: int, epoch: int) -> Example:
-        """See `training_example`."""
-        return training_example(
-            raw,
-            image_size=self.image_size,
-            augment=self.augment,
-            max_words=self.max_caption_words,
-            seed=seed,
-            epoch=epoch,
-        )
 
     def batch(self, examples: Sequence[Example], *, seed: int, epoch: int, step: int, lane: int) -> AlignmentBatch:
         """B samples together; each text's pair, a matter between them, is drawn by (seed, epoch, step, lane)."""
