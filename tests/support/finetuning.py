@@ -100,6 +100,24 @@ def run(recipe: Path, name: str, *overrides: str, ranks: int = 1, kill_in: int =
     return recipe.parent / name
 
 
+def run_command(_rank: int, _size: int, command: list[str]) -> int:
+    """A rank's part of `python -m pipeline ...`."""
+    from pipeline import cli
+
+    return cli.main(command)
+
+
+def trained_and_exported(folder: Path, task: str, recipe: Path) -> Path:
+    """Two steps in bf16 on two ranks at ZeRO 1 in `run`, exported as `student` and as `teacher`; returns the folder."""
+    flags = ["--run-dir", str(folder / "run"), "--deepspeed.config=zero1_bf16", "--max_steps=2"]
+    command = ["finetune", task, str(recipe), *flags]
+    assert run_ranks(run_command, 2, command, process_group=False, timeout_s=200) == [0, 0]
+    for kind in ("student", "teacher"):
+        export = ["export", str(folder / "run"), "--out", str(folder / kind), "--weights", kind]
+        assert run_command(0, 1, export) == 0
+    return folder
+
+
 def make_task(recipe: Path, *overrides: str) -> Any:
     """The task of a run on this process alone, without an engine."""
     from pipeline.config.resolve import load_config

@@ -15,24 +15,16 @@ from albef import Albef, AlbefNlvr2
 from albef.errors import CheckpointError
 from albef.weights.official import read_official
 from pipeline import cli
+from tests.support.finetuning import run_command, trained_and_exported
 from tests.support.nlvr2_run import nlvr2_recipe
 from tests.support.ranks import run_ranks
-
-
-def run_command(_rank: int, _size: int, command: list[str]) -> int:
-    return cli.main(command)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps in bf16 on two ranks at ZeRO 1, exported as student and as teacher."""
     made = tmp_path_factory.mktemp("export")
-    flags = ["--run-dir", str(made / "run"), "--deepspeed.config=zero1_bf16", "--max_steps=2"]
-    command = ["finetune", "nlvr2", str(nlvr2_recipe(made)), *flags]
-    assert run_ranks(run_command, 2, command, process_group=False, timeout_s=200) == [0, 0]
-    for kind in ("student", "teacher"):
-        assert cli.main(["export", str(made / "run"), "--out", str(made / kind), "--weights", kind]) == 0
-    return made
+    return trained_and_exported(made, "nlvr2", nlvr2_recipe(made))
 
 
 def images_of(folder: Path, entries: list[dict[str, Any]], which: int) -> list[Image.Image]:
